@@ -1,0 +1,474 @@
+"""The nouns of DESIGN.md section 1 as frozen records: the schema of every artifact lives here.
+
+What belongs here: data with names, units and ranges, and how it is read and written as JSON. What must not: any computation beyond a
+derived property, any import of a stage.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from predator_si.errors import BadInput
+
+CYCLE_ID = re.compile(r"^si_\d{4}_\d{2}_\d{2}_\d{3}$")
+
+
+def utc_now() -> datetime:
+    """Now, with its time zone."""
+    return datetime.now(UTC)
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict about unknown keys, one JSON spelling."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
+
+    def to_json(self) -> str:
+        """Indented JSON with a final newline, the same bytes for the same content."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The record stored in ``path``.
+
+        Raises
+        ------
+        BadInput
+            The file is missing, is not JSON, or does not have this schema; the message names the file and the field.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except FileNotFoundError as error:
+            raise BadInput(f"{path}: no such file; a {cls.__name__} was expected here. Run the stage that writes it first.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+            raise BadInput(f"{path}: not a {cls.__name__}: {where}: {first['msg']}. Restore the file or run its stage again.") from error
+
+
+class Answer(StrEnum):
+    """What a gate says: three answers, and one for a contour that has no such source."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Verdict(StrEnum):
+    """What a comparison says. ``INCONCLUSIVE`` holds: nothing is promoted."""
+
+    PROMOTE = "promote"
+    REJECT = "reject"
+    INCONCLUSIVE = "inconclusive"
+
+
+class CycleState(StrEnum):
+    """Where a cycle stands (DESIGN.md section 3)."""
+
+    OPENED = "opened"
+    PREPARED = "prepared"
+    TRAINED = "trained"
+    EVALUATED = "evaluated"
+    ON_TRIAL = "on_trial"
+    DECIDED = "decided"
+    AWAITING_APPROVAL = "awaiting_approval"
+    RELEASED = "released"
+    WATCHING = "watching"
+    STABLE = "stable"
+    REJECTED = "rejected"
+    ROLLED_BACK = "rolled_back"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+
+# --------------------------------------------------------------------------- serving and telemetry
+
+
+class ScoredDocument(Record):
+    """One document in a result list. ``score`` is the final score; the others say where it came from."""
+
+    object_id: str
+    score: float
+    first_stage_score: float | None = None
+    rerank_score: float | None = None
+
+
+class SearchEvent(Record):
+    """One served request, in the field names of OpenSearch User Behavior Insights where UBI has one.
+
+    ``status`` is an HTTP status; latencies are milliseconds; ``cpu_seconds`` is process time measured around the request.
+    """
+
+    query_id: str
+    timestamp: datetime
+    user_query: str
+    client_id: str | None = None
+    session_id: str | None = None
+    variant: Literal["champion", "candidate"] | None = None
+    model_digest: str | None = None
+    status: int
+    latency_ms: float = Field(ge=0)
+    retrieve_ms: float | None = None
+    rerank_ms: float | None = None
+    queue_ms: float | None = None
+    cpu_seconds: float | None = None
+    depth: int | None = None
+    results: tuple[ScoredDocument, ...] = ()
+    simulated: bool = False
+    probe: bool = False
+    seq: int | None = None
+    """Consecutive number within one writer process: a gap counts lost events."""
+    writer: str | None = None
+
+
+class ActionEvent(Record):
+    """What a person did with a result: a click, a dwell, a rating (UBI ``action_name``)."""
+
+    query_id: str
+    timestamp: datetime
+    action_name: Literal["click", "dwell", "rating"]
+    object_id: str | None = None
+    position: int | None = Field(default=None, ge=1)
+    value: float | None = None
+    """Seconds for a dwell, 1..5 for a rating, null for a click."""
+    client_id: str | None = None
+    simulated: bool = False
+
+
+class Judgment(Record):
+    """How relevant a document is to a query. ``origin`` is never mixed silently."""
+
+    query_id: str
+    object_id: str
+    relevance: float = Field(ge=0)
+    origin: Literal["human", "click", "llm", "docstring"]
+
+
+# --------------------------------------------------------------------------- monitoring
+
+
+class Metric(Record):
+    """One measured number. ``value`` is null when it cannot be known; ``reason`` then says why."""
+
+    name: str
+    value: float | None
+    n: int = 0
+    ci_low: float | None = None
+    ci_high: float | None = None
+    unit: str = ""
+    direction: Literal["up", "down"] = "up"
+    """The good direction."""
+    window_start: datetime | None = None
+    window_end: datetime | None = None
+    source: str = ""
+    age_seconds: float | None = None
+    """Age of the newest observation behind the value."""
+    reason: str | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value at all."""
+        return self.value is not None
+
+
+class MetricsSnapshot(Record):
+    """All metrics of one window."""
+
+    snapshot_id: str
+    contour: str
+    created_at: datetime
+    window_start: datetime
+    window_end: datetime
+    champion: str | None
+    metrics: dict[str, Metric]
+    mock: bool = False
+    lost_events: int = 0
+    quarantined: int = 0
+
+
+class Baseline(Record):
+    """Reference values over healthy windows of one champion: median per metric, with how many windows are behind it."""
+
+    champion: str
+    created_at: datetime
+    windows: int
+    values: dict[str, float]
+    sources: dict[str, str] = {}
+
+
+class Criterion(Record):
+    """One rule about one metric; the same object serves the asset check, the patch asset and the REST verdict.
+
+    ``kind`` "absolute": ``threshold`` is in the metric's unit. "relative": the change against the baseline as a fraction, so a maximal
+    drop of 3% of a metric whose good direction is up is ``-0.03``.
+    """
+
+    name: str
+    metric: str
+    direction: Literal["min", "max"]
+    kind: Literal["absolute", "relative"] = "absolute"
+    threshold: float
+    min_sample: int = 1
+    max_age_seconds: float | None = None
+    no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
+    critical: bool = True
+    description: dict[str, str] = {}
+
+
+class GateResult(Record):
+    """A criterion's answer with the numbers behind it."""
+
+    criterion: Criterion
+    answer: Answer
+    value: float | None
+    reference: float | None = None
+    limit: float | None = None
+    n: int = 0
+    reason: str
+
+
+class Trigger(Record):
+    """A failed gate that starts a cycle."""
+
+    type: str
+    metric: str
+    value: float | None
+    baseline: float | None
+    delta: float | None
+    actions: tuple[str, ...]
+    reason: str
+
+
+# --------------------------------------------------------------------------- a cycle's artifacts
+
+
+class ServingConfig(Record):
+    """What the search service runs with: one side of a comparison, and the content of a release."""
+
+    model: str
+    """Digest of the reranker, ``sha256:...``, computed from the bytes of its weight files."""
+    depth: int = Field(ge=0, le=1000)
+    fusion_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the first stage's standardised score in the final score; 0 is the cross-encoder alone."""
+
+
+class DistributionChange(Record):
+    """How the queries and documents moved between the baseline window and the current one."""
+
+    new_tokens: list[dict[str, Any]]
+    coverage: float | None
+
+
+class RootCause(Record):
+    """What is wrong, ranked evidence behind it."""
+
+    type: Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "unknown"]
+    affected_categories: list[str]
+    distribution_change: DistributionChange
+    evidence: list[dict[str, Any]] = []
+
+
+class XaiInsights(Record):
+    """Which words of the queries carry the loss."""
+
+    low_coverage_tokens: list[str]
+    importance_scores: dict[str, float]
+    suggested_action: str
+
+
+class DiagnosticReport(Record):
+    """``diagnostic_report.json`` (CONTRACT.md section 4)."""
+
+    cycle_id: str
+    timestamp: datetime
+    trigger: str
+    current_value: float | None
+    baseline: float | None
+    delta: float | None
+    root_cause_analysis: RootCause
+    xai_insights: XaiInsights
+    recommended_actions: list[dict[str, Any]]
+    misses: dict[str, Any] = {}
+    """Counts: queries, found in candidates, retrieval misses, rerank misses."""
+    slices: list[dict[str, Any]] = []
+    weak_tokens: list[dict[str, Any]] = []
+
+
+class ModelCard(Record):
+    """``predator.json`` beside a model's weights: what it is, where it came from, how it is run."""
+
+    name: str
+    digest: str
+    backend: Literal["torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32"]
+    max_length: int
+    source_digest: str | None = None
+    """Digest of the weights this was made from: the deny list knows both."""
+    base: str | None = None
+    origin: dict[str, Any] = {}
+    created_at: datetime | None = None
+
+
+class Interval(Record):
+    """A difference with its 95% interval and p-value, over ``n`` paired queries."""
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float | None = None
+    n: int
+    sd: float | None = None
+
+
+class Evaluation(Record):
+    """``evaluation.json``: champion and challenger on the same judged queries, candidates, depth and fusion rule."""
+
+    cycle_id: str
+    champion: ServingConfig
+    challenger: ServingConfig
+    corpus: str
+    split: str
+    n_queries: int
+    ndcg_champion: float
+    ndcg_challenger: float
+    ndcg_difference: Interval
+    recall_champion: float | None = None
+    recall_challenger: float | None = None
+    slices: list[dict[str, Any]] = []
+    latency: dict[str, Any] = {}
+    """Per side: p50_ms, p95_ms, p99_ms, n: closed-loop searches through the service, arms interleaved."""
+    per_query: str = "evaluation_per_query.parquet"
+    created_at: datetime
+
+
+class ExperimentResult(Record):
+    """``ab_test_results.json``: the trial on traffic."""
+
+    cycle_id: str
+    mode: Literal["ab", "shadow", "interleave"]
+    started_at: datetime
+    ended_at: datetime
+    requests: dict[str, int]
+    simulated: bool
+    arms: dict[str, dict[str, Metric]]
+    guardrails: list[GateResult]
+    sample_ratio_p: float | None
+    verdict: Verdict
+    reason: str
+
+
+class Decision(Record):
+    """``decision-trial.json`` / ``decision-promote.json``: verdict + policy + approval for one stage."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote"]
+    verdict: Verdict
+    gates: list[GateResult]
+    policy: str
+    approval_required: bool
+    approved_by: str | None = None
+    approved_at: datetime | None = None
+    champion: ServingConfig
+    challenger: ServingConfig
+    evidence: dict[str, str] = {}
+    """Artifact name -> sha256 of the file that the verdict was computed from."""
+    drill: bool = False
+    """True only when an explicit drill pushed a model past the gates."""
+    reason: str
+    created_at: datetime
+
+    @property
+    def allows_patch(self) -> bool:
+        """Whether a patch of this stage may be committed."""
+        approved = not self.approval_required or self.approved_by is not None
+        return approved and (self.verdict is Verdict.PROMOTE or self.drill)
+
+
+class HelmPatch(Record):
+    """``helm_patch.yaml``'s record: the change of machine-owned values, stored with its reverse."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote", "rollback"]
+    file: str
+    changes: dict[str, Any]
+    """Dotted key -> new value."""
+    reverse: dict[str, Any]
+    """Dotted key -> the value before (null: the key was absent)."""
+    base_commit: str | None = None
+    commit: str | None = None
+    created_at: datetime
+
+
+class Deployment(Record):
+    """What the service answered after a commit: a release that the service did not confirm is a failed one."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote", "rollback"]
+    commit: str
+    expected_digest: str
+    served_digest: str | None
+    confirmed: bool
+    seconds: float
+    reason: str
+    created_at: datetime
+
+
+class WatchResult(Record):
+    """``watch.json``: the checks after a deploy, all of them, and what they mean."""
+
+    cycle_id: str
+    checks: list[dict[str, Any]]
+    requests: int
+    failed_requests: int
+    answer: Literal["keep", "rollback", "continue"]
+    gates: list[GateResult]
+    reason: str
+    created_at: datetime
+
+
+class Rollback(Record):
+    """The way back: reverse patch and deny-list entries in one commit, verified by the digest that the service reports."""
+
+    cycle_id: str
+    reason: str
+    from_digest: str
+    to_digest: str
+    commit: str | None
+    verified: bool
+    seconds: float
+    denied: list[str]
+    created_at: datetime
+
+
+class Cycle(Record):
+    """One pass of the loop."""
+
+    cycle_id: str = Field(pattern=CYCLE_ID.pattern)
+    contour: str
+    state: CycleState
+    trigger: Trigger
+    opened_at: datetime
+    updated_at: datetime
+    reason: str = ""
+    actor: str = "loop"
+
+
+class LedgerRecord(Record):
+    """One line of the audit trail, chained to the one before by its hash."""
+
+    seq: int
+    timestamp: datetime
+    action: str
+    actor: str
+    cycle_id: str | None = None
+    reason: str = ""
+    payload: dict[str, Any] = {}
+    previous_hash: str
+    hash: str
