@@ -124,6 +124,8 @@ class SearchEvent(Record):
     results: tuple[ScoredDocument, ...] = ()
     simulated: bool = False
     probe: bool = False
+    degraded: bool = False
+    """The reranker failed and the first stage's order was served instead: answered (status 200), but an error of this variant."""
     seq: int | None = None
     """Consecutive number within one writer process: a gap counts lost events."""
     writer: str | None = None
@@ -141,6 +143,9 @@ class ActionEvent(Record):
     """Seconds for a dwell, 1..5 for a rating, null for a click."""
     client_id: str | None = None
     simulated: bool = False
+    seq: int | None = None
+    """Consecutive number within one writer process, counted apart from the searches."""
+    writer: str | None = None
 
 
 class Judgment(Record):
