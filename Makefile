@@ -1,0 +1,53 @@
+# Everything a person types. `make demo` and `make test` set themselves up from nothing but Python 3.11-3.13 with venv.
+SHELL := /bin/bash
+VENV ?= .venv
+# The first interpreter that fits; override with `make setup PYTHON=/path/to/python3.12`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { command -v $$p; break; }; done)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+SCALE ?= full
+ARGS ?=
+
+.PHONY: help setup demo up down logs status doctor test lint clean
+.DEFAULT_GOAL := help
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 16
+
+setup: $(STAMP) ## environment with everything pinned (done by the others when needed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 with venv found; on Debian: apt-get install python3 python3-venv" >&2; exit 2; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## the whole loop on this machine (SCALE=small for a quick one)
+	$(BIN)/predator-si demo --scale $(SCALE) $(ARGS)
+
+up: setup ## Dagster, MLflow, search service and reconciler under one supervisor; Ctrl-C ends all
+	$(BIN)/predator-si up $(ARGS)
+
+down: setup ## end what `make up` started
+	$(BIN)/predator-si down $(ARGS)
+
+logs: setup ## follow the logs of `make up`
+	$(BIN)/predator-si logs --follow $(ARGS)
+
+status: setup ## champion, cycle, kill switch, processes
+	$(BIN)/predator-si status $(ARGS)
+
+doctor: setup ## what is missing and how to get it
+	$(BIN)/predator-si doctor $(ARGS)
+
+test: setup ## every test that needs no other machine
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## style, types, import walls
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove the environment and caches, never the home folder
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,298 @@
+"""What a contour's values may say: the keys of CONTRACT.md section 2 with their types, ranges and defaults.
+
+What belongs here: the shape of the `selfImprovement` block. What must not: reading files (values.py) or the environment (settings.py).
+The defaults are contour ``local``; a test holds them equal to values.yaml with values-local.yaml laid over it.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from predator_si.records import Criterion
+from predator_si.signals import SIGNALS, Signal, signal
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a duration; write a number with a unit, like 90s, 10m, 4h or 7d")
+        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError(f"{value!r} has no unit; write it like 90s, 10m, 4h or 7d")
+
+
+def _duration_text(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    unit = next((name for name in "dhm" if seconds >= _UNITS[name] and seconds % _UNITS[name] == 0), "s")
+    return f"{seconds / _UNITS[unit]:g}{unit}"
+
+
+def _fraction(value: Any) -> Any:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*%\s*", value)
+        if match is None:
+            raise ValueError(f"{value!r} is not a fraction; write -0.03 or '-3%'")
+        return float(match[1]) / 100
+    return value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_duration_text, return_type=str)]
+Fraction = Annotated[float, BeforeValidator(_fraction)]
+
+
+class Block(BaseModel):
+    """A group of keys: frozen, camelCase in files, strict about types and unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, alias_generator=to_camel, populate_by_name=True)
+
+
+class Features(Block):
+    """The switches of the loop, also accepted one level higher (flat spelling)."""
+
+    auto_promote: bool = True
+    ab_testing: bool = True
+    ab_split_ratio: Annotated[float, Field(gt=0, le=0.5)] = 0.2
+    """Share of clients that the challenger serves during a trial."""
+    rollback_on_degrade: bool = True
+
+
+class MockMetrics(Block):
+    """What the mock signals report; read only where ``mockSignals`` is true."""
+
+    ndcg_at_10: Annotated[float, Field(ge=0, le=1, alias="ndcg_at_10")] = 0.72
+    avg_latency_ms: Annotated[float, Field(ge=0, alias="avg_latency_ms")] = 350.0
+
+
+class Gate(Block):
+    """Limits of one metric: absolute ``min`` or ``max`` in its unit, ``relative`` as a fraction of the baseline ("-3%" is -0.03)."""
+
+    min: float | None = None
+    max: float | None = None
+    relative: Fraction | None = None
+    min_sample: Annotated[int, Field(ge=1)] = 1
+    max_age: Duration | None = None
+    """A value whose newest observation is older than this is unknown."""
+    no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
+    critical: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_limit(self) -> Gate:
+        if self.min is None and self.max is None and self.relative is None:
+            raise ValueError("a gate needs min, max or relative")
+        return self
+
+
+class Monitoring(Block):
+    """Alerts. ``slack_webhook`` is the name of a secret, never the address itself."""
+
+    slack_webhook: str | None = None
+    alert_on_degrade: bool = True
+
+    @field_validator("slack_webhook")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value:
+            raise ValueError("is the name of a secret; an address in a values file would be readable by everybody who reads the repository")
+        return value
+
+
+class Backup(Block):
+    """Backups; ``schedule`` is a cron line, ``destination`` any fsspec URL."""
+
+    enabled: bool = False
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 2 * * *"
+    destination: str | None = None
+
+
+class Resources(Block):
+    """What training may use."""
+
+    gpu: bool = False
+    gpu_count: Annotated[int, Field(ge=0)] = 0
+    gpu_type: str | None = None
+
+
+class Kubecost(Block):
+    """Cost telemetry of a cluster; ``budget_alert`` is the percentage of the budget at which cost counts as high."""
+
+    enabled: bool = False
+    budget_alert: Annotated[float, Field(gt=0, le=100)] = 80
+    cost_optimization: bool = False
+
+
+class H2OStudio(Block):
+    """An outside trainer of language models."""
+
+    enabled: bool = False
+    auto_trigger_training: bool = False
+
+
+class Sources(Block):
+    """Addresses of telemetry that this contour has; null means that there is no such source."""
+
+    search: str | None = None
+    """The search service; null is the embedded one on this machine's search port."""
+    prometheus: str | None = None
+    opencost: str | None = None
+
+    @field_validator("search", "prometheus", "opencost")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s/]+\S*", value):
+            raise ValueError(f"{value!r} is not an http(s) address")
+        return value.rstrip("/") if value else value
+
+
+class Watch(Block):
+    """The checks after a deploy: ``checks`` of them, either ``interval`` apart or each over ``requests`` served requests."""
+
+    checks: Annotated[int, Field(ge=1, le=1000)] = 4
+    interval: Duration | None = None
+    requests: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_of_counting(self) -> Watch:
+        if (self.interval is None) == (self.requests is None):
+            raise ValueError("count checks either by interval or by requests: set one, and the other to null")
+        return self
+
+
+class Experiment(Block):
+    """The trial on live traffic. The sequential test may end it before ``max_days``, never before ``min_days`` and ``min_samples``."""
+
+    mode: Literal["ab", "shadow", "interleave"] = "ab"
+    min_days: Annotated[float, Field(ge=0)] = 0.0
+    max_days: Annotated[float, Field(gt=0)] = 7.0
+    min_samples: Annotated[int, Field(ge=1)] = 200
+    """Served requests, both arms together."""
+    margin: Annotated[float, Field(ge=0, le=0.1)] = 0.01
+    """How much lower NDCG may be and still count as not worse."""
+
+    @model_validator(mode="after")
+    def _days_in_order(self) -> Experiment:
+        if self.min_days > self.max_days:
+            raise ValueError(f"minDays {self.min_days:g} is more than maxDays {self.max_days:g}")
+        return self
+
+
+class Budget(Block):
+    """Limits of money."""
+
+    usd_per_month: Annotated[float, Field(gt=0)] = 100.0
+    usd_per_cycle: Annotated[float, Field(gt=0)] = 5.0
+
+
+class Prices(Block):
+    """The price table behind every cost that is labelled ``estimated``."""
+
+    usd_per_vcpu_hour: Annotated[float, Field(ge=0)] = 0.04
+    usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 1.2
+
+
+class Notify(Block):
+    """Who is told about rollbacks, approvals and unwatched releases, beside the log and the ledger."""
+
+    channels: Annotated[tuple[Literal["slack", "webhook"], ...], Field(strict=False)] = ()
+
+
+DEFAULT_GATES: dict[str, Gate] = {
+    "ndcg_at_10": Gate(relative=-0.03, min_sample=50, max_age=timedelta(hours=1)),
+    "recall_at_20": Gate(relative=-0.05, min_sample=50, max_age=timedelta(hours=1)),
+    "avg_latency_ms": Gate(max=500.0, min_sample=50, max_age=timedelta(minutes=30)),
+    "p95_latency_ms": Gate(max=800.0, min_sample=50, max_age=timedelta(minutes=30)),
+    "error_rate": Gate(max=0.01, min_sample=50, max_age=timedelta(minutes=30)),
+    "cost_per_1k_requests": Gate(max=0.5, min_sample=50, max_age=timedelta(hours=1), critical=False),
+    "etl_lag_seconds": Gate(max=60.0, max_age=timedelta(minutes=30)),
+    "user_satisfaction": Gate(min=4.0, min_sample=30, max_age=timedelta(days=1), no_data="not_applicable", critical=False),
+    "gpu_utilization": Gate(max=0.85, no_data="not_applicable", critical=False),
+}
+
+
+class ContourValues(Block):
+    """The whole `selfImprovement` block."""
+
+    enabled: bool = True
+    mock_signals: bool = False
+    mock_metrics: MockMetrics = MockMetrics()
+    policy: Literal["staging", "full"] = "full"
+    features: Features = Features()
+    manual_approval_required: bool = False
+    kill_switch: bool = False
+    max_cycles_per_day: Annotated[int, Field(ge=0, le=96)] = 6
+    cycle_interval: Duration = timedelta(hours=1)
+    """Least time between the starts of two cycles; monitoring ticks every 15 minutes whatever it says."""
+    quality_gates: dict[str, Gate] = DEFAULT_GATES
+    monitoring: Monitoring = Monitoring()
+    backup: Backup = Backup()
+    resources: Resources = Resources()
+    kubecost: Kubecost = Kubecost()
+    h2o_studio: Annotated[H2OStudio, Field(alias="h2oStudio")] = H2OStudio()
+    sources: Sources = Sources()
+    watch: Watch = Watch(requests=60)
+    experiment: Experiment = Experiment()
+    budget: Budget = Budget()
+    prices: Prices = Prices()
+    notify: Notify = Notify()
+
+    @field_validator("quality_gates")
+    @classmethod
+    def _gates_make_sense(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
+        for name, gate in gates.items():
+            _check_gate(signal(name), gate)
+        return gates
+
+    def criteria(self) -> tuple[Criterion, ...]:
+        """The gates as criteria, in the order of the metric table, named ``<metric>_min``, ``_max`` and ``_relative``."""
+        found = {signal(name).name: gate for name, gate in self.quality_gates.items()}
+        return tuple(criterion for name in SIGNALS if name in found for criterion in _criteria(SIGNALS[name], found[name]))
+
+
+def _check_gate(metric: Signal, gate: Gate) -> None:
+    for limit in (gate.min, gate.max):
+        if limit is not None and (limit < metric.low or (metric.high is not None and limit > metric.high)):
+            upper = "" if metric.high is None else f" and at most {metric.high:g}"
+            raise ValueError(f"{metric.name}: the limit {limit:g} cannot be; the metric is at least {metric.low:g}{upper} {metric.unit}".rstrip())
+    if gate.min is not None and gate.max is not None:
+        raise ValueError(f"{metric.name}: give min or max, not both")
+    wrong = gate.max if metric.direction == "up" else gate.min
+    if wrong is not None:
+        better, needed = ("higher", "min") if metric.direction == "up" else ("lower", "max")
+        raise ValueError(f"{metric.name}: {better} is better here, so its limit is {needed}")
+    if gate.relative is not None:
+        good = -1 < gate.relative <= 0 if metric.direction == "up" else gate.relative >= 0
+        if not good:
+            wanted = "a drop: between -1 and 0, like -0.03 or '-3%'" if metric.direction == "up" else "a rise: 0 or more, like 0.15 or '15%'"
+            raise ValueError(f"{metric.name}: relative {gate.relative:g} must be {wanted}")
+
+
+def _criteria(metric: Signal, gate: Gate) -> list[Criterion]:
+    side: Literal["min", "max"] = "min" if metric.direction == "up" else "max"
+    limits: list[tuple[str, Literal["absolute", "relative"], float | None]] = [
+        (side, "absolute", gate.min if side == "min" else gate.max),
+        ("relative", "relative", gate.relative),
+    ]
+    return [
+        Criterion(
+            name=f"{metric.name}_{suffix}",
+            metric=metric.name,
+            direction=side,
+            kind=kind,
+            threshold=threshold,
+            min_sample=gate.min_sample,
+            max_age_seconds=gate.max_age.total_seconds() if gate.max_age is not None else None,
+            no_data=gate.no_data,
+            critical=gate.critical,
+            description={"en": metric.en, "uk": metric.uk},
+        )
+        for suffix, kind, threshold in limits
+        if threshold is not None
+    ]

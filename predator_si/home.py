@@ -1,0 +1,208 @@
+"""The home folder: where everything of one installation lies, and the Dagster instance in it.
+
+What belongs here: names of paths. What must not: what stands in the files, except the Dagster instance file that a new home needs.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from predator_si.errors import BadInput, Unavailable
+
+DAGSTER_INSTANCE = """\
+# The Dagster instance of one machine; storage is SQLite under DAGSTER_HOME, Dagster's own default.
+# `predator-si up` and `predator-si demo` write this file into <home>/dagster; on Kubernetes deploy/k8s/dagster.yaml takes its place.
+telemetry:
+  enabled: false
+
+# The one choke point of every launch (UI, sensors, backfills): stamps who asked, obeys the kill switch, sets GPU tags.
+run_coordinator:
+  module: predator_si.orchestration.coordinator
+  class: PredatorRunCoordinator
+
+# One cycle at a time. The tag limit and the pool hold separately, because a pool that has never been used lets two runs through;
+# a lease in the control database is the third lock.
+concurrency:
+  pools:
+    granularity: run
+    default_limit: 1
+  runs:
+    max_concurrent_runs: 4
+    tag_concurrency_limits:
+      - key: predator/lane
+        value: cycle
+        limit: 1
+      - key: predator/lane
+        value: train
+        limit: 1
+      - key: predator/lane
+        value: rollback
+        limit: 1
+
+# More than 0 attempts to resume would make a cancelled run skip its remaining steps instead of ending.
+run_monitoring:
+  enabled: true
+  max_resume_run_attempts: 0
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 60
+  poll_interval_seconds: 15
+
+# A failed step is a verdict, not an accident; only a worker that died is worth another try, and the cycle decides that itself.
+run_retries:
+  enabled: false
+
+retention:
+  schedule:
+    purge_after_days: {skipped: 7, failure: 30, success: 30}
+  sensor:
+    purge_after_days: {skipped: 7, failure: 30, success: 30}
+"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder that holds one installation, and the names of what lies in it.
+
+    Parameters
+    ----------
+    path
+        The folder. It need not exist: :meth:`ensure` makes it.
+    """
+
+    path: Path
+
+    @property
+    def control_db(self) -> Path:
+        """SQLite file of cycles, lease, flags and ledger."""
+        return self.path / "control.db"
+
+    @property
+    def dagster(self) -> Path:
+        """``DAGSTER_HOME``."""
+        return self.path / "dagster"
+
+    @property
+    def mlflow(self) -> Path:
+        """MLflow's SQLite store and artifacts."""
+        return self.path / "mlflow"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """Tracking URI of the MLflow store."""
+        return f"sqlite:///{self.mlflow / 'mlflow.db'}"
+
+    @property
+    def gitops_bare(self) -> Path:
+        """The GitOps repository: the truth about what is released."""
+        return self.path / "gitops.git"
+
+    @property
+    def gitops(self) -> Path:
+        """The writer's clone of the GitOps repository."""
+        return self.path / "gitops"
+
+    @property
+    def reconcile(self) -> Path:
+        """The reconciler's clone of the GitOps repository."""
+        return self.path / "reconcile"
+
+    @property
+    def applied(self) -> Path:
+        """What the reconciler has applied; the search service follows these files."""
+        return self.path / "applied"
+
+    @property
+    def models(self) -> Path:
+        """The model store, a folder for each digest."""
+        return self.path / "models"
+
+    @property
+    def corpus(self) -> Path:
+        """Built and imported corpora, a folder for each name."""
+        return self.path / "corpus"
+
+    @property
+    def service(self) -> Path:
+        """State of the search service."""
+        return self.path / "service"
+
+    @property
+    def index(self) -> Path:
+        """Index generations of the search service."""
+        return self.service / "index"
+
+    @property
+    def events(self) -> Path:
+        """Spool and hourly files of search and action events."""
+        return self.service / "events"
+
+    @property
+    def judgments(self) -> Path:
+        """Judged queries used as probes."""
+        return self.path / "judgments"
+
+    @property
+    def snapshots(self) -> Path:
+        """Metrics snapshots and baselines."""
+        return self.path / "snapshots"
+
+    @property
+    def artifacts(self) -> Path:
+        """A folder for each cycle."""
+        return self.path / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        """One log file for each process of ``predator-si up``."""
+        return self.path / "logs"
+
+    @property
+    def datasets(self) -> Path:
+        """The DVC and Git repository of training data."""
+        return self.path / "datasets"
+
+    @property
+    def up_pid(self) -> Path:
+        """Process id of the supervisor that ``predator-si up`` started."""
+        return self.path / "up.pid"
+
+    def release_file(self, contour: str) -> Path:
+        """The applied machine-owned release file of ``contour``."""
+        return self.applied / f"release-{contour}.yaml"
+
+    @property
+    def deny_file(self) -> Path:
+        """The applied deny list."""
+        return self.applied / "deny.yaml"
+
+    def ensure(self) -> Home:
+        """Make the folder and those in it that more than one part writes to, and the Dagster instance file if there is none.
+
+        Raises
+        ------
+        BadInput
+            The path is a file, or passes through one.
+        Unavailable
+            The folder cannot be made or written to.
+        """
+        folders = (self.path, self.dagster, self.mlflow, self.applied, self.models, self.corpus, self.index, self.events, self.judgments)
+        try:
+            for folder in (*folders, self.snapshots, self.artifacts, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            # Permission bits do not tell about read-only or full file systems; a written file does.
+            with tempfile.NamedTemporaryFile(dir=self.path, prefix=".writable-") as probe:
+                probe.write(b"x")
+                probe.flush()
+        except (FileExistsError, NotADirectoryError) as error:
+            raise BadInput(f"{error.filename}: is a file, a folder is needed there; choose another home with --home or PREDATOR_SI_HOME.") from error
+        except OSError as error:
+            raise Unavailable(f"{self.path}: cannot be written to ({error.strerror}); free space, change its owner, or choose another with --home.") from error
+        instance = self.dagster / "dagster.yaml"
+        if not instance.exists():
+            partial = self.dagster / f".dagster.yaml.{os.getpid()}"
+            partial.write_text(DAGSTER_INSTANCE, encoding="utf-8")
+            partial.replace(instance)
+        return self

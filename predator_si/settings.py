@@ -1,0 +1,391 @@
+"""One typed, frozen Settings: the contour's values (CONTRACT.md section 2) and the environment of this process.
+
+What belongs here: where settings come from and in which order they win. What must not: the shape of a contour's values (contour.py),
+reading YAML (values.py), any stage.
+
+Later wins: defaults, values.yaml, values-<contour>.yaml, the file named by ``--values`` or PREDATOR_SI_VALUES; then the environment for
+PREDATOR_SI_HOME, PREDATOR_SI_CACHE, PREDATOR_SI_PORTS and PREDATOR_SI_SEARCH_URL.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from predator_si.contour import Budget, ContourValues, Experiment, Gate, MockMetrics, Prices, Resources, Watch
+from predator_si.errors import BadInput, Missing
+from predator_si.home import Home
+from predator_si.records import Criterion, Record
+from predator_si.signals import signal
+from predator_si.values import KeyPath, Values, overlay, read_block, unknown_key
+
+CHART = Path(__file__).resolve().parents[1] / "deploy" / "helm" / "predator-umbrella"
+"""The values files of a checkout. A package installed without one knows contour ``local`` only."""
+
+
+class Ports(Record):
+    """Ports on the loopback interface."""
+
+    dagster: int = Field(default=3000, ge=1, le=65535)
+    mlflow: int = Field(default=5000, ge=1, le=65535)
+    api: int = Field(default=8000, ge=1, le=65535)
+    search: int = Field(default=8080, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Ports:
+        ports = list(self.model_dump().values())
+        if len(set(ports)) != len(ports):
+            raise ValueError("two services cannot share a port")
+        return self
+
+
+class DemoScale(Record):
+    """How big ``predator-si demo`` is. Counts are queries, requests or documents; ``None`` means all there are."""
+
+    name: Literal["small", "full"]
+    models: Literal["tiny", "real"]
+    """``tiny``: seeded models of a few hundred kilobytes; ``real``: ms-marco-MiniLM-L-12-v2 and all-MiniLM-L6-v2."""
+    seed: int = 20
+    depth: int
+    """Candidates that the reranker scores for each search."""
+    base_documents: int | None
+    shift_documents: int | None
+    train_queries: int
+    """Queries of the log, the only ones that get clicks."""
+    dev_queries: int
+    """Judged queries sent as probes."""
+    test_queries: int
+    """Sealed queries of the shift part, opened once."""
+    max_length: int
+    """Tokens of a query-document pair."""
+    train_steps: int
+    batch_size: int
+    learning_rate: float
+    negatives: int
+    """Mined hard negatives for each training query."""
+    requests_per_second: float
+    baseline_requests: int
+    shift_requests: int
+    trial_requests: int
+    watch_requests: int
+    """Over all checks of the watch together."""
+    watch_checks: int
+    drill_requests: int
+    latency_requests: int
+    """Closed-loop searches of each arm when P95 is measured."""
+    resamples: int
+    """Of the bootstrap and of the sign-flip test."""
+
+
+DEMO_SCALES: dict[str, DemoScale] = {
+    "small": DemoScale(
+        name="small",
+        models="tiny",
+        depth=10,
+        base_documents=300,
+        shift_documents=200,
+        train_queries=120,
+        dev_queries=60,
+        test_queries=100,
+        max_length=64,
+        train_steps=60,
+        batch_size=16,
+        learning_rate=5e-4,
+        negatives=4,
+        requests_per_second=50.0,
+        baseline_requests=60,
+        shift_requests=60,
+        trial_requests=60,
+        watch_requests=60,
+        watch_checks=3,
+        drill_requests=40,
+        latency_requests=40,
+        resamples=2000,
+    ),
+    "full": DemoScale(
+        name="full",
+        models="real",
+        depth=20,
+        base_documents=None,
+        shift_documents=None,
+        train_queries=600,
+        dev_queries=100,
+        test_queries=400,
+        max_length=128,
+        train_steps=120,
+        batch_size=32,
+        learning_rate=2e-5,
+        negatives=4,
+        requests_per_second=8.0,
+        baseline_requests=120,
+        shift_requests=120,
+        trial_requests=200,
+        watch_requests=240,
+        watch_checks=4,
+        drill_requests=120,
+        latency_requests=60,
+        resamples=10000,
+    ),
+}
+
+
+class Settings(Record):
+    """Everything one process needs to know about its contour and its machine."""
+
+    contour: str
+    home: Path
+    """Absolute; need not exist yet."""
+    cache: Path
+    """Downloads shared by all homes; absolute."""
+    ports: Ports
+    search_url: str
+    values_file: Path | None = None
+    """The values file laid over the contour's, where there is one."""
+    values: ContourValues
+    quality_gates: tuple[Criterion, ...]
+    """The contour's gates as criteria, ready for ``monitor``."""
+
+    @property
+    def folders(self) -> Home:
+        """Names of what lies in the home folder."""
+        return Home(self.home)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the loop may start cycles at all."""
+        return self.values.enabled
+
+    @property
+    def mock_signals(self) -> bool:
+        """Whether metrics are made up, and everything made from them is marked so."""
+        return self.values.mock_signals
+
+    @property
+    def mock_metrics(self) -> MockMetrics:
+        """The made-up metrics of a contour with mock signals."""
+        return self.values.mock_metrics
+
+    @property
+    def policy(self) -> Literal["staging", "full"]:
+        """How far the loop may go by itself."""
+        return self.values.policy
+
+    @property
+    def kill_switch(self) -> bool:
+        """The values' own kill switch; the control database holds the one that people press."""
+        return self.values.kill_switch
+
+    @property
+    def ab_testing(self) -> bool:
+        """Whether a challenger is tried on live traffic before it is promoted."""
+        return self.values.features.ab_testing
+
+    @property
+    def ab_split_ratio(self) -> float:
+        """Share of clients that the challenger serves during a trial."""
+        return self.values.features.ab_split_ratio
+
+    @property
+    def auto_promote(self) -> bool:
+        """Whether a promote verdict needs no person."""
+        return self.values.features.auto_promote
+
+    @property
+    def rollback_on_degrade(self) -> bool:
+        """Whether a degraded release is taken back without asking."""
+        return self.values.features.rollback_on_degrade
+
+    @property
+    def approval_required(self) -> bool:
+        """Whether a person approves each promotion: asked for outright, or left over because nothing promotes by itself."""
+        return self.values.manual_approval_required or not self.auto_promote
+
+    @property
+    def max_cycles_per_day(self) -> int:
+        """Cycles that may start in one UTC day."""
+        return self.values.max_cycles_per_day
+
+    @property
+    def cycle_interval(self) -> timedelta:
+        """Least time between the starts of two cycles."""
+        return self.values.cycle_interval
+
+    @property
+    def watch(self) -> Watch:
+        """The checks after a deploy."""
+        return self.values.watch
+
+    @property
+    def experiment(self) -> Experiment:
+        """The trial on live traffic."""
+        return self.values.experiment
+
+    @property
+    def budget(self) -> Budget:
+        """Limits of money."""
+        return self.values.budget
+
+    @property
+    def prices(self) -> Prices:
+        """The price table behind estimated costs."""
+        return self.values.prices
+
+    @property
+    def resources(self) -> Resources:
+        """What training may use."""
+        return self.values.resources
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process load these same settings."""
+        ports = ",".join(f"{name}={port}" for name, port in self.ports.model_dump().items())
+        return {
+            "PREDATOR_SI_CONTOUR": self.contour,
+            "PREDATOR_SI_HOME": str(self.home),
+            "PREDATOR_SI_CACHE": str(self.cache),
+            "PREDATOR_SI_PORTS": ports,
+            "PREDATOR_SI_SEARCH_URL": self.search_url,
+            "DAGSTER_HOME": str(self.folders.dagster),
+            **({"PREDATOR_SI_VALUES": str(self.values_file)} if self.values_file is not None else {}),
+        }
+
+
+def load_settings(
+    contour: str | None = None,
+    home: Path | None = None,
+    values_file: Path | None = None,
+    env: Mapping[str, str] = os.environ,
+    chart: Path | None = None,
+) -> Settings:
+    """The settings of ``contour``.
+
+    Parameters
+    ----------
+    contour
+        ``local``, ``dev-mac``, ``edge-oracle``, ``compute-nvidia`` or any other with a values file; default PREDATOR_SI_CONTOUR or ``local``.
+    home
+        The home folder; default PREDATOR_SI_HOME or ``./.predator``.
+    values_file
+        One more values file, laid over the contour's; default PREDATOR_SI_VALUES or none.
+    env
+        Environment to read.
+    chart
+        Folder of the values files; default the checkout's.
+
+    Raises
+    ------
+    BadInput
+        A values file or variable cannot be used; the message names file and line, or the variable.
+    Missing
+        There is no values file for this contour.
+    """
+    contour = contour or env.get("PREDATOR_SI_CONTOUR") or "local"
+    extra = values_file or (Path(env["PREDATOR_SI_VALUES"]) if env.get("PREDATOR_SI_VALUES") else None)
+    values = _contour_values(contour, CHART if chart is None else chart, extra)
+    ports = _ports(env.get("PREDATOR_SI_PORTS", ""))
+    url = env.get("PREDATOR_SI_SEARCH_URL") or values.sources.search or f"http://127.0.0.1:{ports.search}"
+    return Settings(
+        contour=contour,
+        home=_absolute(home or env.get("PREDATOR_SI_HOME") or ".predator"),
+        cache=_absolute(env.get("PREDATOR_SI_CACHE") or "~/.cache/predator-si"),
+        ports=ports,
+        search_url=url.rstrip("/"),
+        values_file=_absolute(extra) if extra is not None else None,
+        values=values,
+        quality_gates=values.criteria(),
+    )
+
+
+def _absolute(name: str | Path) -> Path:
+    return Path(os.path.abspath(Path(name).expanduser()))  # noqa: PTH100 - resolve() would follow links that the user chose to keep
+
+
+def _ports(text: str) -> Ports:
+    chosen: dict[str, int] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, number = part.partition("=")
+        if name not in Ports.model_fields or not number.isdecimal():
+            raise BadInput(f"PREDATOR_SI_PORTS: {part!r} is not NAME=PORT with a NAME of {', '.join(Ports.model_fields)}; example: dagster=3100,search=8180.")
+        chosen[name] = int(number)
+    try:
+        return Ports(**chosen)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"PREDATOR_SI_PORTS: {'.'.join(map(str, first['loc'])) or text}: {first['msg']}.") from error
+
+
+def _contour_values(contour: str, chart: Path, extra: Path | None) -> ContourValues:
+    layers = []
+    if chart.is_dir():
+        files = {path.name.removeprefix("values-").removesuffix(".yaml"): path for path in sorted(chart.glob("values-*.yaml"))}
+        if contour not in files:
+            near = difflib.get_close_matches(contour, files, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(files)}."
+            raise Missing(f"contour {contour!r} has no values file in {chart}; {hint}")
+        layers = [chart / "values.yaml", files[contour]]
+    elif contour != "local":
+        raise Missing(f"contour {contour!r} needs the values files of a checkout, and {chart} is not there; clone the repository, or use contour 'local'.")
+    base = Values() if layers else Values(ContourValues().model_dump(by_alias=True, exclude_none=True, mode="json"))
+    for file in layers + ([extra] if extra is not None else []):
+        base = overlay(base, _one_file(file))
+    try:
+        return ContourValues.model_validate(base.tree)
+    except ValidationError as error:
+        raise _explained(error, base) from error
+
+
+def _one_file(file: Path) -> Values:
+    """One values file with its keys checked and its gates under their canonical names."""
+    values = read_block(file)
+    _check_keys(values.tree, ContourValues, (), values)
+    gates = values.tree.get("qualityGates")
+    if isinstance(gates, dict):
+        first: dict[str, str] = {}
+        for spelling in list(gates):
+            path = ("qualityGates", spelling)
+            try:
+                name = signal(spelling).name
+            except KeyError as error:
+                raise BadInput(f"{values.place(path)}: {error.args[0]}") from error
+            if name in first:
+                other = values.place(("qualityGates", first[name]))
+                raise BadInput(f"{values.place(path)}: {spelling!r} and {first[name]!r} at {other} are one metric; keep one of them.")
+            first[name] = spelling
+        for name, spelling in first.items():
+            gates[name] = gates.pop(spelling)
+            for old in [old for old in values.places if old[:2] == ("qualityGates", spelling)]:
+                values.places[("qualityGates", name, *old[2:])] = values.places[old]
+    return values
+
+
+def _check_keys(tree: Mapping[str, Any], model: type[BaseModel], path: KeyPath, values: Values) -> None:
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for key, child in tree.items():
+        here = (*path, key)
+        if key not in fields:
+            raise unknown_key(here, fields, values.place(here))
+        kind = fields[key].annotation
+        if not isinstance(child, dict):
+            continue
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            _check_keys(child, kind, here, values)
+        elif typing.get_origin(kind) is dict:
+            for name, entry in child.items():
+                if isinstance(entry, dict):
+                    _check_keys(entry, Gate, (*here, name), values)
+
+
+def _explained(error: ValidationError, values: Values) -> BadInput:
+    first = error.errors()[0]
+    path = tuple(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "value_error" and path == ("qualityGates",):
+        path = (*path, message.partition(":")[0])  # the validator sees all gates at once and names the one
+    place = values.place(path)
+    return BadInput(f"{place or 'settings'}: {'.'.join(('selfImprovement', *path))}: {message}.")
