@@ -1,0 +1,31 @@
+"""Tests, intervals and sample sizes on NumPy arrays (leaf: knows nobody but ``records`` and ``errors``).
+
+Does: ``paired_interval`` and ``sign_flip_test`` (two systems on the same queries); ``bootstrap_mean_interval``, ``quantile_interval``
+(one sample); ``welch``, ``quantile_ratio_interval``, ``two_proportion`` (two samples); ``wilson``, ``sample_ratio_p`` (counts); ``holm``,
+``benjamini_hochberg`` (many tests); ``resolvable_effect``, ``needed_sample`` (power).
+Does not: know metrics, thresholds or decisions. Each function names its source and is tested against another implementation or by simulation.
+"""
+
+from __future__ import annotations
+
+from predator_si.statistics.intervals import bootstrap_mean_interval, quantile_interval, quantile_ratio_interval, welch
+from predator_si.statistics.multiplicity import benjamini_hochberg, holm
+from predator_si.statistics.paired import paired_interval, sign_flip_test
+from predator_si.statistics.power import needed_sample, resolvable_effect
+from predator_si.statistics.proportions import sample_ratio_p, two_proportion, wilson
+
+__all__ = [
+    "benjamini_hochberg",
+    "bootstrap_mean_interval",
+    "holm",
+    "needed_sample",
+    "paired_interval",
+    "quantile_interval",
+    "quantile_ratio_interval",
+    "resolvable_effect",
+    "sample_ratio_p",
+    "sign_flip_test",
+    "two_proportion",
+    "welch",
+    "wilson",
+]
