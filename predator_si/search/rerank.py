@@ -1,0 +1,211 @@
+"""Second stage: cross-encoders behind one protocol, whatever runs them.
+
+What belongs here: loading a model folder by its card and scoring (query, text) pairs. What must not: choosing a backend (``train`` measures
+that), HTTP. Scores are logits: no sigmoid, so that differences mean the same for every backend.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from predator_si.errors import BadInput
+from predator_si.records import ModelCard
+from predator_si.search.models import CARD, model_digest
+
+BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32")
+_BATCH = 32
+
+
+@cache
+def chip_has_bf16() -> bool:
+    """Whether this processor computes in bfloat16 natively; without the instruction half precision is slower than fp32."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class Reranker(Protocol):
+    """A loaded cross-encoder. ``digest`` was computed from the weight files on disk at load time."""
+
+    digest: str
+    card: ModelCard
+
+    def score(self, query: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Logits of one query against several texts."""
+        ...
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Logits of arbitrary pairs, batched by length."""
+        ...
+
+
+class _Tokenised:
+    """Pair tokenisation shared by all backends: truncates the longer side first, as the models were trained."""
+
+    def __init__(self, folder: Path, max_length: int) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.no_padding()
+
+    def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
+        """Encodings (ids, type_ids), not padded."""
+        encoded: list[Any] = self._tokenizer.encode_batch(list(pairs))
+        return encoded
+
+
+def _padded(encodings: Sequence[Any], multiple: int = 1) -> dict[str, npt.NDArray[np.int64]]:
+    width = max(len(encoding.ids) for encoding in encodings)
+    width += -width % multiple
+    arrays = {name: np.zeros((len(encodings), width), np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    for row, encoding in enumerate(encodings):
+        size = len(encoding.ids)
+        arrays["input_ids"][row, :size] = encoding.ids
+        arrays["token_type_ids"][row, :size] = encoding.type_ids
+        arrays["attention_mask"][row, :size] = 1
+    return arrays
+
+
+class _Backend:
+    """Batching around one ``_forward`` (arrays -> logits)."""
+
+    batch = _BATCH
+    by_length = True
+
+    def __init__(self, folder: Path, card: ModelCard, digest: str) -> None:
+        self.card = card
+        self.digest = digest
+        self._tokens = _Tokenised(folder, card.max_length)
+
+    def score(self, query: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Logits of one query against several texts."""
+        return self.score_pairs([(query, text) for text in texts])
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """Logits of pairs, in their order."""
+        if not pairs:
+            return np.empty(0, np.float32)
+        encodings = self._tokens.encode(pairs)
+        order = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids)) if self.by_length else list(range(len(encodings)))
+        out = np.empty(len(encodings), np.float32)
+        for start in range(0, len(order), self.batch):
+            chosen = order[start : start + self.batch]
+            out[chosen] = self._forward(_padded([encodings[i] for i in chosen]))
+        if not np.isfinite(out).all():
+            raise BadInput(f"model {self.digest} gave a score that is not a number; it must not be served. Train or fetch it again.")
+        return out
+
+    def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        raise AssertionError("each backend has its own")
+
+
+class _Torch(_Backend):
+    """PyTorch, fp32 as a user would run it, or bf16 weights under autocast."""
+
+    def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        super().__init__(folder, card, digest)
+        if threads:
+            torch.set_num_threads(threads)
+        self._torch = torch
+        self._half = card.backend == "torch-bf16"
+        self._model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self._model.eval()
+        self.by_length = self._half
+
+    def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        torch = self._torch
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            logits = self._model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits
+        scores: npt.NDArray[np.float32] = logits.float().reshape(-1).numpy()
+        return scores
+
+
+class _Onnx(_Backend):
+    """ONNX Runtime; the graph was quantised to int8 when it was exported."""
+
+    batch = 16
+
+    def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
+        import onnxruntime
+
+        super().__init__(folder, card, digest)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+
+    def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        scores: npt.NDArray[np.float32] = self._session.run(None, arrays)[0].reshape(-1).astype(np.float32)
+        return scores
+
+
+class _OpenVino(_Backend):
+    """OpenVINO, bf16 where the chip computes in it, f32 otherwise."""
+
+    batch = 8
+
+    def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
+        import openvino
+
+        super().__init__(folder, card, digest)
+        precision = "bf16" if card.backend == "openvino-bf16" else "f32"
+        properties = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1}
+        self._compiled = openvino.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", properties)
+        self._request = self._compiled.create_infer_request()
+
+    def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        output = self._request.infer(arrays)
+        scores: npt.NDArray[np.float32] = next(iter(output.values())).reshape(-1).astype(np.float32)
+        return scores
+
+
+def load_reranker(folder: Path, threads: int | None = None) -> Reranker:
+    """Load the model in ``folder`` with the backend its card names.
+
+    Raises
+    ------
+    BadInput
+        No card, an unknown backend, pickled weights, or bytes whose digest is not the one on the card.
+    """
+    folder = Path(folder)
+    card = ModelCard.read(folder / CARD)
+    digest = model_digest(folder)
+    if digest != card.digest:
+        raise BadInput(f"{folder}: the weights have digest {digest}, the card says {card.digest}. The files were changed or damaged: not loaded.")
+    if card.backend.startswith("torch"):
+        return _Torch(folder, card, digest, threads)
+    if card.backend.startswith("onnx"):
+        return _Onnx(folder, card, digest, threads)
+    return _OpenVino(folder, card, digest, threads)
+
+
+def standardised(scores: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Zero mean, unit variance within one candidate list; all zero where the scores do not differ."""
+    values = np.asarray(scores, np.float64)
+    spread = values.std() if len(values) else 0.0
+    return (values - values.mean()) / spread if spread > 1e-12 else np.zeros_like(values)
+
+
+def fuse(rerank_scores: npt.NDArray[Any], first_scores: npt.NDArray[Any], weight: float) -> npt.NDArray[np.float64]:
+    """Final scores: ``(1 - weight) * z(rerank) + weight * z(first stage)``, z within the candidates of one query.
+
+    Parameters
+    ----------
+    weight
+        Share of the first stage, 0 (cross-encoder alone) to 1 (first stage alone).
+    """
+    if weight == 0.0:
+        return np.asarray(rerank_scores, np.float64)
+    return (1.0 - weight) * standardised(rerank_scores) + weight * standardised(first_scores)

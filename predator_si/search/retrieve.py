@@ -1,0 +1,268 @@
+"""First stage: BM25 and a dense bi-encoder, fused by reciprocal rank.
+
+What belongs here: building, saving and asking the index. What must not: cross-encoders (``rerank``), HTTP (``app``), queues (``ingest``).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.corpora.text import digest_lines, words
+from predator_si.errors import BadInput
+
+RRF_K = 60
+"""Cormack, Clarke, Buettcher (SIGIR 2009): the constant that damps the top ranks; 60 in their experiments."""
+LEG_DEPTH = 100
+"""How many documents each leg contributes to the fusion."""
+_EMBED_TOKENS = 128
+
+FloatArray = npt.NDArray[np.float64]
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    name: str
+
+    def encode(self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float32]:
+        """Rows of unit length, one per text."""
+        ...
+
+
+class SentenceEmbedder:
+    """A sentence-transformers bi-encoder; half precision only on chips with the instruction for it."""
+
+    def __init__(self, folder: Path, max_tokens: int = _EMBED_TOKENS) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        from predator_si.search.rerank import chip_has_bf16
+
+        self.name = f"{Path(folder).name}@{max_tokens}"
+        self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        self._model.max_seq_length = max_tokens
+        self._bf16 = chip_has_bf16()
+        self._torch = torch
+
+    def encode(self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float32]:
+        """Unit vectors, float32, in the order of ``texts``; long and short texts are embedded apart so that little padding is computed."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        out: npt.NDArray[np.float32] | None = None
+        block = 512
+        for start in range(0, len(order), block):
+            chosen = order[start : start + block]
+            with self._torch.autocast("cpu", self._torch.bfloat16, enabled=self._bf16 and len(texts) > 8):
+                vectors = self._model.encode([texts[index] for index in chosen], batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
+            part = vectors.float().numpy()
+            if out is None:
+                out = np.empty((len(texts), part.shape[1]), np.float32)
+            out[chosen] = part
+            if on_progress:
+                on_progress(min(start + block, len(order)), len(order))
+        return out if out is not None else np.empty((0, 384), np.float32)
+
+
+def load_embedder(folder: Path) -> Embedder:
+    """The bi-encoder in ``folder``.
+
+    Raises
+    ------
+    BadInput
+        The folder does not hold one.
+    """
+    if not (Path(folder) / "modules.json").is_file():
+        raise BadInput(f"{folder}: not a sentence-transformers folder (modules.json is missing). Run `predator-si models fetch`.")
+    return SentenceEmbedder(folder)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What the first stage hands to the reranker for one query, best first.
+
+    ``scores`` are reciprocal-rank-fusion scores; the ranks are 1-based, 0 where that leg did not return the document.
+    """
+
+    doc_ids: list[str]
+    texts: list[str]
+    scores: FloatArray
+    bm25_ranks: npt.NDArray[np.int64]
+    dense_ranks: npt.NDArray[np.int64]
+
+
+class HybridIndex:
+    """BM25 (bm25s) and dense vectors over the same documents, immutable once built."""
+
+    def __init__(self, doc_ids: list[str], titles: list[str], bodies: list[str], vectors: npt.NDArray[np.float32], bm25: Any, embedder: Embedder) -> None:
+        self.doc_ids = doc_ids
+        self._titles = titles
+        self._bodies = bodies
+        self._vectors = vectors
+        self._bm25 = bm25
+        self._embedder = embedder
+        self._position = {doc_id: index for index, doc_id in enumerate(doc_ids)}
+        self.fingerprint = digest_lines([embedder.name, *(f"{i}\t{t}\t{b}" for i, t, b in zip(doc_ids, titles, bodies, strict=True))])
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents can be found."""
+        return len(self.doc_ids)
+
+    def __contains__(self, doc_id: str) -> bool:
+        return doc_id in self._position
+
+    def title(self, doc_id: str) -> str:
+        """The title of a document."""
+        return self._titles[self._position[doc_id]]
+
+    def text(self, doc_id: str) -> str:
+        """What the reranker reads: title and body."""
+        index = self._position[doc_id]
+        return _joined(self._titles[index], self._bodies[index])
+
+    def documents(self) -> pl.DataFrame:
+        """Columns doc_id, title, text."""
+        return pl.DataFrame({"doc_id": self.doc_ids, "title": self._titles, "text": self._bodies})
+
+    def document_frequencies(self) -> dict[str, int]:
+        """In how many documents each word occurs."""
+        counts: dict[str, int] = {}
+        for title, body in zip(self._titles, self._bodies, strict=True):
+            for word in set(words(_joined(title, body))):
+                counts[word] = counts.get(word, 0) + 1
+        return counts
+
+    @classmethod
+    def build(cls, documents: pl.DataFrame, embedder: Embedder, on_progress: Callable[[int, int], None] | None = None) -> HybridIndex:
+        """Index ``documents`` (columns doc_id, title, text).
+
+        Raises
+        ------
+        BadInput
+            No documents, or the same identifier twice.
+        """
+        return cls._assemble(documents, None, embedder, on_progress)
+
+    def updated(self, upserts: pl.DataFrame, deletes: Sequence[str] = (), on_progress: Callable[[int, int], None] | None = None) -> HybridIndex:
+        """A new index with documents added or replaced and others removed; only the new texts are embedded."""
+        gone = set(deletes) | set(upserts["doc_id"])
+        kept = [index for index, doc_id in enumerate(self.doc_ids) if doc_id not in gone]
+        old = pl.DataFrame(
+            {"doc_id": [self.doc_ids[i] for i in kept], "title": [self._titles[i] for i in kept], "text": [self._bodies[i] for i in kept]}, schema={"doc_id": pl.String, "title": pl.String, "text": pl.String}
+        )
+        fresh = upserts.select("doc_id", "title", "text").unique("doc_id", keep="last", maintain_order=True)
+        return self._assemble(pl.concat([old, fresh]), self._vectors[kept], self._embedder, on_progress)
+
+    @classmethod
+    def _assemble(cls, documents: pl.DataFrame, known: npt.NDArray[np.float32] | None, embedder: Embedder, on_progress: Callable[[int, int], None] | None) -> HybridIndex:
+        import bm25s
+
+        doc_ids = documents["doc_id"].to_list()
+        if not doc_ids:
+            raise BadInput("an index needs at least one document. Check the corpus: `predator-si corpus list`.")
+        if len(set(doc_ids)) != len(doc_ids):
+            raise BadInput("two documents have the same doc_id. Give each its own.")
+        titles, bodies = documents["title"].to_list(), documents["text"].to_list()
+        texts = [_joined(title, body) for title, body in zip(titles, bodies, strict=True)]
+        done = 0 if known is None else len(known)
+        fresh = embedder.encode(texts[done:], on_progress)
+        vectors = fresh if known is None or not done else np.concatenate([known, fresh])
+        bm25 = bm25s.BM25()
+        bm25.index([words(text) or [""] for text in texts], show_progress=False)
+        return cls(doc_ids, titles, bodies, vectors, bm25, embedder)
+
+    def save(self, folder: Path) -> None:
+        """Write the index to ``folder``; readers see the whole of it or nothing."""
+        folder = Path(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        self.documents().write_parquet(building / "documents.parquet")
+        np.save(building / "vectors.npy", self._vectors)
+        self._bm25.save(str(building / "bm25"))
+        (building / "index.json").write_text(json.dumps({"embedder": self._embedder.name, "fingerprint": self.fingerprint, "documents": self.n_documents}) + "\n")
+        building.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        building.replace(folder)
+
+    @classmethod
+    def load(cls, folder: Path, embedder: Embedder) -> HybridIndex:
+        """The index saved in ``folder``.
+
+        Raises
+        ------
+        BadInput
+            The folder is not a whole index, or was built with another embedder.
+        """
+        import bm25s
+
+        folder = Path(folder)
+        try:
+            meta = json.loads((folder / "index.json").read_text())
+            documents = pl.read_parquet(folder / "documents.parquet")
+            vectors = np.load(folder / "vectors.npy")
+            bm25 = bm25s.BM25.load(str(folder / "bm25"))
+        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            raise BadInput(f"{folder}: the index cannot be read ({error}). Build it again: delete the folder and restart the service, or run `make demo`.") from error
+        if meta["embedder"] != embedder.name:
+            raise BadInput(f"{folder}: built with embedder {meta['embedder']}, but {embedder.name} is configured. Reindex, or configure the embedder it was built with.")
+        index = cls(documents["doc_id"].to_list(), documents["title"].to_list(), documents["text"].to_list(), vectors, bm25, embedder)
+        if index.fingerprint != meta["fingerprint"]:
+            raise BadInput(f"{folder}: documents.parquet does not have the fingerprint in index.json. The index is damaged: reindex.")
+        return index
+
+    def candidates(self, queries: Sequence[str], depth: int) -> list[Candidates]:
+        """The top ``depth`` documents per query by reciprocal rank fusion of both legs, ties by document order.
+
+        Parameters
+        ----------
+        depth
+            1 or more; fewer are returned when the legs return fewer.
+        """
+        if not queries:
+            return []
+        k = min(LEG_DEPTH, self.n_documents)
+        bags = [[word for word in words(query) if word in self._bm25.vocab_dict] for query in queries]
+        dense = self._embedder.encode(list(queries)) @ self._vectors.T
+        result = []
+        for bag, similarities in zip(bags, dense, strict=True):
+            if bag:
+                lexical = self._bm25.get_scores(bag)
+                top = _top(lexical, k)
+                top = top[lexical[top] > 0]
+            else:
+                top = np.empty(0, np.int64)
+            near = _top(similarities, k)
+            ranks = np.zeros((2, self.n_documents), np.int64)
+            ranks[0, top] = np.arange(1, len(top) + 1)
+            ranks[1, near] = np.arange(1, len(near) + 1)
+            pool = np.union1d(top, near)
+            fused = np.where(ranks[:, pool] > 0, 1.0 / (RRF_K + ranks[:, pool]), 0.0).sum(axis=0)
+            best = pool[np.lexsort((pool, -fused))][:depth]
+            score_of = dict(zip(pool.tolist(), fused.tolist(), strict=True))
+            ids = [self.doc_ids[i] for i in best]
+            texts = [_joined(self._titles[i], self._bodies[i]) for i in best]
+            result.append(Candidates(ids, texts, np.array([score_of[i] for i in best.tolist()]), ranks[0, best], ranks[1, best]))
+        return result
+
+
+def _joined(title: str, body: str) -> str:
+    return f"{title}\n{body}" if title else body
+
+
+def _top(scores: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
+    """Positions of the ``k`` highest scores, best first, ties by position."""
+    if k < len(scores):
+        threshold = np.partition(scores, -k)[-k]
+        pool = np.flatnonzero(scores >= threshold)
+    else:
+        pool = np.arange(len(scores))
+    return pool[np.lexsort((pool, -scores[pool]))][:k].astype(np.int64)
