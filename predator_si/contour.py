@@ -33,7 +33,8 @@ def _duration(value: Any) -> Any:
 def _duration_text(value: timedelta) -> str:
     seconds = value.total_seconds()
     unit = next((name for name in "dhm" if seconds >= _UNITS[name] and seconds % _UNITS[name] == 0), "s")
-    return f"{seconds / _UNITS[unit]:g}{unit}"
+    count = seconds / _UNITS[unit]
+    return f"{int(count) if count.is_integer() else count}{unit}"
 
 
 def _fraction(value: Any) -> Any:

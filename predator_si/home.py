@@ -1,6 +1,6 @@
 """The home folder: where everything of one installation lies, and the Dagster instance in it.
 
-What belongs here: names of paths. What must not: what stands in the files, except the Dagster instance file that a new home needs.
+What belongs here: names of paths. What must not: what stands in the files, except the two files that a new Dagster instance needs.
 """
 
 from __future__ import annotations
@@ -61,6 +61,14 @@ retention:
     purge_after_days: {skipped: 7, failure: 30, success: 30}
 """
 
+DAGSTER_WORKSPACE = """\
+# The one code location. `dagster dev -w workspace.yaml` works from a checkout; `predator-si up` writes the same file into <home>/dagster.
+load_from:
+  - python_module:
+      module_name: predator_si.definitions
+      location_name: predator_si
+"""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -83,6 +91,11 @@ class Home:
     def dagster(self) -> Path:
         """``DAGSTER_HOME``."""
         return self.path / "dagster"
+
+    @property
+    def workspace(self) -> Path:
+        """Dagster's workspace file: the one code location."""
+        return self.dagster / "workspace.yaml"
 
     @property
     def mlflow(self) -> Path:
@@ -179,7 +192,7 @@ class Home:
         return self.applied / "deny.yaml"
 
     def ensure(self) -> Home:
-        """Make the folder and those in it that more than one part writes to, and the Dagster instance file if there is none.
+        """Make the folder and those in it that more than one part writes to, and the two Dagster files where they are missing.
 
         Raises
         ------
@@ -200,9 +213,9 @@ class Home:
             raise BadInput(f"{error.filename}: is a file, a folder is needed there; choose another home with --home or PREDATOR_SI_HOME.") from error
         except OSError as error:
             raise Unavailable(f"{self.path}: cannot be written to ({error.strerror}); free space, change its owner, or choose another with --home.") from error
-        instance = self.dagster / "dagster.yaml"
-        if not instance.exists():
-            partial = self.dagster / f".dagster.yaml.{os.getpid()}"
-            partial.write_text(DAGSTER_INSTANCE, encoding="utf-8")
-            partial.replace(instance)
+        for file, text in ((self.dagster / "dagster.yaml", DAGSTER_INSTANCE), (self.workspace, DAGSTER_WORKSPACE)):
+            if not file.exists():
+                partial = file.with_name(f".{file.name}.{os.getpid()}")
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(file)
         return self

@@ -172,7 +172,7 @@ def _nest_features(values: Values) -> None:
         if key not in values.tree:
             continue
         if features is not None and not isinstance(features, dict):
-            return  # the model says what is wrong with it
+            raise BadInput(f"{values.places[('features',)]}: {BLOCK}.features must be a mapping of switches.")
         flat, place = values.tree.pop(key), values.places.pop((key,))
         features = values.tree.setdefault("features", {}) if features is None else features
         nested_path = ("features", key)
