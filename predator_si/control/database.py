@@ -1,0 +1,333 @@
+"""``Control``: the one class through which the rest of the house reads and changes state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from predator_si.control import leases, ledger, schema
+from predator_si.control.leases import Lease
+from predator_si.control.ledger import stamp, unstamp
+from predator_si.control.states import ACTIVE, is_legal, reachable
+from predator_si.errors import BadInput, Missing, Refused
+from predator_si.records import Cycle, CycleState, LedgerRecord, Trigger, utc_now
+
+_MOST_A_DAY = 999
+_RELEASE_STATES = (CycleState.RELEASED.value, CycleState.WATCHING.value, CycleState.STABLE.value)
+
+
+class Control:
+    """State and permission of the loop in one database.
+
+    Every change of a cycle or of a flag is one ledger record in the same transaction: either both are there or neither.
+
+    Parameters
+    ----------
+    url_or_path
+        A file path, ``sqlite:///FILE``, or a PostgreSQL URL. The file and its folder are made when missing.
+    clock
+        Where "now" comes from; with time zone.
+    busy_seconds
+        How long a writer waits for another one.
+
+    Raises
+    ------
+    BadInput
+        The folder cannot be written, the file is not a control database, or another schema version wrote it.
+    Unavailable
+        The database stays locked, or the server does not answer.
+    """
+
+    def __init__(self, url_or_path: str | Path, *, clock: Callable[[], datetime] = utc_now, busy_seconds: float = schema.BUSY_SECONDS) -> None:
+        self._database = schema.Database(url_or_path, busy_seconds)
+        self._clock = clock
+
+    # ------------------------------------------------------------------ cycles
+
+    def open_cycle(self, contour: str, trigger: Trigger, actor: str, reason: str, now: datetime | None = None) -> Cycle:
+        """Start a cycle: allocate ``si_YYYY_MM_DD_NNN`` (UTC day, daily sequence from 001) and record it.
+
+        Raises
+        ------
+        Refused
+            The kill switch is on, another cycle of the contour is active, or the day's 999 numbers are used up.
+        """
+        moment = now or self._clock()
+        with self._database.writing() as connection:
+            if _kill_switch(connection, contour):
+                raise Refused(f"contour {contour}: the kill switch is on, no cycle may start. Switch it off first.")
+            busy = _active(connection, contour)
+            if busy is not None:
+                raise Refused(f"contour {contour}: cycle {busy.cycle_id} is {busy.state.value}. Wait for its end, or cancel it.")
+            prefix = moment.astimezone(UTC).strftime("si_%Y_%m_%d_")
+            of_today = schema.cycles.c.cycle_id.startswith(prefix, autoescape=True)
+            newest = connection.execute(sa.select(sa.func.max(schema.cycles.c.cycle_id)).where(of_today)).scalar()
+            number = 1 if newest is None else int(newest[-3:]) + 1
+            if number > _MOST_A_DAY:
+                raise Refused(f"contour {contour}: {_MOST_A_DAY} cycles were opened on {prefix[3:-1]} (UTC). Something opens cycles in a loop; stop it.")
+            cycle = Cycle(
+                cycle_id=f"{prefix}{number:03d}",
+                contour=contour,
+                state=CycleState.OPENED,
+                trigger=trigger,
+                opened_at=unstamp(stamp(moment)),
+                updated_at=unstamp(stamp(moment)),
+                reason=reason,
+                actor=actor,
+            )
+            stored = {"state": cycle.state.value, "trigger": trigger.model_dump_json(), "opened_at": stamp(moment), "updated_at": stamp(moment)}
+            connection.execute(schema.cycles.insert().values(**{**cycle.model_dump(), **stored}))
+            payload = {"contour": contour, "from": None, "to": cycle.state.value, "trigger": trigger.model_dump(mode="json")}
+            ledger.append(connection, now=moment, action="cycle_opened", actor=actor, cycle_id=cycle.cycle_id, reason=reason, payload=payload)
+        return cycle
+
+    def cycle(self, cycle_id: str) -> Cycle:
+        """The cycle as it stands now.
+
+        Raises
+        ------
+        Missing
+            No cycle has this id.
+        """
+        with self._database.reading() as connection:
+            return _cycle(connection, cycle_id)
+
+    def cycles(self, limit: int = 50, contour: str | None = None) -> list[Cycle]:
+        """The newest ``limit`` cycles, newest first, of one contour or of all."""
+        query = sa.select(schema.cycles).order_by(schema.cycles.c.cycle_id.desc()).limit(limit)
+        if contour is not None:
+            query = query.where(schema.cycles.c.contour == contour)
+        with self._database.reading() as connection:
+            return [_from_row(row) for row in connection.execute(query).mappings()]
+
+    def active_cycle(self, contour: str) -> Cycle | None:
+        """The cycle that keeps the contour busy: neither stable nor ended. One that is ``watching`` is active."""
+        with self._database.reading() as connection:
+            return _active(connection, contour)
+
+    def current_release(self, contour: str) -> Cycle | None:
+        """The newest cycle whose model is in production (released, watching or stable). Git is the truth; this is its index."""
+        query = sa.select(schema.cycles).where(schema.cycles.c.contour == contour, schema.cycles.c.state.in_(_RELEASE_STATES))
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(schema.cycles.c.cycle_id.desc()).limit(1)).mappings().first()
+        return None if row is None else _from_row(row)
+
+    def transition(
+        self,
+        cycle_id: str,
+        to: CycleState | str,
+        reason: str,
+        actor: str,
+        payload: Mapping[str, Any] | None = None,
+        expected: Collection[CycleState | str] | None = None,
+        now: datetime | None = None,
+    ) -> Cycle:
+        """Move a cycle and write the one ledger record of the move. Moving to where it already stands changes and records nothing.
+
+        Parameters
+        ----------
+        payload
+            Plain JSON that belongs to the move (digests, commit, numbers).
+        expected
+            States from which the caller thinks it moves; another one means that somebody was faster.
+
+        Raises
+        ------
+        Missing
+            No such cycle.
+        Refused
+            The move is not legal (``control.states``), or the cycle is in no ``expected`` state.
+        """
+        moment = now or self._clock()
+        target = _state(to)
+        with self._database.writing() as connection:
+            cycle = _cycle(connection, cycle_id)
+            if cycle.state is target:
+                return cycle
+            if expected is not None and cycle.state not in {_state(state) for state in expected}:
+                names = ", ".join(sorted(_state(state).value for state in expected))
+                raise Refused(
+                    f"cycle {cycle_id} is {cycle.state.value}, not {names}: it was moved meanwhile. Read it again before moving it to {target.value}."
+                )
+            if not is_legal(cycle.state, target):
+                ways = ", ".join(state.value for state in reachable(cycle.state)) or "nowhere: it has ended"
+                raise Refused(f"cycle {cycle_id} cannot go from {cycle.state.value} to {target.value}; it may go to: {ways}.")
+            change = {"state": target.value, "updated_at": stamp(moment), "reason": reason}
+            connection.execute(schema.cycles.update().where(schema.cycles.c.cycle_id == cycle_id).values(**change))
+            body = {**(payload or {}), "from": cycle.state.value, "to": target.value}
+            ledger.append(connection, now=moment, action=f"cycle_{target.value}", actor=actor, cycle_id=cycle_id, reason=reason, payload=body)
+            return _cycle(connection, cycle_id)
+
+    # ------------------------------------------------------------------ leases
+
+    def acquire(self, name: str, holder: str, ttl_seconds: float) -> Lease:
+        """Take the lease ``name`` for ``ttl_seconds``. Refused while somebody else holds it; every success has a higher token."""
+        with self._database.writing() as connection:
+            return leases.acquire(connection, name, holder, ttl_seconds, self._clock())
+
+    def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
+        """Give a held lease a later end, with the same token. Refused when it ended or was superseded."""
+        with self._database.writing() as connection:
+            return leases.renew(connection, lease, ttl_seconds, self._clock())
+
+    def release(self, lease: Lease) -> bool:
+        """Give the lease back; False when it had been superseded (then nothing happens)."""
+        with self._database.writing() as connection:
+            return leases.release(connection, lease)
+
+    def check(self, lease: Lease) -> None:
+        """Raise ``Refused`` when the lease ended or was superseded: ask before every side effect."""
+        with self._database.reading() as connection:
+            leases.check(connection, lease, self._clock())
+
+    # ------------------------------------------------------------------ flags and notes
+
+    def kill_switch(self, contour: str) -> bool:
+        """Whether the loop is stopped in this contour."""
+        with self._database.reading() as connection:
+            return _kill_switch(connection, contour)
+
+    def set_kill_switch(self, contour: str, on: bool, actor: str, reason: str) -> bool:
+        """Stop or start the loop; True when this call changed it. A change is a ledger record, a repetition is not."""
+        with self._database.writing() as connection:
+            if _kill_switch(connection, contour) is on:
+                return False
+            mine = sa.and_(schema.flags.c.name == "kill_switch", schema.flags.c.contour == contour)
+            connection.execute(schema.flags.delete().where(mine))
+            connection.execute(schema.flags.insert().values(name="kill_switch", contour=contour, on=on))
+            action = "kill_switch_on" if on else "kill_switch_off"
+            ledger.append(connection, now=self._clock(), action=action, actor=actor, cycle_id=None, reason=reason, payload={"contour": contour})
+            return True
+
+    def get_note(self, key: str) -> Any:
+        """The JSON value last stored under ``key``; ``None`` when there is none."""
+        with self._database.reading() as connection:
+            text = connection.execute(sa.select(schema.notes.c.value).where(schema.notes.c.key == key)).scalar()
+        return None if text is None else json.loads(text)
+
+    def set_note(self, key: str, value: Any) -> None:
+        """Remember a small JSON value (a cursor, an outside id). Not audited: what must be goes into the ledger."""
+        text = ledger.canonical_json(value, f"note {key!r}")
+        with self._database.writing() as connection:
+            connection.execute(schema.notes.delete().where(schema.notes.c.key == key))
+            connection.execute(schema.notes.insert().values(key=key, value=text, updated_at=stamp(self._clock())))
+
+    # ------------------------------------------------------------------ the sealed test set
+
+    def open_sealed(self, cycle_id: str, corpus: str, actor: str, evaluation_id: str = "evaluation") -> int:
+        """Record that the sealed test queries of ``corpus`` are opened, before they are read.
+
+        The same ``evaluation_id`` of the same cycle opens once, however often it is repeated (a resumed run). Another one is another
+        opening, and is counted: every look at the test set costs some of its honesty.
+
+        Returns
+        -------
+        int
+            Openings of this corpus so far, over all cycles.
+        """
+        table = schema.sealed_openings
+        same = sa.and_(table.c.cycle_id == cycle_id, table.c.corpus == corpus, table.c.evaluation_id == evaluation_id)
+        with self._database.writing() as connection:
+            count = _openings(connection, corpus)
+            if connection.execute(sa.select(table.c.ledger_seq).where(same)).first() is not None:
+                return count
+            payload = {"corpus": corpus, "evaluation_id": evaluation_id, "opening": count + 1}
+            record = ledger.append(connection, now=self._clock(), action="sealed_test_opened", actor=actor, cycle_id=cycle_id, reason="", payload=payload)
+            connection.execute(table.insert().values(cycle_id=cycle_id, corpus=corpus, evaluation_id=evaluation_id, ledger_seq=record.seq))
+            return count + 1
+
+    def sealed_openings(self, corpus: str) -> int:
+        """How often the sealed test queries of ``corpus`` were opened."""
+        with self._database.reading() as connection:
+            return _openings(connection, corpus)
+
+    # ------------------------------------------------------------------ ledger
+
+    def append(self, action: str, actor: str, cycle_id: str | None = None, reason: str = "", payload: Mapping[str, Any] | None = None) -> LedgerRecord:
+        """Write one ledger record that is no transition.
+
+        Raises
+        ------
+        BadInput
+            No action or actor, or a payload that is not plain JSON.
+        """
+        with self._database.writing() as connection:
+            return ledger.append(connection, now=self._clock(), action=action, actor=actor, cycle_id=cycle_id, reason=reason, payload=payload or {})
+
+    def records(self, limit: int = 100, cycle_id: str | None = None, after_seq: int | None = None) -> list[LedgerRecord]:
+        """Ledger records, oldest first: the last ``limit`` ones, or with ``after_seq`` the first ``limit`` ones after it."""
+        query = sa.select(schema.ledger).limit(limit)
+        if cycle_id is not None:
+            query = query.where(schema.ledger.c.cycle_id == cycle_id)
+        query = query.order_by(schema.ledger.c.seq.desc()) if after_seq is None else query.where(schema.ledger.c.seq > after_seq).order_by(schema.ledger.c.seq)
+        with self._database.reading() as connection:
+            found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
+        return found[::-1] if after_seq is None else found
+
+    def head(self) -> tuple[int, str] | None:
+        """Sequence number and hash of the newest ledger record: what to copy out of reach as an anchor."""
+        with self._database.reading() as connection:
+            return ledger.head(connection)
+
+    def verify(self) -> list[str]:
+        """Problems of the ledger in words; empty when it is whole.
+
+        Detects an edited record, one removed from or put into the middle, another order, a cut tail, and a cycle whose state is not the
+        one of its last ledger record. Cannot detect a chain rewritten up to its end together with the head row, nor an older copy of the
+        whole file: compare ``head()`` with a copy kept elsewhere for that.
+        """
+        problems: list[str] = []
+        readable: list[LedgerRecord] = []
+        with self._database.reading() as connection:
+            for row in connection.execute(sa.select(schema.ledger).order_by(schema.ledger.c.seq)).mappings():
+                try:
+                    readable.append(ledger.from_row(row))
+                except BadInput as error:
+                    problems.append(str(error))
+            problems += ledger.chain_problems(readable, ledger.head(connection))
+            moves = (record for record in readable if record.action.startswith("cycle_") and {"from", "to"} <= record.payload.keys())
+            said: dict[str | None, Any] = {record.cycle_id: record.payload["to"] for record in moves}
+            for cycle_id, state in connection.execute(sa.select(schema.cycles.c.cycle_id, schema.cycles.c.state).order_by(schema.cycles.c.cycle_id)).tuples():
+                if said.get(cycle_id) != state:
+                    problems.append(f"cycle {cycle_id} stands at {state}, the ledger says {said.get(cycle_id, 'nothing')}")
+        return problems
+
+
+def _state(name: CycleState | str) -> CycleState:
+    try:
+        return CycleState(name)
+    except ValueError as error:
+        raise BadInput(f"{name!r} is no state of a cycle. The states are: {', '.join(state.value for state in CycleState)}.") from error
+
+
+def _from_row(row: sa.RowMapping) -> Cycle:
+    fields = {**row, "trigger": Trigger.model_validate_json(row["trigger"]), "opened_at": unstamp(row["opened_at"]), "updated_at": unstamp(row["updated_at"])}
+    return Cycle(**fields)
+
+
+def _cycle(connection: sa.Connection, cycle_id: str) -> Cycle:
+    row = connection.execute(sa.select(schema.cycles).where(schema.cycles.c.cycle_id == cycle_id)).mappings().first()
+    if row is None:
+        raise Missing(f"no cycle {cycle_id!r} in the control database. List the cycles with `predator-si cycle show`.")
+    return _from_row(row)
+
+
+def _active(connection: sa.Connection, contour: str) -> Cycle | None:
+    query = sa.select(schema.cycles).where(schema.cycles.c.contour == contour, schema.cycles.c.state.in_([state.value for state in ACTIVE]))
+    row = connection.execute(query).mappings().first()
+    return None if row is None else _from_row(row)
+
+
+def _kill_switch(connection: sa.Connection, contour: str) -> bool:
+    query = sa.select(schema.flags.c.on).where(schema.flags.c.name == "kill_switch", schema.flags.c.contour == contour)
+    return bool(connection.execute(query).scalar())
+
+
+def _openings(connection: sa.Connection, corpus: str) -> int:
+    query = sa.select(sa.func.count()).select_from(schema.sealed_openings).where(schema.sealed_openings.c.corpus == corpus)
+    return int(connection.execute(query).scalar_one())
