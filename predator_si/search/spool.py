@@ -113,9 +113,11 @@ class EventSpool:
             self._write_counter()
             if self._error:
                 raise OSError(self._error)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
-            raise Unavailable(f"{self.folder}: events cannot be written ({error}). Make the folder writable, free some space, or choose another home.") from error
+            raise Unavailable(
+                f"{self.folder}: events cannot be written ({error}). Make the folder writable, free some space, or choose another home."
+            ) from error
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -237,7 +239,7 @@ class EventSpool:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
             self._stream = (hour, descriptor, os.fstat(descriptor).st_size)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         _, descriptor, end = self._stream
         last = dict(self._durable)
         for _, kind, seq, _ in rows:
@@ -256,17 +258,17 @@ class EventSpool:
         self._stream = (hour, descriptor, end + len(body))
         with self._lock:
             done = {(kind, seq) for _, kind, seq, _ in rows}
-            for kind, _ in done:
-                self._dropped[kind] -= 1
             while self._buffer and (self._buffer[0][1], self._buffer[0][2]) in done:
-                self._dropped[self._buffer.popleft()[1]] += 1
-            # The two loops cancel out, except for rows that overflow pushed out of the buffer while they were being written: those are not lost after all.
+                done.discard((self._buffer[0][1], self._buffer[0][2]))
+                self._buffer.popleft()
+            for kind, _ in done:  # overflow pushed it out of the buffer while it was being written: not lost after all
+                self._dropped[kind] -= 1
             self._durable.update(last)
             self._error = None
             self._write_counter()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a new name in ``folder`` survive a crash of the machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

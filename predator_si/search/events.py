@@ -1,0 +1,363 @@
+"""Reading events: spool and hourly Parquet as frames, with what had to be set aside and what is missing.
+
+What belongs here: files to frames, de-duplication, quarantine. What must not: writing events (``spool``), rolling them up (``rollup``), any metric.
+
+On disk, below one events folder::
+
+    spool/<writer>-<yyyymmddHH>.jsonl            one {"kind": "search" | "action" | "marker", ...} object a line
+    hourly/search|action/<yyyymmddHH>-<writer>.parquet
+    writers/<writer>.seq                         how many events the writer issued (see ``spool``)
+    quarantine/<writer>-<yyyymmddHH>.jsonl       lines that could not be used, kept when their hour was rolled up
+
+The hour in a name is the hour of writing (UTC). An event may be read from spool and Parquet at once (a roll-up was interrupted): it counts once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+
+from predator_si.errors import BadInput, Unavailable
+from predator_si.records import ActionEvent, Record, SearchEvent
+from predator_si.search.losses import Stored, WriterRecord, count_losses, read_writers
+from predator_si.search.spool import writer_start
+
+_TIME = pl.Datetime("us", "UTC")
+_RESULT = pl.Struct({"object_id": pl.String, "score": pl.Float64, "first_stage_score": pl.Float64, "rerank_score": pl.Float64})
+
+SEARCH_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "timestamp": _TIME,
+    "user_query": pl.String,
+    "client_id": pl.String,
+    "session_id": pl.String,
+    "variant": pl.String,
+    "model_digest": pl.String,
+    "status": pl.Int64,
+    "latency_ms": pl.Float64,
+    "retrieve_ms": pl.Float64,
+    "rerank_ms": pl.Float64,
+    "queue_ms": pl.Float64,
+    "cpu_seconds": pl.Float64,
+    "depth": pl.Int64,
+    "results": pl.List(_RESULT),
+    "simulated": pl.Boolean,
+    "probe": pl.Boolean,
+    "degraded": pl.Boolean,
+    "seq": pl.Int64,
+    "writer": pl.String,
+}
+"""Columns of search events, as in ``records.SearchEvent``. Latencies are milliseconds, ``timestamp`` is UTC, ``results`` is best first."""
+
+ACTION_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "timestamp": _TIME,
+    "action_name": pl.String,
+    "object_id": pl.String,
+    "position": pl.Int64,
+    "value": pl.Float64,
+    "client_id": pl.String,
+    "simulated": pl.Boolean,
+    "seq": pl.Int64,
+    "writer": pl.String,
+}
+"""Columns of action events, as in ``records.ActionEvent``."""
+
+QUARANTINE_SCHEMA: dict[str, Any] = {"origin": pl.String, "line": pl.Int64, "reason": pl.String, "text": pl.String}
+"""``origin`` is the file below the events folder, ``line`` counts from 1 (null: the whole file), ``text`` is the beginning of what was there."""
+
+KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
+_RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent}
+_LATE = timedelta(minutes=10)
+"""An event is written after it happened: the file of the next hour may hold the last requests of this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventFrames:
+    """Events of a window, and an account of what is not among them.
+
+    Attributes
+    ----------
+    search, actions
+        Frames with the columns of ``SEARCH_SCHEMA`` and ``ACTION_SCHEMA``, ordered by time, one row an event.
+    quarantine
+        What could not be used, with the reason (``QUARANTINE_SCHEMA``); of the files that were read, so it may be just outside the window.
+    lost
+        Events that were issued and are stored nowhere. A gap counts when the time between its stored neighbours touches the window, so a gap that
+        straddles two windows counts in both. A quarantined event is lost as well.
+    losses
+        ``lost`` by ``writer`` and ``kind``.
+    unknown
+        What cannot be known, in words: a loss that may exist beyond ``lost``. Empty when the account is complete.
+    """
+
+    search: pl.DataFrame
+    actions: pl.DataFrame
+    quarantine: pl.DataFrame
+    lost: int
+    losses: pl.DataFrame
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EventFile:
+    """A file of events and what its name says. ``writer`` and ``hour`` are None for a spool file that somebody else named."""
+
+    path: Path
+    kind: Literal["spool", "search", "action", "quarantine"]
+    writer: str | None
+    hour: str | None
+
+
+@dataclass(slots=True)
+class Parsed:
+    """The content of some files: events by kind, markers by writer, unusable lines."""
+
+    events: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {"search": [], "action": []})
+    markers: list[dict[str, Any]] = field(default_factory=list)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+
+    def frame(self, kind: str) -> pl.DataFrame:
+        """All events of a kind, de-duplicated: searches by ``query_id``, actions by their number; in the order they were written."""
+        schema = KIND_SCHEMA[kind]
+        events = pl.concat([pl.DataFrame(schema=schema), *self.events[kind]])
+        if kind == "search":
+            return events.unique("query_id", keep="first", maintain_order=True)
+        numbered = events.filter(pl.col("seq").is_not_null()).unique(["writer", "seq"], keep="first", maintain_order=True)
+        return pl.concat([numbered, events.filter(pl.col("seq").is_null())])
+
+
+def hour_name(moment: datetime) -> str:
+    """``yyyymmddHH`` in UTC."""
+    return f"{moment.astimezone(UTC):%Y%m%d%H}"
+
+
+def list_files(folder: Path) -> list[EventFile]:
+    """All files of events below ``folder``; a folder that does not exist yet has none."""
+    found = []
+    for path in sorted((folder / "spool").glob("*.jsonl")):
+        writer, _, hour = path.stem.rpartition("-")
+        named = bool(writer) and len(hour) == 10 and hour.isdigit()
+        found.append(EventFile(path, "spool", writer if named else None, hour if named else None))
+    kinds: tuple[Literal["search", "action"], ...] = ("search", "action")
+    for kind in kinds:
+        for path in sorted((folder / "hourly" / kind).glob("*.parquet")):
+            hour, _, writer = path.stem.partition("-")
+            named = bool(writer) and len(hour) == 10 and hour.isdigit()
+            found.append(EventFile(path, kind, writer if named else None, hour if named else None))
+    for path in sorted((folder / "quarantine").glob("*.jsonl")):
+        writer, _, hour = path.stem.rpartition("-")
+        found.append(EventFile(path, "quarantine", writer, hour if len(hour) == 10 and hour.isdigit() else None))
+    return found
+
+
+def conform(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
+    """The frame with exactly the columns of its kind; a column that an older version did not write takes the record's default."""
+    schema = KIND_SCHEMA[kind]
+    fields = _RECORD[kind].model_fields
+    absent = [name for name in schema if name not in frame.columns]
+    for name in absent:
+        if fields[name].is_required():
+            raise BadInput(f"column {name} is missing")
+    return frame.with_columns([pl.lit(None if name == "results" else fields[name].default).cast(schema[name]).alias(name) for name in absent]).select(
+        [pl.col(name).cast(dtype) for name, dtype in schema.items()]
+    )
+
+
+def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool) -> None:
+    """Read one spool file into ``parsed``.
+
+    A last line without an end is somebody's write in progress while the writer is ``alive``, and a torn line for the quarantine otherwise.
+    """
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()
+    rows: dict[str, list[dict[str, Any]]] = {"search": [], "action": []}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            kind, event = _parse_line(line)
+        except ValueError as error:
+            parsed.quarantine.append(_aside(origin, number, str(error), line))
+            continue
+        if kind == "marker":
+            parsed.markers.append(event)
+        else:
+            rows[kind].append(event)
+    if torn and not alive:
+        parsed.quarantine.append(_aside(origin, len(lines) + 1, "torn line: the writer ended in the middle of it", torn))
+    for kind, found in rows.items():
+        if found:
+            parsed.events[kind].append(pl.DataFrame(found, schema=KIND_SCHEMA[kind], orient="row"))
+
+
+def parse_parquet(path: Path, origin: str, kind: str, parsed: Parsed) -> None:
+    """Read one hourly file into ``parsed``; one that is damaged or has another schema goes to the quarantine as a whole."""
+    try:
+        parsed.events[kind].append(conform(pl.read_parquet(path, hive_partitioning=False), kind))
+    except FileNotFoundError:
+        raise
+    except (pl.exceptions.PolarsError, BadInput, OSError) as error:
+        parsed.quarantine.append(_aside(origin, None, f"unreadable Parquet: {str(error).splitlines()[0]}", b""))
+
+
+def read_events(folder: Path, start: datetime, end: datetime) -> EventFrames:
+    """All events with ``start <= timestamp < end``, from Parquet and spool, each once, with an account of what is missing.
+
+    What cannot be known is said in ``unknown``: for instance how much a *machine* crash took (the counter of issued events is not fsynced; ``lost`` is then
+    a lower bound), or a loss in hours whose files were removed. Events that a living writer has not flushed yet (at most a second's worth) are neither
+    returned nor lost.
+
+    Parameters
+    ----------
+    folder
+        The events folder.
+    start, end
+        The window, with time zones.
+
+    Raises
+    ------
+    BadInput
+        A time without a zone, or an end before the start.
+    Unavailable
+        Files kept vanishing while they were read.
+    """
+    folder = Path(folder)
+    if start.tzinfo is None or end.tzinfo is None:
+        raise BadInput("read_events: start and end need a time zone; pass datetime.now(UTC) or the like.")
+    if end < start:
+        raise BadInput(f"read_events: the window ends ({end.isoformat()}) before it starts ({start.isoformat()}).")
+    for _ in range(5):
+        try:
+            return _read_once(folder, start, end)
+        except FileNotFoundError:
+            continue  # rolled up between the listing and the reading: the Parquet file is there by now
+    raise Unavailable(f"{folder}: files kept vanishing while events were read. Is something deleting them? Try again.")
+
+
+def _read_once(folder: Path, start: datetime, end: datetime) -> EventFrames:
+    # The counters come first: whatever a counter calls durable was in the files before we read them.
+    writers = read_writers(folder)
+    first, last = hour_name(start), hour_name(end + _LATE)
+    files = list_files(folder)
+    inside = [file for file in files if file.hour is None or first <= file.hour <= last]
+    parsed = read_files(folder, inside, writers)
+    frames = {kind: parsed.frame(kind) for kind in KIND_SCHEMA}
+    stored = []
+    for kind in KIND_SCHEMA:
+        inside_numbers = dict(_numbers(frames[kind]))
+        for writer in sorted({file.writer for file in files if file.writer} | set(writers)):
+            own = [file for file in files if file.writer == writer and file.hour and file.kind in ("spool", kind)]
+            earlier = _nearest(folder, sorted((f for f in own if (f.hour or "") < first), key=lambda f: f.hour or "", reverse=True), kind, writers)
+            later = _nearest(folder, sorted((f for f in own if (f.hour or "") > last), key=lambda f: f.hour or ""), kind, writers)
+            parts = [part for part in (earlier, inside_numbers.get(writer), later) if part is not None]
+            numbers = _ordered(pl.concat(parts)) if parts else None
+            if numbers is None and (writer not in writers or not _lived(writers[writer], start, end)):
+                continue
+            stored.append(
+                Stored(
+                    writer,
+                    kind,
+                    numbers["seq"].to_numpy() if numbers is not None else np.empty(0, np.int64),
+                    numbers["timestamp"].cast(pl.Int64).to_numpy() if numbers is not None else np.empty(0, np.int64),
+                    earlier=earlier is not None,
+                    later=later is not None,
+                )
+            )
+    losses, unknown = count_losses(stored, writers, parsed.markers, start, end)
+    window = pl.col("timestamp").is_between(start, end, closed="left")
+    return EventFrames(
+        search=frames["search"].filter(window).sort("timestamp", "seq", maintain_order=True),
+        actions=frames["action"].filter(window).sort("timestamp", "seq", maintain_order=True),
+        quarantine=pl.DataFrame(parsed.quarantine, schema=QUARANTINE_SCHEMA, orient="row"),
+        lost=int(losses["lost"].sum()),
+        losses=losses,
+        unknown=tuple(unknown),
+    )
+
+
+def read_files(folder: Path, files: Iterable[EventFile], writers: Mapping[str, WriterRecord], parsed: Parsed | None = None) -> Parsed:
+    """The content of ``files``, added to ``parsed`` when it is given."""
+    parsed = parsed or Parsed()
+    for file in files:
+        origin = file.path.relative_to(folder).as_posix()
+        if file.kind == "spool":
+            record = writers.get(file.writer or "")
+            parse_spool(file.path, origin, parsed, alive=record is not None and record.alive)
+        elif file.kind == "quarantine":
+            parsed.quarantine.extend(read_aside(file.path, origin))
+        else:
+            parse_parquet(file.path, origin, file.kind, parsed)
+    return parsed
+
+
+def read_aside(path: Path, origin: str) -> list[dict[str, Any]]:
+    """Rows of a quarantine file; a line of it that is itself damaged becomes a row about that."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({name: row[name] for name in QUARANTINE_SCHEMA})
+        except (ValueError, KeyError, TypeError):
+            rows.append(_aside(origin, number, "damaged quarantine line", line))
+    return rows
+
+
+def _nearest(folder: Path, files: list[EventFile], kind: str, writers: Mapping[str, WriterRecord]) -> pl.DataFrame | None:
+    """Numbers of the first of ``files`` that holds any event of this kind."""
+    for file in files:
+        for _, numbers in _numbers(read_files(folder, [file], writers).frame(kind)):
+            return numbers
+    return None
+
+
+def _numbers(frame: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    """Writer by writer, the stored numbers with their times."""
+    numbered = frame.select("writer", "seq", "timestamp").drop_nulls(["writer", "seq"])
+    return [(str(key[0]), _ordered(part)) for key, part in numbered.partition_by("writer", as_dict=True).items()]
+
+
+def _ordered(numbers: pl.DataFrame) -> pl.DataFrame:
+    return numbers.unique("seq", keep="first").sort("seq")
+
+
+def _lived(record: WriterRecord, start: datetime, end: datetime) -> bool:
+    """Whether the writer was issuing numbers at some time of the window."""
+    born = writer_start(record.writer)
+    return (born is None or born < end) and (record.alive or record.touched >= start)
+
+
+def _aside(origin: str, line: int | None, reason: str, text: bytes) -> dict[str, Any]:
+    return {"origin": origin, "line": line, "reason": reason, "text": text[:200].decode("utf-8", "replace")}
+
+
+def _parse_line(line: bytes) -> tuple[str, dict[str, Any]]:
+    """Kind and content of a spool line; raises ValueError with the reason when it is unusable."""
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(found, dict) or found.get("kind") not in ("search", "action", "marker"):
+        raise ValueError("no object with kind search, action or marker")
+    kind = found.pop("kind")
+    if kind == "marker":
+        if not isinstance(found.get("writer"), str) or not all(isinstance(found.get(f"last_{name}"), int) for name in KIND_SCHEMA):
+            raise ValueError("a marker without writer and last numbers")
+        return kind, found
+    validate: Callable[[Any], Record] = _RECORD[kind].model_validate
+    try:
+        event = validate(found).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"not a {kind} event: {'.'.join(map(str, first['loc'])) or 'event'}: {first['msg']}") from error
+    if event["timestamp"].tzinfo is None:
+        raise ValueError("timestamp without a time zone")
+    return kind, event

@@ -1,0 +1,183 @@
+"""The machine-owned release file and deny list, read strictly.
+
+What belongs here: bytes to a ``Release``, or one message about what is wrong. What must not: loading models, following changes (``variants``), writing
+these files (``release``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from predator_si.errors import BadInput, Missing
+from predator_si.records import Record
+
+_DIGEST = r"^sha256:[0-9a-f]{64}$"
+_LARGEST = 256 * 1024
+_Keys = TypeVar("_Keys", bound=BaseModel)
+
+
+class Release(Record):
+    """What the service is told to run with."""
+
+    champion: str
+    candidate: str | None
+    candidate_weight: float
+    """Share of traffic for the candidate, 0 to 1; without a candidate it has no effect."""
+    depth: int
+    """How many candidates the cross-encoder reads; 0 serves the first stage's order."""
+    backend: str
+    """``auto`` (what each model's card says), or the backend that the champion must have."""
+    fusion_weight: float
+    """Share of the first stage in the final score, from ``fusion.weights``: firstStage / (rerank + firstStage)."""
+    replicas: int
+    ingest_workers: int
+    sha256: str
+    """Of the file's bytes."""
+
+
+class DenyList(Record):
+    """Digests that must never be served again, with the reason each was given."""
+
+    reasons: dict[str, str]
+    sha256: str
+
+    def reason_against(self, digest: str, source_digest: str | None) -> str | None:
+        """Why a model with this digest, or made from weights with that one, is refused; None when it is not."""
+        for found in (digest, source_digest):
+            if found is not None and found in self.reasons:
+                return f"{found} is on the deny list: {self.reasons[found]}"
+        return None
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _RerankerKeys(_Strict):
+    champion: str = Field(pattern=_DIGEST)
+    candidate: str | None = Field(default=None, pattern=_DIGEST)
+    candidateWeight: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    depth: int = Field(ge=0, le=1000)
+    backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32"] = "auto"
+
+
+class _Weights(_Strict):
+    rerank: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    firstStage: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class _Fusion(_Strict):
+    weights: _Weights = _Weights()
+
+
+class _Ingest(_Strict):
+    workers: int = Field(default=1, ge=1, le=64)
+
+
+class _ReleaseKeys(_Strict):
+    reranker: _RerankerKeys
+    fusion: _Fusion = _Fusion()
+    replicas: int = Field(default=1, ge=1, le=1000)
+    ingest: _Ingest = _Ingest()
+
+
+class _Denied(BaseModel):
+    """One entry; the keys that people read (cycle, at) may hold anything."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    digest: str = Field(pattern=_DIGEST)
+    sourceDigest: str | None = Field(default=None, pattern=_DIGEST)
+    reason: str = "no reason was given"
+
+
+class _DenyKeys(_Strict):
+    denied: list[_Denied] = []
+
+
+def parse_release(data: bytes, origin: str) -> Release:
+    """The release in ``data``; ``origin`` names the file in messages.
+
+    Raises
+    ------
+    BadInput
+        Not YAML, a key twice, an unknown key, a value out of its range: the message names the key.
+    """
+    keys = _validated(_ReleaseKeys, _yaml(data, origin), origin)
+    weights = keys.fusion.weights
+    if weights.rerank + weights.firstStage <= 0:
+        raise BadInput(f"{origin}: fusion.weights: both are 0, so nothing would order the results. Give at least one a positive weight.")
+    return Release(
+        champion=keys.reranker.champion,
+        candidate=keys.reranker.candidate,
+        candidate_weight=keys.reranker.candidateWeight,
+        depth=keys.reranker.depth,
+        backend=keys.reranker.backend,
+        fusion_weight=weights.firstStage / (weights.rerank + weights.firstStage),
+        replicas=keys.replicas,
+        ingest_workers=keys.ingest.workers,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def parse_denied(data: bytes, origin: str) -> DenyList:
+    """The deny list in ``data``. An entry denies its ``digest`` and, where it has one, its ``sourceDigest``.
+
+    Raises
+    ------
+    BadInput
+        As ``parse_release``. A deny list that cannot be read denies nobody by name, so callers must not go on as if it were empty.
+    """
+    reasons: dict[str, str] = {}
+    for entry in _validated(_DenyKeys, _yaml(data, origin) or {}, origin).denied:
+        for digest in (entry.digest, entry.sourceDigest):
+            if digest is not None:
+                reasons.setdefault(digest, entry.reason)
+    return DenyList(reasons=reasons, sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_bytes(path: Path) -> bytes:
+    """Bytes of a small configuration file.
+
+    Raises
+    ------
+    Missing
+        There is no such file.
+    BadInput
+        It cannot be read, or is far too large for what it should be.
+    """
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise BadInput(f"{path}: {path.stat().st_size} bytes, but a release or deny file has at most {_LARGEST}. Restore it from the GitOps repository.")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Missing(f"{path}: no such file. The reconciler writes it from the GitOps repository; start the reconciler, or apply a release first.") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error}). Check its permissions.") from error
+
+
+def _yaml(data: bytes, origin: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{origin}: not UTF-8 text ({error}). Restore it from the GitOps repository.") from error
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise BadInput(f"{origin}{where}: not readable as YAML: {problem}. Restore it from the GitOps repository.") from error
+
+
+def _validated(schema: type[_Keys], found: Any, origin: str) -> _Keys:
+    try:
+        return schema.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+        raise BadInput(f"{origin}: {key}: {first['msg']}. The keys and ranges are in CONTRACT.md section 5; restore the file or correct the key.") from error

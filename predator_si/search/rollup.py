@@ -1,0 +1,112 @@
+"""Turning finished spool hours into Parquet, exactly once.
+
+What belongs here: the atomic step from spool to hourly files. What must not: reading events for use (``events``).
+
+The order is: write the Parquet under a temporary name, fsync, rename, fsync the folder, and only then delete the spool file. Killed anywhere in between,
+the next roll-up does it again and arrives at the same files; a reader that sees both forms takes each event once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+
+from predator_si.errors import Unavailable
+from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_spool, read_aside
+from predator_si.search.losses import read_writers
+from predator_si.search.spool import sync_folder
+
+
+def roll_up(folder: Path, before_hour: str, writer: str | None = None) -> int:
+    """Roll every finished spool file up and return how many there were.
+
+    A file is finished when its hour is before ``before_hour`` (``yyyymmddHH``, UTC) and its writer is dead, or is ``writer``: the caller itself, who knows
+    that nothing more comes for those hours. Lines that cannot be used go to ``quarantine/`` and stay visible to ``read_events``.
+
+    Raises
+    ------
+    Unavailable
+        The folder cannot be written; the spool files are still there.
+    """
+    folder = Path(folder)
+    writers = read_writers(folder)
+    rolled = 0
+    for file in list_files(folder):
+        if file.kind != "spool" or file.hour is None or file.writer is None or file.hour >= before_hour:
+            continue
+        record = writers.get(file.writer)
+        if record is not None and record.alive and file.writer != writer:
+            continue
+        try:
+            rolled += _roll_file(folder, file.path, file.hour, file.writer)
+        except FileNotFoundError:
+            continue  # somebody else rolled it up in the meantime
+        except OSError as error:
+            raise Unavailable(
+                f"{folder}: hourly files cannot be written ({error}); the spool is kept. Make the folder writable and free some space."
+            ) from error
+    return rolled
+
+
+def _roll_file(folder: Path, path: Path, hour: str, writer: str) -> int:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return 0  # another process is at it
+        if os.fstat(descriptor).st_nlink == 0:
+            return 0
+        parsed = Parsed()
+        parse_spool(path, path.relative_to(folder).as_posix(), parsed, alive=False)
+        for kind in KIND_SCHEMA:
+            if parsed.events[kind]:
+                _write_hour(folder, kind, f"{hour}-{writer}.parquet", parsed)
+        if parsed.quarantine:
+            _write_aside(folder / "quarantine" / path.name, parsed)
+        path.unlink()
+        sync_folder(path.parent)
+        return 1
+    finally:
+        os.close(descriptor)
+
+
+def _write_hour(folder: Path, kind: str, name: str, parsed: Parsed) -> None:
+    """Write one kind's hourly file, together with what an earlier roll-up of the same hour stored (the clock may have stepped back)."""
+    target = folder / "hourly" / kind / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    before = Parsed()
+    if target.exists():
+        parse_parquet(target, target.relative_to(folder).as_posix(), kind, before)
+        if before.quarantine:  # damaged: keep its bytes for a person, and say so where readers look
+            (folder / "quarantine").mkdir(exist_ok=True)
+            target.rename(folder / "quarantine" / name)
+            parsed.quarantine.extend(before.quarantine)
+    before.events[kind].extend(parsed.events[kind])
+    temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+    try:
+        before.frame(kind).sort("seq", maintain_order=True).write_parquet(temporary)
+        _replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write_aside(target: Path, parsed: Parsed) -> None:
+    target.parent.mkdir(exist_ok=True)
+    rows = read_aside(target, target.name) if target.exists() else []
+    rows += [row for row in parsed.quarantine if row not in rows]
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _replace(temporary, target)
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(target)
+    sync_folder(target.parent)
