@@ -33,7 +33,7 @@ def query_slices(
     """
     labels: dict[str, list[int]] = {}
     sizes = np.array([len(query) for query in words])
-    low, high = (np.quantile(sizes, [1 / 3, 2 / 3]) if len(sizes) else (0.0, 0.0))
+    low, high = np.quantile(sizes, [1 / 3, 2 / 3]) if len(sizes) else (0.0, 0.0)
     for index, query_id in enumerate(query_ids):
         gains = relevant.get(query_id, {})
         best = min(gains, key=lambda doc: (-gains[doc], doc)) if gains else None

@@ -1,0 +1,65 @@
+"""Which documents queries are generated from: those of the weak slices and words first, within a cap, never those of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+
+from predator_si.augment.minhash import NearDuplicates, word_shingles
+from predator_si.augment.phrases import Corpus, document_queries
+from predator_si.augment.recipe import Filters, Guard, Proposal, Sizes
+from predator_si.diagnose.words import token_lists
+from predator_si.records import DiagnosticReport
+
+
+def target_tokens(report: DiagnosticReport) -> list[str]:
+    """Words to aim at: those of the report's ``augment`` action, else its weak words, most important first."""
+    wanted = [token for action in report.recommended_actions if action.get("type") == "augment" for token in action.get("target_tokens", [])]
+    return list(dict.fromkeys(wanted or list(report.xai_insights.importance_scores)))
+
+
+def propose_from_documents(
+    documents: pl.DataFrame, report: DiagnosticReport, guard: Guard, sizes: Sizes, filters: Filters, categories: Mapping[str, str], rng: np.random.Generator
+) -> tuple[list[Proposal], dict[str, int]]:
+    """Queries from documents alone, and counts of how the documents were chosen.
+
+    A document is targeted when its category or part is affected, or one of the report's words is in its text (words in more than a tenth of all
+    documents do not count). Targeted documents fill up to ``sizes.targeted_share``, others the rest. A document of ``guard``, or with nearly the text of one,
+    gives no query.
+    """
+    affected = set(report.root_cause_analysis.affected_categories)
+    parts = documents["part"].to_list() if "part" in documents.columns else [None] * documents.height
+    ids, titles, texts = documents["doc_id"].to_list(), documents["title"].fill_null("").to_list(), documents["text"].fill_null("").to_list()
+    corpus = Corpus([f"{title} {text}" for title, text in zip(titles, texts, strict=True)])
+    words = {word for word in target_tokens(report) if corpus.telling(word)}
+    bodies = token_lists([f"{title} {text}" for title, text in zip(titles, texts, strict=True)]) if words else [[]] * len(ids)
+    weak = [categories.get(i) in affected or part in affected or not words.isdisjoint(body) for i, part, body in zip(ids, parts, bodies, strict=True)]
+    targeted = np.array(weak, dtype=bool)
+    guarded = np.array([doc_id in guard.eval_doc_ids for doc_id in ids], dtype=bool)
+    wanted = int(np.ceil(sizes.document_groups * sizes.surplus / max(sizes.queries_per_document, 1)))
+    pools = [rng.permutation(np.flatnonzero(targeted & ~guarded)), rng.permutation(np.flatnonzero(~targeted & ~guarded))]
+    share = int(np.ceil(wanted * sizes.targeted_share))
+    chosen = np.concatenate([pools[0][:share], pools[1][: wanted - min(share, len(pools[0]))]])
+    twins = _near_guard(texts, np.flatnonzero(guarded), chosen, filters.same_text_similarity)
+    proposals: list[Proposal] = []
+    for index, twin in zip(chosen.tolist(), twins, strict=True):
+        if not twin:
+            found = document_queries(titles[index], texts[index], corpus, rng)[: sizes.queries_per_document]
+            proposals.extend(Proposal(query, ids[index], source, method, 1.0, bool(targeted[index])) for query, source, method in found)
+    counts = {
+        "documents": len(ids),
+        "targeted_documents": int(targeted.sum()),
+        "evaluation_documents_left_out": int(guarded.sum()),
+        "near_evaluation_documents_left_out": sum(twins),
+        "seed_documents": len(chosen) - sum(twins),
+        "targeted_seed_documents": int(targeted[chosen].sum()) - sum(twin for index, twin in zip(chosen, twins, strict=True) if targeted[index]),
+    }
+    return proposals, counts
+
+
+def _near_guard(texts: list[str], guarded: np.ndarray, chosen: np.ndarray, similarity: float) -> list[bool]:
+    known = NearDuplicates(similarity)
+    known.add_all(word_shingles([texts[index] for index in guarded]))
+    return known.similar(word_shingles([texts[index] for index in chosen]))

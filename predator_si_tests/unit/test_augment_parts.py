@@ -1,0 +1,162 @@
+"""Click correction, MinHash, phrases, titles, single filters: each against numbers worked out by hand or another implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from predator_si.augment import click_estimates
+from predator_si.augment.clicks import propose_from_clicks
+from predator_si.augment.filters import drop_false_negatives, longest_common_run, without_leaks
+from predator_si.augment.minhash import NearDuplicates, character_shingles, jaccard, signatures, word_shingles
+from predator_si.augment.phrases import Corpus, document_queries, headings, name_words, salient_phrases
+from predator_si.augment.recipe import Filters, Guard, Proposal
+from predator_si.errors import BadInput
+
+
+def log(*rows: tuple[str, list[str], list[str], object]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"text": [r[0] for r in rows], "clicked": [r[1] for r in rows], "impressions": [r[2] for r in rows], "dwell": [r[3] for r in rows]},
+        schema_overrides={"clicked": pl.List(pl.String), "impressions": pl.List(pl.String)},
+    )
+
+
+class TestClicks:
+    def test_estimate_is_weighted_clicks_over_examinations_plus_prior(self):
+        shown = ["a", "b", "c"]
+        frame = click_estimates(log(("Sort a list", ["b"], shown, [60.0]), ("sort a list!", ["b", "a"], shown, [15.0, 3.0]), ("sort a list!", [], shown, [])))
+        rows = {row["doc_id"]: row for row in frame.to_dicts()}
+        assert rows["b"]["examination"] == pytest.approx(3 / 2)
+        assert rows["b"]["estimate"] == pytest.approx((1.0 + 0.5) / (1.5 + 1.0))
+        assert rows["a"]["estimate"] == pytest.approx(0.1 / (3.0 + 1.0))
+        assert rows["c"]["clicks"] == 0 and rows["c"]["impressions"] == 3
+        assert set(frame["query"]) == {"sort a list!"}, "the most frequent spelling speaks for all"
+
+    def test_examination_is_clipped(self):
+        frame = click_estimates(log(("q x", ["d20"], [f"d{i}" for i in range(1, 31)], [90.0])), clip=5.0)
+        assert frame.filter(pl.col("doc_id") == "d20")["examination"][0] == pytest.approx(0.2)
+
+    def test_unknown_dwell_counts_in_full_and_one_number_serves_all_clicks(self):
+        without = pl.DataFrame({"text": ["q x"], "clicked": [["a"]], "impressions": [["a", "b"]]})
+        assert click_estimates(without)["estimate"][0] == pytest.approx(0.5)
+        assert click_estimates(without.with_columns(dwell=15.0))["estimate"][0] == pytest.approx(0.25)
+        assert click_estimates(without.with_columns(dwell=pl.Series([None], dtype=pl.List(pl.Float64))))["estimate"][0] == pytest.approx(0.5)
+
+    def test_correction_finds_the_attractive_document_below_a_clicked_top(self):
+        """Simulated position-based clicks: the second-rate document always stands first, the best one at rank 5."""
+        rng = np.random.default_rng(0)
+        attraction = np.array([0.3, 0.05, 0.05, 0.05, 0.9, 0.05, 0.05, 0.05, 0.05, 0.05])
+        ids = [f"d{i}" for i in range(1, 11)]
+        rows = []
+        for _ in range(400):
+            clicked = [doc for doc, hit in zip(ids, rng.random(10) < attraction / np.arange(1, 11), strict=True) if hit]
+            rows.append(("find me", clicked, ids, [60.0] * len(clicked)))
+        raw = pl.Series([doc for row in rows for doc in row[1]]).value_counts(sort=True)
+        assert raw[raw.columns[0]][0] == "d1", "raw clicks choose the wrong one"
+        proposals, counts = propose_from_clicks(log(*rows), frozenset({"find"}))
+        assert [p.doc_id for p in proposals] == ["d5"]
+        assert proposals[0].weight == pytest.approx(0.9, abs=0.1)
+        assert proposals[0].targeted and "d1" in proposals[0].excluded
+        assert counts == {"searches": 400, "distinct_queries": 1, "clicked_queries": 1, "above_floor": 1}
+
+    def test_ragged_dwell_and_missing_columns_are_refused(self):
+        with pytest.raises(BadInput, match="row 0: dwell"):
+            click_estimates(log(("q x", ["a"], ["a"], [1.0, 2.0])))
+        with pytest.raises(BadInput, match="impressions"):
+            click_estimates(pl.DataFrame({"text": ["q"], "clicked": [["a"]]}))
+
+
+class TestMinHash:
+    @settings(max_examples=25, deadline=None)
+    @given(st.sets(st.integers(0, 400), min_size=5, max_size=60), st.sets(st.integers(0, 400), min_size=5, max_size=60))
+    def test_signature_agreement_estimates_jaccard(self, one: set[int], other: set[int]):
+        rows = signatures([frozenset(one), frozenset(other)])
+        assert np.mean(rows[0] == rows[1]) == pytest.approx(len(one & other) / len(one | other), abs=0.25)
+
+    def test_agrees_with_comparing_every_pair(self):
+        rng = np.random.default_rng(1)
+        words = [f"w{i}" for i in range(60)]
+        texts: list[str] = []
+        for _ in range(150):
+            base = list(rng.choice(words, 12))
+            texts += [" ".join(base), " ".join([*base[:-1], str(rng.choice(words))])]
+        bags = character_shingles(texts)
+        index = NearDuplicates(0.8)
+        index.add_all(bags[:150])
+        expected = [any(jaccard(bag, other) >= 0.8 for other in bags[:150]) for bag in bags[150:]]
+        assert index.similar(bags[150:]) == expected
+
+    def test_first_of_similar_texts_stays_and_empty_ones_resemble_nothing(self):
+        texts = ["Return the mean of an array", "return the mean, of an array!", "open a file", "!!", "??"]
+        assert NearDuplicates(0.8).add_unless_similar(character_shingles(texts)) == [True, False, True, True, True]
+
+    def test_word_order_matters_for_documents_not_for_case(self):
+        one, other, third = word_shingles(["A b c d e", "a B c d E", "e d c b a"])
+        assert one == other and jaccard(one, third) == 0.0
+
+
+class TestPhrases:
+    CORPUS = Corpus([f"the value of a parameter and the result of topic{i % 12} word{i}" for i in range(200)] + ["beam search decoding of the value"] * 3)
+
+    def test_names_are_split_where_people_would(self):
+        assert name_words("transformers.AutoModelForCausalLM.from_pretrained") == ["transformers", "auto", "model", "for", "causal", "lm", "from", "pretrained"]
+        assert name_words("HTTPServer2.do_GET") == ["http", "server2", "do", "get"]
+        assert name_words("Пошук документів") == ["пошук", "документів"]
+
+    def test_headings_in_both_markups(self):
+        assert headings("# Beam search\ntext\n\nSee also\n========\nmore\n----") == ["Beam search", "See also", "more"]
+        assert headings("plain text\n\nwithout any") == []
+
+    def test_common_words_never_begin_or_end_a_phrase(self):
+        found = salient_phrases("The value of the beam search decoding. Beam search is the result of the value.", self.CORPUS)
+        assert found[0] in {"beam search", "beam search decoding"}
+        assert all(phrase.split()[0] not in {"the", "of", "value", "result"} and phrase.split()[-1] not in {"the", "of", "value"} for phrase in found)
+
+    def test_diversity_avoids_the_same_words(self):
+        found = salient_phrases("Beam search decoding, sampling temperature. Beam search decoding.", self.CORPUS, limit=2)
+        assert not set(found[0].split()) & set(found[1].split())
+
+    def test_queries_of_a_document_without_prose_are_few(self):
+        assert document_queries("", "the of and", self.CORPUS, np.random.default_rng(0)) == []
+
+    def test_each_method_is_named(self):
+        text = "# Beam search scorer\nKeeps hypotheses sorted by length penalty. Early stopping ends generation."
+        methods = [method for _, _, method in document_queries("gen.BeamScorer", text, self.CORPUS, np.random.default_rng(0))]
+        assert methods == ["title", "heading", "phrase"]
+
+
+class TestFilters:
+    def test_longest_common_run(self):
+        assert longest_common_run(["a", "b", "c", "d"], ["x", "b", "c", "d", "b", "c"]) == 3
+        assert longest_common_run([], ["a"]) == 0
+
+    def test_leaks_exact_near_and_by_document(self):
+        guard = Guard(["Return the indices of the maximum values along an axis"], {"secret"})
+        proposals = [
+            Proposal("return the indices of the maximum values along an axis!", "a", "clicks", "clicks", 1.0, False),
+            Proposal("returns the indices of the maximum values along one axis", "a", "title", "title", 1.0, False),
+            Proposal("entirely different words", "secret", "title", "title", 1.0, False),
+            Proposal("a clicked query about something else", "secret", "clicks", "clicks", 1.0, False),
+            Proposal("sort a linked list", "b", "phrase", "phrase", 1.0, False),
+        ]
+        kept, counts = without_leaks(proposals, guard, Filters())
+        assert [p.query for p in kept] == ["a clicked query about something else", "sort a linked list"]
+        assert counts == {"exact": 1, "near": 1, "evaluation_documents": 1, "clicked_evaluation_documents_kept": 1}
+
+    def test_teacher_drops_false_negatives_by_source(self):
+        def proposal(source: str, scores: list[float]) -> Proposal:
+            made = Proposal("q", "p", source, source, 1.0, False, negatives=[(f"n{i}", "t", "hard", 3) for i in range(len(scores) - 1)])
+            made.teacher = np.array(scores)
+            return made
+
+        # Gaps between positive and mean of negatives: 6, 6, 6 -> one unit is 6; .05 of it is .3, .5 of it is 3.
+        generated, clicked, other = proposal("title", [5.0, 4.9, -7.0, -0.9]), proposal("clicks", [5.0, 7.0, -10.0, 0.0]), proposal("phrase", [0.0, -6.0])
+        irrelevant = proposal("title", [-8.0, 1.0, 1.0])
+        kept, counts = drop_false_negatives([generated, clicked, other], Filters())
+        assert [len(p.negatives) for p in kept] == [2, 3, 1] and counts == {"negatives": 1, "irrelevant_queries": 0}
+        assert kept[0].teacher is not None and kept[0].teacher.tolist() == [5.0, -7.0, -0.9]
+        _, counts = drop_false_negatives([generated, clicked, other, irrelevant], Filters())
+        assert counts["irrelevant_queries"] == 1
