@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -124,7 +125,7 @@ def test_nothing_of_the_evaluation_gets_in(dataset: Dataset):
 
 def test_yields_fall_step_by_step_and_end_at_the_groups(dataset: Dataset):
     steps = list(dataset.statistics["yield"].values())
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         assert all(after[source] <= before[source] for source in before)
     assert steps[-1] == {"clicks": 0, "title": 0, "phrase": 0, **dataset.statistics["groups_by_source"]}
     assert steps[0]["clicks"] == 60
@@ -178,7 +179,7 @@ def test_stop_is_obeyed_and_progress_reaches_the_end(documents: pl.DataFrame, lo
 
 
 def test_bad_teacher_and_empty_result_are_named(documents: pl.DataFrame, log: pl.DataFrame):
-    with pytest.raises(BadInput, match="teacher: .* 0 of them finite"):
+    with pytest.raises(BadInput, match=r"teacher: .* 0 of them finite"):
         build(documents, log, teacher=lambda pairs: np.full(len(pairs), np.nan))
     with pytest.raises(BadInput, match="no training group is left"):
         build(documents, log, filters=Filters(words=(30, 40)))
