@@ -1,0 +1,44 @@
+"""From events and probes to a snapshot of metrics, from a snapshot to gates, from gates to the wish to start a cycle.
+
+Does:
+
+- ``measure_window`` makes a :class:`~predator_si.records.MetricsSnapshot` of one window; ``probe`` asks the live service judged queries.
+- ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion.
+- ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers.
+- ``TRIGGERS`` is the trigger table as data; ``decide`` turns failed gates into ``Start`` or ``Skip``, always with the reason.
+- ``drift.write_quality_report`` writes evidently's HTML report.
+
+Does not: start anything, read settings, or write into the service. A metric that cannot be known is null with a reason, never a default.
+"""
+
+from __future__ import annotations
+
+from predator_si.monitor.baseline import update_baseline
+from predator_si.monitor.clicks import click_quality, click_through
+from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
+from predator_si.monitor.probes import ProbeResult, probe
+from predator_si.monitor.snapshot import measure_window
+from predator_si.monitor.sources import PriceTable, Traffic, champion_traffic
+from predator_si.monitor.triggers import TRIGGERS, GateState, Skip, Start, TriggerRule, decide
+
+__all__ = [
+    "TRIGGERS",
+    "GateState",
+    "PriceTable",
+    "ProbeResult",
+    "Skip",
+    "Start",
+    "Traffic",
+    "TriggerRule",
+    "champion_traffic",
+    "click_quality",
+    "click_through",
+    "decide",
+    "default_criteria",
+    "evaluate_gate",
+    "evaluate_gates",
+    "measure_window",
+    "probe",
+    "quality_gates_status",
+    "update_baseline",
+]

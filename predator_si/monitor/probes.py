@@ -1,0 +1,159 @@
+"""Judged queries asked of the live service: what its users get, measured against labels.
+
+What belongs here: asking over HTTP and scoring the answers. What must not: gates, sampling of queries (the caller chooses them).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import polars as pl
+
+from predator_si.errors import BadInput
+from predator_si.measures import per_query
+from predator_si.records import utc_now
+
+_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "text": pl.String,
+    "status": pl.Int64,
+    "error": pl.String,
+    "latency_ms": pl.Float64,
+    "took_ms": pl.Float64,
+    "model_digest": pl.String,
+    "result_ids": pl.List(pl.String),
+    "candidate_ids": pl.List(pl.String),
+}
+_TIMEOUT_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """All probes of one round.
+
+    Attributes
+    ----------
+    per_query
+        One row per judged query asked, in their order: ``query_id``, ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
+        where the probe failed), ``latency_ms`` (as the client saw it), ``took_ms``, ``model_digest``, ``result_ids``, ``candidate_ids``
+        (first-stage order; null where the service returned only a part of them), ``status``, ``error``.
+    failed
+        Probes without a usable answer. They are counted and never scored.
+    digests
+        Models that answered.
+    """
+
+    url: str
+    variant: str | None
+    k: int
+    per_query: pl.DataFrame
+    failed: int
+    digests: frozenset[str]
+    started_at: datetime
+    ended_at: datetime
+
+    @property
+    def n(self) -> int:
+        """Queries asked."""
+        return self.per_query.height
+
+    @property
+    def failed_share(self) -> float:
+        """Share of the probes that failed, 0..1."""
+        return self.failed / self.n
+
+
+def probe(
+    url: str,
+    queries: pl.DataFrame,
+    judgments: pl.DataFrame,
+    k: int = 20,
+    variant: Literal["champion", "candidate"] | None = None,
+    concurrency: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ProbeResult:
+    """Ask the service at ``url`` every judged query and score what it answers.
+
+    Requests are marked ``probe`` so that they count in no traffic metric.
+
+    Parameters
+    ----------
+    queries
+        Columns ``query_id``, ``text``; those without a judgment are not asked.
+    judgments
+        Columns ``query_id``, ``doc_id``, ``relevance``.
+    k
+        Results asked for, at least 20 if ``recall_at_20`` is to mean what it says.
+    variant
+        Pin the probes to one side; null takes the service's own assignment.
+    concurrency
+        Requests in flight; 1 measures the latency of an unloaded service.
+    on_progress
+        Called with (done, total).
+
+    Raises
+    ------
+    BadInput
+        No query has a judgment, or a column is missing.
+    """
+    import httpx
+
+    if not {"query_id", "text"} <= set(queries.columns):
+        raise BadInput(f"probe queries need columns query_id and text; there are {', '.join(queries.columns)}.")
+    asked = queries.select("query_id", "text").join(judgments.select("query_id").unique(), on="query_id", how="semi", maintain_order="left")
+    if asked.is_empty():
+        raise BadInput(f"none of the {queries.height} probe queries has a judgment; take queries and judgments of the same corpus and split.")
+    body: dict[str, Any] = {"k": k, "probe": True} | ({"variant": variant} if variant else {})
+    started, rows = utc_now(), []
+    with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False) as client, ThreadPoolExecutor(max_workers=concurrency) as pool:
+        for row in pool.map(lambda query: _ask(client, query[0], query[1], body), asked.iter_rows()):
+            rows.append(row)
+            if on_progress:
+                on_progress(len(rows), asked.height)
+    ended, answers = utc_now(), pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+    frame = answers.join(_scores(answers, judgments), on="query_id", how="left", maintain_order="left")
+    failed = int(answers["error"].is_not_null().sum())
+    return ProbeResult(url, variant, k, frame, failed, frozenset(answers["model_digest"].drop_nulls().to_list()), started, ended)
+
+
+def _ask(client: Any, query_id: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
+    import httpx
+
+    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {"query_id": query_id, "text": text}
+    begun = time.perf_counter()
+    try:
+        response = client.post("/search", json={"query": text, **body})
+        row |= {"latency_ms": 1000.0 * (time.perf_counter() - begun), "status": response.status_code}
+        response.raise_for_status()
+        row |= _read(response.json())
+    except httpx.HTTPStatusError as error:
+        row["error"] = f"HTTP {error.response.status_code}"
+    except httpx.HTTPError as error:
+        row["error"] = f"{type(error).__name__}: {error}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        row["error"] = f"unreadable answer: {type(error).__name__}: {error}"
+    return row
+
+
+def _read(answer: dict[str, Any]) -> dict[str, Any]:
+    results = answer["results"]
+    ids = [str(result["object_id"]) for result in results]
+    if len(set(ids)) != len(ids):
+        raise ValueError("a document stands twice in the results")
+    first = [result.get("first_stage_score") for result in results]
+    whole = answer.get("depth") is not None and answer["depth"] <= len(ids) and None not in first
+    candidates = [ids[i] for i in sorted(range(len(ids)), key=lambda i: -first[i])] if whole else None
+    return {"took_ms": float(answer["took_ms"]), "model_digest": answer["model_digest"], "result_ids": ids, "candidate_ids": candidates}
+
+
+def _scores(answers: pl.DataFrame, judgments: pl.DataFrame) -> pl.DataFrame:
+    good = answers.filter(pl.col("error").is_null()).select("query_id", doc_id="result_ids")
+    run = good.filter(pl.col("doc_id").list.len() > 0).with_columns(rank=pl.int_ranges(1, pl.col("doc_id").list.len() + 1)).explode("doc_id", "rank")
+    judged = judgments.join(good.select("query_id"), on="query_id", how="semi")
+    scored = per_query(run, judged, ["nDCG@10", "R@20", "RR@10"])
+    return scored.rename({"nDCG@10": "ndcg_at_10", "R@20": "recall_at_20", "RR@10": "rr_at_10"})
