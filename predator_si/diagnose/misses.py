@@ -30,6 +30,9 @@ def count_misses(
 ) -> Misses:
     """Retrieval miss: no relevant document among the candidates. Rerank miss: among them, but not in the top ``k``.
 
+    A probe that failed (null NDCG) is counted as failed and judged no further. Where ``candidate_ids`` is null the outcome is known only for probes with a
+    relevant document among the results; the others are ``undecided``.
+
     Parameters
     ----------
     probes
@@ -42,36 +45,37 @@ def count_misses(
         Ids of all indexed documents, or ``None`` when unknown: then ``relevant_not_indexed`` is null.
     """
     rows: list[dict[str, Any]] = []
-    unjudged = without_candidates = absent = pairs = 0
+    unjudged = failed = without_candidates = absent = pairs = 0
     known = None if indexed is None else set(indexed)
     discount = 1.0 / np.log2(np.arange(2, k + 2))
     for query_id, ndcg, results, candidates in probes.select("query_id", "ndcg_at_10", "result_ids", "candidate_ids").iter_rows():
         gains = {doc: value for doc, value in relevant.get(query_id, {}).items() if value > 0}
-        if not gains:
-            unjudged += 1
+        unjudged += not gains
+        failed += bool(gains) and ndcg is None
+        if not gains or ndcg is None:
             continue
         pairs += len(gains)
         absent += 0 if known is None else sum(doc not in known for doc in gains)
-        retrieved = list(candidates or ())
-        without_candidates += not retrieved
-        seen = retrieved if depth is None else retrieved[:depth]
-        found = [doc for doc in seen if doc in gains]
-        if any(doc in gains for doc in (results or ())[:k]):
+        without_candidates += candidates is not None and not candidates
+        shown = list(results or ())
+        seen = None if candidates is None else list(candidates)[:depth]
+        found = [doc for doc in dict.fromkeys(seen or ()) if doc in gains]
+        outcome: str | None = None
+        if any(doc in gains for doc in shown[:k]):
             outcome = "hit"
-        elif found:
+        elif found or any(doc in gains for doc in shown):
             outcome = "rerank_miss"
-        else:
+        elif seen is not None:
             outcome = "retrieval_miss"
-        reachable = _dcg([gains[doc] for doc in dict.fromkeys(found)], discount) / _dcg(list(gains.values()), discount)
-        reached = None if ndcg is None else float(ndcg)
+        reachable = None if seen is None else _dcg([gains[doc] for doc in found], discount) / _dcg(list(gains.values()), discount)
         rows.append(
             {
                 "query_id": query_id,
                 "outcome": outcome,
-                "beyond_depth": outcome == "retrieval_miss" and any(doc in gains for doc in retrieved[len(seen) :]),
+                "beyond_depth": outcome == "retrieval_miss" and any(doc in gains for doc in list(candidates or ())[len(seen or ()) :]),
                 "reachable": reachable,
-                "loss_retrieval": 1.0 - reachable,
-                "loss_rerank": None if reached is None else reachable - reached,
+                "loss_retrieval": None if reachable is None else 1.0 - reachable,
+                "loss_rerank": None if reachable is None else reachable - float(ndcg),
             }
         )
     schema = {
@@ -87,6 +91,8 @@ def count_misses(
     counts: dict[str, Any] = {
         "queries": frame.height,
         "unjudged": unjudged,
+        "failed_probes": failed,
+        "undecided": int(frame["outcome"].is_null().sum()),
         "k": k,
         "depth": depth,
         "found_in_candidates": outcomes["hit"] + outcomes["rerank_miss"],

@@ -60,7 +60,7 @@ def diagnose(
     ----------
     probes
         One row per judged dev query asked of the live service: ``query_id, text, ndcg_at_10`` (0..1, null: the probe failed), ``result_ids``,
-        ``candidate_ids`` (first stage, best first) and optionally ``part``.
+        ``candidate_ids`` (first stage, best first; null: unknown) and optionally ``part``. ``ProbeResult.per_query`` of ``monitor`` fits.
     judgments
         ``query_id, doc_id, relevance``.
     reference_queries, current_queries
@@ -164,7 +164,8 @@ def _cause(trigger: Trigger, evidence: list[dict[str, Any]], judged: int) -> Cau
         return "retrieval_miss"
     if answers["domain_shift"] == "yes":
         return "domain_shift"
-    return "retrieval_miss" if losses["answer"] == "retrieval_miss" else "rerank_miss"
+    cause: Cause = losses["answer"]
+    return cause
 
 
 def _service(snapshot: MetricsSnapshot, trigger: Trigger, limits: Limits) -> dict[str, Any]:
@@ -232,9 +233,12 @@ def _losses(judged: pl.DataFrame, affected: np.ndarray, scores: np.ndarray) -> d
     """Which loss is larger: in excess over the other queries when some slices are affected, else over all queries."""
     if not len(scores):
         return {"branch": "losses", "answer": "unknown", "reason": "no judged probe with a measured NDCG"}
-    retrieval, rerank = judged["loss_retrieval"].to_numpy(), judged["loss_rerank"].to_numpy()
     mask = np.zeros(len(scores), dtype=bool)
     mask[affected] = True
+    known = judged["loss_rerank"].is_not_null().to_numpy()
+    if not known.any():
+        return {"branch": "losses", "answer": "unknown", "reason": "the candidates of no probe are known, so retrieval and reranking cannot be told apart"}
+    mask, retrieval, rerank = mask[known], judged["loss_retrieval"].to_numpy()[known], judged["loss_rerank"].to_numpy()[known]
     scope = "excess of the affected slices" if mask.any() and not mask.all() else "all queries"
     inside = mask if mask.any() else np.ones(len(scores), dtype=bool)
     excess = [float(loss[inside].mean()) - (float(loss[~inside].mean()) if not inside.all() else 0.0) for loss in (retrieval, rerank)]

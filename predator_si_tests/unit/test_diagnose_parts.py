@@ -106,3 +106,17 @@ def test_losses_add_up_to_the_whole_loss():
 def test_stage_shares_without_stage_times_are_unknown():
     answer = latency_by_stage(pl.DataFrame({"latency_ms": [1.0, 2.0]}))
     assert answer["slowest_stage"] is None and answer["without_stages"] == 2
+
+
+def test_unknown_candidates_and_failed_probes_are_never_called_misses():
+    probes = pl.DataFrame(
+        {
+            "query_id": ["hit", "low", "absent", "failed"],
+            "ndcg_at_10": [1.0, 0.0, 0.0, None],
+            "result_ids": [["r"], [*"abcdefghij", "r"], ["x"], None],
+            "candidate_ids": pl.Series([None, None, None, None], dtype=pl.List(pl.String)),
+        }
+    )
+    counts = count_misses(probes, {query: {"r": 1.0} for query in ("hit", "low", "absent", "failed")}).counts
+    assert (counts["hits"], counts["rerank_misses"], counts["retrieval_misses"], counts["undecided"], counts["failed_probes"]) == (1, 1, 0, 1, 1)
+    assert counts["mean_loss_rerank"] is None and counts["without_candidates"] == 0

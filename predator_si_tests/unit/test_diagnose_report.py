@@ -151,6 +151,15 @@ def test_same_seed_same_report():
     assert first == second
 
 
+def test_candidates_that_nobody_knows_leave_the_cause_open_unless_the_domain_moved():
+    probes, judgments, categories = planted(0)
+    blind = probes.with_columns(candidate_ids=pl.lit(None, dtype=pl.List(pl.String)))
+    assert run(blind, judgments, categories).root_cause_analysis.type == "domain_shift"
+    report = run(blind, judgments, categories, reference_queries=probes["text"].to_list())
+    assert report.root_cause_analysis.type == "unknown"
+    assert "cannot be told apart" in next(entry for entry in report.root_cause_analysis.evidence if entry["branch"] == "losses")["reason"]
+
+
 def test_missing_column_is_named():
     probes, judgments, categories = planted(0)
     with pytest.raises(BadInput, match="candidate_ids"):
