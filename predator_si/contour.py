@@ -213,6 +213,7 @@ DEFAULT_GATES: dict[str, Gate] = {
     "error_rate": Gate(max=0.01, min_sample=50, max_age=timedelta(minutes=30)),
     "cost_per_1k_requests": Gate(max=0.5, min_sample=50, max_age=timedelta(hours=1), critical=False),
     "etl_lag_seconds": Gate(max=60.0, max_age=timedelta(minutes=30)),
+    "index_errors": Gate(max=3.0, max_age=timedelta(minutes=30)),
     "user_satisfaction": Gate(min=4.0, min_sample=30, max_age=timedelta(days=1), no_data="not_applicable", critical=False),
     "gpu_utilization": Gate(max=0.85, no_data="not_applicable", critical=False),
 }

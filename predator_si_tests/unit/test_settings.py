@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from predator_si.contour import DEFAULT_GATES, ContourValues, Gate, _duration, _duration_text
 from predator_si.errors import BadInput, Missing
+from predator_si.monitor.gates import default_criteria
 from predator_si.settings import CHART, DEMO_SCALES, Settings, load_settings
 from predator_si.values import BLOCK
 
@@ -93,6 +94,15 @@ def test_gates_become_criteria_in_canonical_names():
     assert by_name["etl_lag_seconds_max"].threshold == 60
     assert by_name["gpu_utilization_max"].no_data == "not_applicable"
     assert all(set(gate.description) == {"en", "uk"} for gate in by_name.values())
+
+
+@pytest.mark.parametrize("contour", ["local", "edge-oracle"])
+def test_the_monitor_s_own_default_gates_are_the_shipped_ones(contour: str):
+    shipped = {gate.name: gate.model_copy(update={"description": {}}) for gate in load_settings(contour, env={}).quality_gates}
+    own = {gate.name: gate.model_copy(update={"description": {}}) for gate in default_criteria(contour)}
+    if contour == "edge-oracle":  # there somebody rates results: silence is unknown, not "no such source"
+        shipped["user_satisfaction_min"] = shipped["user_satisfaction_min"].model_copy(update={"no_data": "not_applicable"})
+    assert shipped == own
 
 
 def test_demo_scales_hold_what_the_issue_asks():
