@@ -9,6 +9,7 @@ writing ``done``, an operation is applied once more at the next start, which cha
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -52,7 +53,7 @@ class Journal:
     Raises
     ------
     Unavailable
-        The folder cannot be written.
+        The folder cannot be written, or another process holds it: two of them would each apply what the other accepted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,6 +64,8 @@ class Journal:
         """Lines that could not be read at the start."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._owner = os.open(self.path.with_name("lock"), os.O_RDWR | os.O_CREAT, 0o644)
+            self._own()
             self.pending, self.last_seq = self._recover()
             self._descriptor = self._rewritten(self.pending, self.last_seq)
         except OSError as error:
@@ -103,9 +106,17 @@ class Journal:
                 os.close(former)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file and the lock."""
         with self._lock:
             os.close(self._descriptor)
+            os.close(self._owner)
+
+    def _own(self) -> None:
+        try:
+            fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._owner)
+            raise Unavailable(f"{self.path.parent}: another search service works in this home. Stop it first, or choose another home.") from error
 
     def _append(self, rows: list[dict[str, Any]]) -> None:
         body = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows).encode()

@@ -1,0 +1,117 @@
+"""One query, one index, one model: the ranked documents and what they cost in time.
+
+What belongs here: candidates, rerank, fuse, and what happens when the reranker fails. What must not: queues, variants, events.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.records import ScoredDocument
+from predator_si.search.rerank import Reranker, fuse
+from predator_si.search.retrieve import Candidates
+
+log = logging.getLogger(__name__)
+
+
+class SearchIndex(Protocol):
+    """What the service needs of an index (``retrieve.HybridIndex``)."""
+
+    fingerprint: str
+
+    @property
+    def n_documents(self) -> int:
+        """How many documents can be found."""
+        ...
+
+    def candidates(self, queries: Sequence[str], depth: int) -> list[Candidates]:
+        """The best documents per query."""
+        ...
+
+    def title(self, doc_id: str) -> str:
+        """Title of a document."""
+        ...
+
+    def updated(self, upserts: pl.DataFrame, deletes: Sequence[str] = ()) -> Self:
+        """A new index with changes applied."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write to a folder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A result list, best first, with times in milliseconds. ``degraded``: the reranker failed and this is the first stage's order."""
+
+    results: tuple[ScoredDocument, ...]
+    titles: tuple[str, ...]
+    retrieve_ms: float
+    rerank_ms: float | None
+    degraded: bool
+
+
+def rank(index: SearchIndex, model: Reranker, query: str, k: int, depth: int, fusion_weight: float) -> Ranked:
+    """The best ``k`` documents for ``query``.
+
+    The cross-encoder reads the first ``depth`` candidates. When ``k`` exceeds ``depth``, the documents below follow in first-stage order: their
+    ``rerank_score`` is null and their ``score`` goes on downwards from the last reranked one in steps of 1. Equal scores stay in first-stage order. When the
+    reranker raises, or does not give one finite number a text, the first stage's order is served with its scores and ``degraded`` is set.
+
+    Raises
+    ------
+    Exception
+        Whatever the retrieval raises: without candidates there is no answer.
+    """
+    started = time.perf_counter()
+    found = index.candidates([query], max(depth, k))[0]
+    retrieved = time.perf_counter()
+    first = np.asarray(found.scores, np.float64)
+    n = min(depth, len(found.doc_ids))
+    scores: npt.NDArray[np.float64] | None = None
+    if n:
+        try:
+            scores = finite_scores(model, query, found.texts[:n])
+        except Exception:
+            log.exception("reranking failed, the first stage's order is served; model %s", model.digest)
+    reranked = time.perf_counter()
+    if scores is None:
+        order, final = np.arange(len(first)), first
+    else:
+        fused = fuse(scores, first[:n], fusion_weight)
+        final = np.concatenate([fused, fused.min() - np.arange(1, len(first) - n + 1)])
+        order = np.argsort(-final, kind="stable")
+    best = order[:k].tolist()
+    return Ranked(
+        results=tuple(
+            ScoredDocument(
+                object_id=found.doc_ids[position],
+                score=float(final[position]),
+                first_stage_score=float(first[position]),
+                rerank_score=float(scores[position]) if scores is not None and position < n else None,
+            )
+            for position in best
+        ),
+        titles=tuple(index.title(found.doc_ids[position]) for position in best),
+        retrieve_ms=(retrieved - started) * 1e3,
+        rerank_ms=(reranked - retrieved) * 1e3 if n else None,
+        degraded=bool(n) and scores is None,
+    )
+
+
+def finite_scores(model: Reranker, query: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+    """One score a text. Raises ValueError when the model gives another number of them, or one that is not finite."""
+    scores = np.asarray(model.score(query, texts), np.float64).reshape(-1)
+    if len(scores) != len(texts) or not np.isfinite(scores).all():
+        raise ValueError(f"model {model.digest}: {len(scores)} scores for {len(texts)} texts, finite: {bool(np.isfinite(scores).all())}")
+    return scores

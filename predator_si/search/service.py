@@ -1,0 +1,361 @@
+"""Answering queries: retrieve, rerank, fuse, record.
+
+What belongs here: what happens to one request, and the life of the parts that take part in it. What must not: HTTP (``app``), how an index or a model works.
+
+Decisions worth knowing:
+
+- All scoring runs in one worker thread: a cross-encoder uses every core by itself, two at once would only make both slow. The wait for it is ``queue_ms``.
+- ``cpu_seconds`` is the *process* time that passed while the worker had the request, because backends compute in threads of their own. It therefore holds
+  what the event loop and the spool spent meanwhile (little), and not the handling of HTTP. When a model was being loaded or documents were being indexed
+  at the same time, the share of the request cannot be told apart and the value is null.
+- A reranker that fails does not fail the search: see ``ranking.rank``. The answer is a 200 with ``degraded`` true, in the event as well, counted as an error
+  of the variant. When retrieval raises, the answer is a 500 and so is the event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from predator_si.errors import PredatorError
+from predator_si.records import ActionEvent, SearchEvent, utc_now
+from predator_si.search.index_versions import IndexVersions
+from predator_si.search.ingest import Document, IngestQueue
+from predator_si.search.payloads import SearchRequest
+from predator_si.search.ranking import Ranked, SearchIndex, finite_scores, rank
+from predator_si.search.rerank import Reranker
+from predator_si.search.rollup import roll_up
+from predator_si.search.spool import EventSpool
+from predator_si.search.telemetry import ServiceState, Telemetry
+from predator_si.search.variants import Models, ReleaseFollower, VariantName, Variants
+
+log = logging.getLogger(__name__)
+_REMEMBERED_QUERIES = 100_000
+
+
+class SearchFailed(PredatorError):
+    """A search that gets no results: ``status`` is the HTTP status of the answer. It was recorded as an event."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class ServedIndex:
+    """The index that serves, which version it is, and when that was put up."""
+
+    index: SearchIndex
+    version: int
+    built_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    ranked: Ranked
+    queue_ms: float
+    cpu_seconds: float | None
+
+
+class _Background:
+    """Says whether other heavy work of this process overlapped with a span of time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._active = self._started = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._active += 1
+            self._started += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._active -= 1
+
+    def mark(self) -> tuple[bool, int]:
+        with self._lock:
+            return self._active > 0, self._started
+
+    def overlapped(self, mark: tuple[bool, int]) -> bool:
+        return mark[0] or self.mark() != mark
+
+
+class SearchService:
+    """One search service in one home folder.
+
+    Parameters
+    ----------
+    home
+        The home folder; the service writes below ``service/`` and reads ``applied/``.
+    contour
+        Whose release file is followed: ``applied/release-<contour>.yaml``.
+    load_index
+        Opens an index folder.
+    load_reranker
+        Opens a model folder.
+    models
+        Where model folders are.
+    prepare
+        Embeds documents ahead of indexing; see ``ingest.IngestQueue``.
+    poll_seconds
+        How often the applied files are looked at.
+    max_waiting
+        Searches that may wait for the worker; more are refused with 503 rather than answered after everybody has left.
+
+    Raises
+    ------
+    PredatorError
+        Something to serve with is missing or unusable, or a folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        contour: str,
+        load_index: Callable[[Path], SearchIndex],
+        load_reranker: Callable[[Path], Reranker],
+        models: Models,
+        prepare: Callable[[Sequence[Document]], None] | None = None,
+        poll_seconds: float = 0.3,
+        flush_seconds: float = 1.0,
+        max_waiting: int = 512,
+    ) -> None:
+        home = Path(home)
+        self.contour, self._poll_seconds, self._max_waiting = contour, poll_seconds, max_waiting
+        self._background = _Background()
+        self.versions = IndexVersions(home / "service" / "index")
+        version = self.versions.current()
+        folder = self.versions.folder(version)
+        self.follower = ReleaseFollower(
+            home / "applied" / f"release-{contour}.yaml", home / "applied" / "deny.yaml", models, self._alone(load_reranker), self._release_changed
+        )
+        self.served = ServedIndex(load_index(folder), version, datetime.fromtimestamp(folder.stat().st_mtime, UTC))
+        self.ingest = IngestQueue(
+            home / "service" / "ingest",
+            prepare=self._alone(prepare or (lambda _: None)),
+            apply=self._reindex,
+            workers=self.follower.current.release.ingest_workers,
+        )
+        events = home / "service" / "events"
+        try:
+            self.spool = EventSpool(events, flush_seconds=flush_seconds, on_roll=lambda hour: self._roll(events, hour))
+        except PredatorError:
+            self.ingest.stop()
+            raise
+        self.telemetry = Telemetry(self.state)
+        self._worker = ThreadPoolExecutor(1, "rerank")
+        self._waiting = 0
+        self._issued: OrderedDict[str, None] = OrderedDict()
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="release-watch", daemon=True)
+
+    def start(self) -> None:
+        """Start the threads that watch the release file, ingest documents and flush events."""
+        self.spool.start()
+        self.ingest.start()
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """End the threads, flush the events, let go of the files."""
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join(60)
+        self.ingest.stop()
+        self._worker.shutdown(wait=True)
+        self.spool.close()
+
+    def state(self) -> ServiceState:
+        """What all parts say about themselves now."""
+        follower, served = self.follower, self.served
+        return ServiceState(
+            variants=follower.current,
+            release_error=follower.error,
+            release_refused=follower.errors,
+            release_applied=follower.swaps,
+            spool=self.spool.state(),
+            ingest=self.ingest.state(),
+            documents=served.index.n_documents,
+            index_version=served.version,
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong although searches are answered: a release that cannot be followed, events or documents that cannot be written."""
+        state = self.state()
+        found = [("release", state.release_error), ("events", state.spool.error), ("ingest", state.ingest.error)]
+        return [f"{part}: {error}" for part, error in found if error is not None]
+
+    async def search(self, request: SearchRequest) -> dict[str, Any]:
+        """The answer to a search, recorded as an event.
+
+        Raises
+        ------
+        SearchFailed
+            Too many wait (503), retrieval broke (500), or the pinned candidate is not there (409, no event: nobody was served).
+        """
+        arrived, when, query_id = time.perf_counter(), utc_now(), str(uuid.uuid4())
+        variants = self.follower.current
+        name: VariantName = request.variant or variants.assign(request.client_id or query_id)
+        model = variants.reranker(name)
+        if model is None:
+            raise SearchFailed(409, "variant is pinned to the candidate, but the release file has none. Leave variant out, or put a model on trial first.")
+        computed: _Computed | None = None
+        failure: SearchFailed | None = None
+        if self._waiting >= self._max_waiting:
+            failure = SearchFailed(503, f"{self._waiting} searches wait already. Try again in a moment.")
+        else:
+            self._waiting += 1
+            try:
+                loop = asyncio.get_running_loop()
+                computed = await loop.run_in_executor(self._worker, self._compute, request, variants, model, time.perf_counter())
+            except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
+                log.exception("search failed")
+                failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
+            finally:
+                self._waiting -= 1
+        took_ms = (time.perf_counter() - arrived) * 1e3
+        ranked = computed.ranked if computed else None
+        status = failure.status if failure else 200
+        self._count(name, status, took_ms, computed)
+        self.spool.add_search(
+            SearchEvent(
+                query_id=query_id,
+                timestamp=when,
+                user_query=request.query,
+                client_id=request.client_id,
+                session_id=request.session_id,
+                variant=name,
+                model_digest=model.digest,
+                status=status,
+                latency_ms=took_ms,
+                retrieve_ms=ranked.retrieve_ms if ranked else None,
+                rerank_ms=ranked.rerank_ms if ranked else None,
+                queue_ms=computed.queue_ms if computed else None,
+                cpu_seconds=computed.cpu_seconds if computed else None,
+                depth=variants.release.depth,
+                results=ranked.results if ranked else (),
+                simulated=request.simulated,
+                probe=request.probe,
+                degraded=ranked.degraded if ranked else False,
+            )
+        )
+        self._remember(query_id)
+        if failure or computed is None or ranked is None:
+            raise failure or SearchFailed(500, "the search gave no answer")
+        return {
+            "query_id": query_id,
+            "variant": name,
+            "model_digest": model.digest,
+            "took_ms": took_ms,
+            "queue_ms": computed.queue_ms,
+            "retrieve_ms": ranked.retrieve_ms,
+            "rerank_ms": ranked.rerank_ms,
+            "depth": variants.release.depth,
+            "degraded": ranked.degraded,
+            "results": [{**result.model_dump(), "title": title} for result, title in zip(ranked.results, ranked.titles, strict=True)],
+        }
+
+    async def rerank(self, query: str, texts: Sequence[str], model_name: str | None) -> tuple[str, list[float]]:
+        """Digest of the model that scored, and the score (a logit) of each text.
+
+        ``model_name`` "candidate" or the candidate's digest asks for the candidate; anything else, also the foreign names that clients of other services
+        send, gets the champion.
+
+        Raises
+        ------
+        SearchFailed
+            Too many wait (503) or the model failed (500): there is no first stage to fall back to.
+        """
+        variants = self.follower.current
+        candidate = variants.candidate
+        model = candidate if candidate is not None and model_name in ("candidate", candidate.digest) else variants.champion
+        if self._waiting >= self._max_waiting:
+            raise SearchFailed(503, f"{self._waiting} searches wait already. Try again in a moment.")
+        self._waiting += 1
+        try:
+            scores = await asyncio.get_running_loop().run_in_executor(self._worker, finite_scores, model, query, list(texts))
+        except Exception as error:
+            log.exception("rerank failed")
+            raise SearchFailed(500, f"model {model.digest} could not score these texts ({type(error).__name__}). The service's log has the details.") from error
+        finally:
+            self._waiting -= 1
+        return model.digest, [float(score) for score in scores]
+
+    def record(self, actions: Sequence[ActionEvent]) -> int:
+        """Take actions into the record; returns how many named a query that this process does not remember (they count in a metric, and are kept)."""
+        unknown = 0
+        for action in actions:
+            self.spool.add_action(action)
+            self.telemetry.actions.labels(action.action_name).inc()
+            unknown += action.query_id not in self._issued
+        self.telemetry.unknown_query.inc(unknown)
+        return unknown
+
+    def _compute(self, request: SearchRequest, variants: Variants, model: Reranker, queued: float) -> _Computed:
+        """The work on one request, in the worker thread."""
+        started, cpu, mark = time.perf_counter(), time.process_time(), self._background.mark()
+        ranked = rank(self.served.index, model, request.query, request.k, variants.release.depth, variants.release.fusion_weight)
+        used = time.process_time() - cpu
+        return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
+
+    def _count(self, name: str, status: int, took_ms: float, computed: _Computed | None) -> None:
+        telemetry = self.telemetry
+        telemetry.requests.labels(name, str(status)).inc()
+        telemetry.stages.labels("total", name).observe(took_ms / 1e3)
+        if computed is not None:
+            for stage, spent in (("queue", computed.queue_ms), ("retrieve", computed.ranked.retrieve_ms), ("rerank", computed.ranked.rerank_ms)):
+                if spent is not None:
+                    telemetry.stages.labels(stage, name).observe(spent / 1e3)
+            if computed.cpu_seconds is not None:
+                telemetry.cpu.labels(name).inc(computed.cpu_seconds)
+            if computed.ranked.degraded:
+                telemetry.degraded.labels(name).inc()
+
+    def _remember(self, query_id: str) -> None:
+        self._issued[query_id] = None
+        if len(self._issued) > _REMEMBERED_QUERIES:
+            self._issued.popitem(last=False)
+
+    def _alone(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """``work``, noted as background work while it runs."""
+
+        def noted(argument: Any) -> Any:
+            with self._background:
+                return work(argument)
+
+        return noted
+
+    def _reindex(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
+        """Build the next index, publish it, and let it serve."""
+        with self._background:
+            frame = pl.DataFrame(
+                {"doc_id": [d.doc_id for d in upserts], "title": [d.title for d in upserts], "text": [d.text for d in upserts]},
+                schema={"doc_id": pl.String, "title": pl.String, "text": pl.String},
+            )
+            index = self.served.index.updated(frame, list(deletes))
+            version = self.versions.publish(index)
+            self.served = ServedIndex(index, version, utc_now())
+            log.info("index version %d serves %d documents", version, index.n_documents)
+
+    def _release_changed(self, variants: Variants) -> None:
+        self.ingest.set_workers(variants.release.ingest_workers)
+
+    def _roll(self, events: Path, hour: str) -> None:
+        roll_up(events, hour, self.spool.writer)
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(self._poll_seconds):
+            self.follower.poll()
