@@ -1,0 +1,14 @@
+"""Champion against challenger on the same judged queries, candidates, depth and fusion rule, query by query.
+
+Does: ``compare`` (an Evaluation with the interval of the difference), ``evaluate_model`` (one model's per-query scores), ``equality_check``
+(may a fast backend score in another's place), ``PairScores`` (pair scores shared across stages).
+Does not: choose queries, open sealed sets, measure latency (the caller fills it in from the live service), decide.
+"""
+
+from __future__ import annotations
+
+from predator_si.evaluate.compare import compare, evaluate_model
+from predator_si.evaluate.equality import Equality, equality_check
+from predator_si.evaluate.pair_scores import PairScores, score_pairs
+
+__all__ = ["Equality", "PairScores", "compare", "equality_check", "evaluate_model", "score_pairs"]
