@@ -1,0 +1,145 @@
+"""Commit a patch, then believe only what the service says about itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from predator_si.errors import Missing, Refused
+from predator_si.records import Deployment, HelmPatch, utc_now
+from predator_si.release.gitops import GitOpsRepo
+from predator_si.release.patch import Stage, apply_patch
+
+NO_CANDIDATE = "none"
+"""``Deployment.expected_digest`` where the candidate is to be gone."""
+
+
+def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
+    """Commit and push ``patch`` and give it back with its commit.
+
+    Safe to repeat: the commit carries the cycle and the stage as trailers, so a run that died between its push and its record finds the
+    commit instead of making another one. When another writer pushes first, the patch is applied to their state, or refused there.
+
+    Parameters
+    ----------
+    message
+        Subject, and after a blank line the reason with its numbers.
+
+    Raises
+    ------
+    Refused
+        Somebody changed one of the keys since the patch was made; or this cycle's commit exists and its values are no longer in the file.
+    Missing
+        The repository has no such release file.
+    Unavailable
+        The repository cannot be reached or refuses the push.
+    """
+    applied: dict[str, bool] = {}
+
+    def change(files: Mapping[str, str]) -> Mapping[str, str]:
+        text = _release_text(repo, files, patch.file)
+        new = apply_patch(text, patch)
+        applied["already"] = new == text
+        return {patch.file: new}
+
+    base = repo.sync()
+    commit = repo.change(change, message, cycle_id=patch.cycle_id, stage=patch.stage)
+    if commit is None:  # the file says so already, by somebody else's commit
+        return patch.model_copy(update={"commit": repo.head(), "base_commit": patch.base_commit or base})
+    if not applied:  # found by its trailers
+        files = repo.files()
+        if apply_patch(_release_text(repo, files, patch.file), patch) != files[patch.file]:
+            raise Refused(
+                f"{patch.file}: cycle {patch.cycle_id} committed its {patch.stage} as {commit[:12]}, and its values are not in the file any more. "
+                "It was taken back; open a new cycle."
+            )
+    return patch.model_copy(update={"commit": commit, "base_commit": patch.base_commit or base})
+
+
+def _release_text(repo: GitOpsRepo, files: Mapping[str, str], path: str) -> str:
+    if path not in files:
+        raise Missing(f"{path} does not exist on branch {repo.branch} of {repo.url}. Seed the repository with it first.")
+    return files[path]
+
+
+def confirm(
+    info_url: str,
+    expected_digest: str | None,
+    variant: Literal["champion", "candidate"] | None = None,
+    timeout: float = 120.0,
+    *,
+    cycle_id: str,
+    stage: Stage,
+    commit: str,
+    interval: float = 0.2,
+) -> Deployment:
+    """Ask ``GET /info`` until the service serves ``expected_digest``, or ``timeout`` seconds are over.
+
+    The service computes its digests from the bytes it loaded. Nothing else counts here: not the commit, not the applied file.
+
+    Parameters
+    ----------
+    info_url
+        Address of ``/info``.
+    expected_digest
+        ``sha256:...``; ``None`` with ``variant="candidate"``: the candidate is to be gone.
+    variant
+        Whose digest; ``None`` asks the top-level ``model_sha``.
+
+    Returns
+    -------
+    Deployment
+        ``confirmed`` false with the last answer as reason when it did not happen; ``seconds`` is the time from the call on.
+    """
+    import httpx
+
+    started, served, reason = time.monotonic(), None, "the service was not asked"
+    with httpx.Client(timeout=min(5.0, max(0.5, timeout))) as client:
+        while True:
+            try:
+                response = client.get(info_url)
+                response.raise_for_status()
+                known, served, reason = _served(response.json(), variant)
+                if known and served == expected_digest:
+                    return _deployment(cycle_id, stage, commit, expected_digest, served, True, started, "the service reports it")
+            except (httpx.HTTPError, ValueError) as error:
+                served, reason = None, f"{info_url} does not answer as it should: {type(error).__name__}: {error}"
+            if time.monotonic() - started + interval > timeout:
+                break
+            time.sleep(interval)
+    late = f"not within {timeout:g} s: {reason}. Look at the service's log and at the reconciler's status.json."
+    return _deployment(cycle_id, stage, commit, expected_digest, served, False, started, late)
+
+
+def _served(info: Any, variant: str | None) -> tuple[bool, str | None, str]:
+    """Whether the answer says what is served, the digest, and that in words."""
+    if not isinstance(info, Mapping):
+        return False, None, "/info is not a JSON object"
+    release = info.get("release")
+    complaint = f"; release file: {release['error']}" if isinstance(release, Mapping) and release.get("error") else ""
+    if variant is None:
+        digest = info.get("model_sha")
+        return isinstance(digest, str), digest if isinstance(digest, str) else None, f"the service reports {digest}{complaint}"
+    variants = info.get("variants")
+    if not isinstance(variants, Mapping) or variant not in variants:
+        return False, None, f"/info names no variant {variant}{complaint}"
+    entry = variants[variant]
+    if entry is None:
+        return True, None, f"the service has no {variant}{complaint}"
+    digest = entry.get("model_sha") if isinstance(entry, Mapping) else None
+    return isinstance(digest, str), digest if isinstance(digest, str) else None, f"the {variant} is {digest}{complaint}"
+
+
+def _deployment(cycle_id: str, stage: Stage, commit: str, expected: str | None, served: str | None, confirmed: bool, started: float, reason: str) -> Deployment:
+    return Deployment(
+        cycle_id=cycle_id,
+        stage=stage,
+        commit=commit,
+        expected_digest=expected or NO_CANDIDATE,
+        served_digest=served,
+        confirmed=confirmed,
+        seconds=time.monotonic() - started,
+        reason=reason,
+        created_at=utc_now(),
+    )

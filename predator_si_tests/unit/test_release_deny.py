@@ -1,0 +1,107 @@
+"""The deny list: what it forbids, what it must never forbid, and how it is written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import yaml as pyyaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from predator_si.errors import BadInput, Refused
+from predator_si.records import ModelCard
+from predator_si.release.deny import SEED_DENY, DenyEntry, add_denied, check_allowed, deny_entry, find_denied, is_denied, parse_deny
+
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
+
+
+def _card(digest: str, source: str | None = None) -> ModelCard:
+    return ModelCard(name="m", digest=digest, backend="onnx-int8", max_length=256, source_digest=source)
+
+
+def _entry(digest: str, source: str | None = None, reason: str = "worse: NDCG -0.2") -> DenyEntry:
+    return DenyEntry(digest=digest, sourceDigest=source, cycle="si_2026_11_22_001", reason=reason, at=AT)
+
+
+def test_the_artifact_its_weights_and_other_products_of_the_weights_are_denied() -> None:
+    entries = [_entry(A, source=B)]
+    assert find_denied(entries, _card(A)) == entries[0]
+    assert is_denied(entries, _card(B))
+    assert is_denied(entries, _card(C, source=B))
+    assert is_denied(entries, [D, B])
+    assert not is_denied(entries, _card(C, source=D))
+    assert not is_denied([_entry(A)], _card(C))  # two unknown sources are not the same source
+    with pytest.raises(Refused, match=r"deny list.*si_2026_11_22_001.*NDCG -0\.2"):
+        check_allowed(entries, _card(C, source=B))
+
+
+def test_a_bad_quantisation_of_the_model_to_return_to_does_not_deny_that_model() -> None:
+    champion = _card(A)
+    entry = deny_entry(_card(B, source=A), cycle_id="si_2026_11_22_001", reason="slow", at=AT, keep=[champion])
+    assert entry.source_digest is None
+    assert is_denied([entry], _card(B))
+    assert not is_denied([entry], champion)
+    sibling = deny_entry(_card(B, source=C), cycle_id="si_2026_11_22_001", reason="slow", at=AT, keep=[_card(D, source=C)])
+    assert not is_denied([sibling], _card(D, source=C))
+    assert deny_entry(_card(B, source=C), cycle_id="si_2026_11_22_001", reason="bad", at=AT, keep=[champion]).source_digest == C
+    with pytest.raises(Refused, match="the one to return to"):
+        deny_entry(champion, cycle_id="si_2026_11_22_001", reason="bad", at=AT, keep=[champion])
+
+
+def test_entries_are_added_once_and_comments_stay() -> None:
+    text = add_denied(SEED_DENY, [_entry(A, B)])
+    assert parse_deny(text) == [_entry(A, B)]
+    assert pyyaml.safe_load(text)["denied"][0] == {
+        "digest": A,
+        "sourceDigest": B,
+        "cycle": "si_2026_11_22_001",
+        "reason": "worse: NDCG -0.2",
+        "at": "2026-11-22T12:00:00Z",
+    }
+    assert [line for line in text.splitlines() if line.startswith("#")] == [line for line in SEED_DENY.splitlines() if line.startswith("#")]
+    assert add_denied(text, [_entry(A, B, reason="other words"), _entry(A)]) == text
+    more = add_denied(text, [_entry(C), _entry(C)])
+    assert parse_deny(more) == [_entry(A, B), _entry(C)]
+    assert add_denied(text, []) == text
+
+
+def test_hand_written_entries_are_read() -> None:
+    text = f"denied:\n  # by hand\n  - digest: {A}\n    reason: smells\n    at: 2026-11-22T14:00:00+02:00\n"
+    (entry,) = parse_deny(text)
+    assert (entry.at, entry.source_digest, entry.cycle) == (AT, None, None)
+    assert "# by hand" in add_denied(text, [_entry(C)])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty or not a mapping"),
+        ("denied: nothing\n", "line 1: denied"),
+        (f"denied:\n  - digest: {A}\n    at: 2026-11-22T12:00:00Z\n", "line 2: denied.0.reason"),
+        (f"denied:\n  - digest: {A[:-1]}\n    reason: r\n    at: 2026-11-22T12:00:00Z\n", "line 2: denied.0.digest"),
+        (f"denied:\n  - digest: {A}\n    reason: r\n    at: then\n", "line 4: denied.0.at"),
+        ("denyed: []\n", "line 1"),
+    ],
+)
+def test_a_deny_list_that_cannot_be_read_allows_nothing(text: str, said: str) -> None:
+    with pytest.raises(BadInput, match=r"deny\.yaml") as caught:
+        parse_deny(text)
+    assert said in str(caught.value)
+
+
+DIGESTS = st.sampled_from([A, B, C, D])
+REASONS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.builds(_entry, DIGESTS, st.none() | DIGESTS, REASONS), max_size=5), st.lists(st.tuples(DIGESTS, st.none() | DIGESTS), max_size=4))
+def test_what_was_added_is_denied_whatever_its_reason_says(entries: list[DenyEntry], asked: list[tuple[str, str | None]]) -> None:
+    text = SEED_DENY
+    for entry in entries:
+        text = add_denied(text, [entry])
+    read = parse_deny(text)
+    assert pyyaml.safe_load(text)["denied"] == [entry.model_dump(mode="json", by_alias=True) for entry in read]  # the service reads it with another parser
+    for digest, source in asked:
+        assert is_denied(read, _card(digest, source)) == is_denied(entries, _card(digest, source))
