@@ -158,6 +158,11 @@ class Home:
         return self.path / "judgments"
 
     @property
+    def pair_scores(self) -> Path:
+        """SQLite file of scores of query-document pairs, shared by stages; it can be computed again."""
+        return self.path / "pair_scores.db"
+
+    @property
     def snapshots(self) -> Path:
         """Metrics snapshots and baselines."""
         return self.path / "snapshots"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, corpus, cycle, machine, models, switch
+from predator_si.cli import audit, corpus, cycle, evaluation, machine, models, serve, switch
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -46,7 +46,9 @@ def root(
 
 machine.register(app)
 switch.register(app)
+evaluation.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(serve.app, name="search")

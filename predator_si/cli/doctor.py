@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from predator_si.errors import PredatorError
+from predator_si.provenance import cores
 from predator_si.settings import Settings
 
 FREE_GIGABYTES = 4.0
@@ -99,13 +100,12 @@ def _git() -> Finding:
 def _cores() -> Finding:
     from predator_si.search.rerank import chip_has_bf16
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bf16 = (
         "computes in bf16: training and serving use it"
         if chip_has_bf16()
         else "no avx512_bf16 or amx_bf16: everything runs in fp32 or int8, training takes longer"
     )
-    return Finding("processor", "ok", f"{usable} cores; {bf16}")
+    return Finding("processor", "ok", f"{cores()} cores; {bf16}")
 
 
 def _memory() -> Finding:
