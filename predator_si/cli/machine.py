@@ -29,9 +29,11 @@ def up(
 
     Example: `predator-si up --home ./.predator`
     """
-    from predator_si.cli.supervisor import bring_up
+    from predator_si.cli.supervisor import bring_up, require_something_to_serve
 
-    raise typer.Exit(bring_up(settings_of(context), on_ready=remark, quiet=quiet))
+    settings = settings_of(context)
+    require_something_to_serve(settings.folders.ensure())
+    raise typer.Exit(bring_up(settings, on_ready=remark, quiet=quiet))
 
 
 def down(context: typer.Context) -> None:

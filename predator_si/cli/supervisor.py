@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from predator_si.errors import Refused, Unavailable
+from predator_si.errors import Missing, Refused, Unavailable
 from predator_si.home import Home
 from predator_si.quiet import quiet_environment
 from predator_si.settings import Settings
@@ -188,6 +188,19 @@ class LogPrinter:
             logger.addHandler(handler)
             self._files[name] = logger
         return self._files[name]
+
+
+def require_something_to_serve(home: Home) -> None:
+    """Raise where the search service would have nothing to serve: no released model or no index.
+
+    Raises
+    ------
+    Missing
+        Nothing has been set up in this home.
+    """
+    lacking = [what for what, there in (("a GitOps repository", home.gitops_bare.is_dir()), ("an index", any(home.index.glob("*")))) if not there]
+    if lacking:
+        raise Missing(f"{home.path}: there is nothing to serve yet ({' and '.join(lacking)} missing); `predator-si demo` sets a home up and runs one loop.")
 
 
 def bring_up(settings: Settings, on_ready: Callable[[str], None], what: list[Service] | None = None, quiet: bool = False) -> int:

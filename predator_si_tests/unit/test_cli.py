@@ -112,6 +112,11 @@ def test_a_defect_is_neither_no_nor_wrong_use(cli: CommandLine, monkeypatch: pyt
 # ------------------------------------------------------------------ commands
 
 
+def test_up_of_an_empty_home_says_what_is_missing(cli: CommandLine):
+    answer = cli("up")
+    assert answer.code == 2 and "nothing to serve yet (a GitOps repository and an index missing)" in answer.err
+
+
 def test_status_looks_and_makes_nothing(cli: CommandLine, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PREDATOR_SI_SEARCH_URL", "http://127.0.0.1:1")
     answer = cli("status", "--json")
