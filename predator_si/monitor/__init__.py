@@ -2,7 +2,8 @@
 
 Does:
 
-- ``measure_window`` makes a :class:`~predator_si.records.MetricsSnapshot` of one window; ``probe`` asks the live service judged queries.
+- ``measure_window`` makes a :class:`~predator_si.records.MetricsSnapshot` of one window, ``traffic_metrics`` the part that one
+  model's requests say; ``probe`` asks the live service judged queries.
 - ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion.
 - ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers.
 - ``TRIGGERS`` is the trigger table as data; ``decide`` turns failed gates into ``Start`` or ``Skip``, always with the reason.
@@ -17,7 +18,7 @@ from predator_si.monitor.baseline import update_baseline
 from predator_si.monitor.clicks import click_quality, click_through
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
 from predator_si.monitor.probes import ProbeResult, probe
-from predator_si.monitor.snapshot import measure_window
+from predator_si.monitor.snapshot import measure_window, traffic_metrics
 from predator_si.monitor.sources import PriceTable, Traffic, champion_traffic
 from predator_si.monitor.triggers import TRIGGERS, GateState, Skip, Start, TriggerRule, decide
 
@@ -40,5 +41,6 @@ __all__ = [
     "measure_window",
     "probe",
     "quality_gates_status",
+    "traffic_metrics",
     "update_baseline",
 ]

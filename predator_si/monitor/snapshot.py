@@ -86,11 +86,8 @@ def measure_window(
     traffic = champion_traffic(events, window_start, window_end, champion)
     metrics = [
         *_judged(probes, champion, now, seed),
-        _clicks(traffic, champion, now, seed, position_bias),
-        *_latency(traffic, champion, now, seed),
-        _errors(traffic, champion, now),
+        *traffic_metrics(traffic, champion, now, seed=seed, position_bias=position_bias),
         _cost(traffic, prices, now, seed),
-        *_ratings(traffic, now, seed),
         *_ingest(ingest, now),
         _gpu(gpu_utilization),
     ]
@@ -106,6 +103,16 @@ def measure_window(
         lost_events=events.lost,
         quarantined=events.quarantine.height,
     )
+
+
+def traffic_metrics(traffic: Traffic, digest: str | None, now: datetime, *, seed: int = 0, position_bias: float = 1.0) -> list[Metric]:
+    """What one model's requests say: clicks, latency, errors, ratings; the same for the champion of a window and for an arm of a trial."""
+    return [
+        *_clicks(traffic, digest, now, seed, position_bias),
+        *_latency(traffic, digest, now, seed),
+        _errors(traffic, digest, now),
+        *_ratings(traffic, now, seed),
+    ]
 
 
 def _metric(name: str, value: float | None, **more: Any) -> Metric:
@@ -167,15 +174,17 @@ def _probe_problem(probes: ProbeResult, champion: str | None) -> str | None:
     return None
 
 
-def _clicks(traffic: Traffic, champion: str | None, now: datetime, seed: int, eta: float) -> Metric:
+def _clicks(traffic: Traffic, champion: str | None, now: datetime, seed: int, eta: float) -> list[Metric]:
     answered = traffic.answered
     quality = click_quality(answered, traffic.actions, eta=eta)
-    source = f"clicks, inverse-propensity DCG@10, position bias 1/r^{eta:g}" + _simulated(traffic)
+    simulated, age, cluster = _simulated(traffic), _newest(answered, now), quality["client"]
+    sources = {"ndcg_at_10_clicks": f"clicks, inverse-propensity DCG@10, position bias 1/r^{eta:g}{simulated}", "click_through": f"clicks{simulated}"}
     if answered.height and not quality["clicked"].any():
         reason = f"none of {answered.height} answered requests has a click: clicks are not recorded, or nobody found anything"
-        return _metric("ndcg_at_10_clicks", None, n=answered.height, source=source, reason=reason)
-    cluster = quality["client"]
-    return _mean("ndcg_at_10_clicks", quality["value"], seed, _nobody(traffic, champion), cluster, source=source, age_seconds=_newest(answered, now))
+        return [_metric(name, None, n=answered.height, source=source, reason=reason, age_seconds=age) for name, source in sources.items()]
+    reason = _nobody(traffic, champion)
+    values = {"ndcg_at_10_clicks": quality["value"], "click_through": quality["clicked"].cast(pl.Float64)}
+    return [_mean(name, values[name], seed, reason, cluster, source=source, age_seconds=age) for name, source in sources.items()]
 
 
 def _ratings(traffic: Traffic, now: datetime, seed: int) -> list[Metric]:

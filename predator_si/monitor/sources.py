@@ -68,7 +68,7 @@ class Traffic:
 def champion_traffic(events: EventFrames, window_start: datetime, window_end: datetime, digest: str | None, *, variant: str = "champion") -> Traffic:
     """The requests with ``window_start <= timestamp < window_end`` that the model ``digest`` answered in the role of ``variant``.
 
-    A failed request may name no model: it counts for ``variant`` unless it names the other one. With ``digest`` null every request counts.
+    A failed request may name no model: it counts for the variant it names, or for the champion. With ``digest`` null every request counts.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def champion_traffic(events: EventFrames, window_start: datetime, window_end: da
         raise BadInput(f"window {window_start} .. {window_end}: it needs time zones and must end after it starts.")
     window = events.search.filter(pl.col("timestamp").is_between(window_start, window_end, closed="left"))
     people = window.filter(~pl.col("probe"))
-    mine = pl.lit(True) if digest is None else (pl.col("model_digest") == digest).fill_null(pl.col("variant").fill_null(variant) == variant)
+    mine = pl.lit(True) if digest is None else (pl.col("model_digest") == digest).fill_null(pl.col("variant").fill_null("champion") == variant)
     requests = people.filter(mine)
     actions = events.actions.join(requests.select("query_id"), on="query_id", how="semi")
     return Traffic(requests=requests, actions=actions, others=people.height - requests.height, probes=window.height - people.height)
