@@ -67,7 +67,7 @@ def measure_window(
     prices
         For ``cost_per_1k_requests``: USD per vCPU hour times the measured CPU seconds, labelled ``estimated``.
     ingest
-        The ``ingest`` object of ``GET /info``: ``lag_seconds``, ``documents_per_second``, ``dead`` (documents given up after repeated errors); what it
+        The ``ingest`` object of ``GET /info``: ``lag_seconds``, ``documents_per_second``, ``dead_letters`` (given up after repeated errors); what it
         lacks is unknown.
     gpu_utilization
         0..1 from a source that has a GPU.
@@ -249,7 +249,7 @@ def _cost(traffic: Traffic, prices: PriceTable | None, now: datetime, seed: int)
 
 
 def _ingest(ingest: Mapping[str, Any] | None, now: datetime) -> list[Metric]:
-    keys = {"etl_lag_seconds": "lag_seconds", "index_throughput": "documents_per_second", "index_errors": "dead"}
+    keys = {"etl_lag_seconds": "lag_seconds", "index_throughput": "documents_per_second", "index_errors": "dead_letters"}
     source = "ingest queue, GET /info"
     if ingest is None:
         return [_metric(name, None, source=source, reason="the service did not say how its ingest queue stands") for name in keys]

@@ -159,11 +159,11 @@ def test_clicks_say_when_they_are_simulated_and_when_there_are_none():
 
 
 def test_ingest_and_gpu():
-    ingest = {"lag_seconds": 70.0, "documents_per_second": 12.5, "dead": 0, "observed_at": (NOW - timedelta(seconds=5)).isoformat()}
+    ingest = {"lag_seconds": 70.0, "documents_per_second": 12.5, "dead_letters": 0, "observed_at": (NOW - timedelta(seconds=5)).isoformat()}
     metrics = measured(frames([]), ingest=ingest, gpu_utilization=0.5).metrics
     assert (metrics["etl_lag_seconds"].value, metrics["index_throughput"].value, metrics["index_errors"].value) == (70.0, 12.5, 0.0)
     assert metrics["etl_lag_seconds"].age_seconds == 5.0 and metrics["gpu_utilization"].value == 0.5
-    broken = measured(frames([]), ingest={"lag_seconds": None, "dead": float("nan")}).metrics
+    broken = measured(frames([]), ingest={"lag_seconds": None, "dead_letters": float("nan")}).metrics
     assert all(broken[name].value is None and broken[name].reason for name in ("etl_lag_seconds", "index_throughput", "index_errors"))
 
 
