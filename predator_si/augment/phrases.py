@@ -28,8 +28,12 @@ class Corpus:
             self.df.update(set(words))
 
     def idf(self, word: str) -> float:
-        """``ln(1 + (N - df + .5) / (df + .5))``, the weight of BM25 (Robertson and Zaragoza 2009): never negative."""
-        count = self.df.get(word, 0)
+        """``ln(1 + (N - df + .5) / (df + .5))``, the weight of BM25 (Robertson and Zaragoza 2009): never negative.
+
+        Words rarer than one document in a thousand weigh no more than those: hardly anybody asks with a word that only one document knows, and such a
+        query teaches nothing.
+        """
+        count = max(self.df.get(word, 0), self.documents / 1000)
         return math.log(1.0 + (self.documents - count + 0.5) / (count + 0.5))
 
     def telling(self, word: str) -> bool:
@@ -107,8 +111,9 @@ def document_queries(title: str, text: str, corpus: Corpus, rng: np.random.Gener
     """
     phrases = salient_phrases(text, corpus)
     named = name_words(title)
-    # The outer names of a qualified name are shared by hundreds of documents: the last ones say what this one is about.
-    telling = [word for word in dict.fromkeys(named) if corpus.telling(word) or word in named[-2:]][-6:]
+    telling = [word for word in dict.fromkeys(named) if corpus.telling(word) or word in named[-2:]]
+    # The outer names of a qualified name are shared by hundreds of documents: its last ones say what this one is about. A sentence is taken from its start.
+    telling = telling[:8] if len(title.split()) > 1 else telling[-6:]
     proposals: list[tuple[str, str, str]] = []
     if telling and phrases:
         novel = next((phrase for phrase in phrases if set(phrase.split()) - set(telling)), phrases[0])

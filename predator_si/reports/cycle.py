@@ -174,8 +174,9 @@ def _diagnosis(context: _Context) -> Markup | None:
         return None
     unknown, cause = context.say("unknown"), report.root_cause_analysis
     change = cause.distribution_change
+    value, reference = (number(figure, unknown, digits=3) for figure in (report.current_value, report.baseline))
     facts = [
-        ("trigger", f"{report.trigger}: {number(report.current_value, unknown, digits=3)} ({number(report.baseline, unknown, digits=3)})"),
+        (context.say("trigger"), f"{report.trigger}: {value} {context.say('against')} {reference}"),
         (context.say("cause"), pill(cause.type, "open")),
         (context.say("affected"), joined([pill(name) for name in cause.affected_categories]) or "-"),
         (context.say("coverage"), unknown if change.coverage is None else f"{100 * change.coverage:.1f}%"),
@@ -279,7 +280,7 @@ def _decisions(context: _Context) -> Markup | None:
          found.approved_by or ("…" if found.approval_required else "-"))
         for found in (context.folder.trial, context.folder.promotion) if found is not None
     ]  # fmt: skip
-    head = [context.say("stage"), context.say("verdict"), context.say("reason"), "policy", context.say("approved_by")]
+    head = [context.say("stage"), context.say("verdict"), context.say("reason"), context.say("policy"), context.say("approved_by")]
     return section(context.say("decisions"), table(head, rows)) if rows else None
 
 

@@ -24,7 +24,7 @@ p{margin:0 0 10px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{font-size:12px;font-weight:600;text-align:left;color:var(--faint);padding:6px 12px 6px 0;border-bottom:1px solid var(--line);vertical-align:bottom}
-td{padding:7px 12px 7px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+td{padding:7px 12px 7px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:break-word}
 tbody tr:last-child td{border-bottom:0}
 td.num,th.num{text-align:right;white-space:nowrap}
 .big td{padding:11px 12px 11px 0}.big td.num{font-size:19px}.big td:first-child{font-weight:600}

@@ -58,6 +58,8 @@ def metric_history(
     BadInput
         No snapshot.
     """
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     if not snapshots:
         raise BadInput(f"history of {metric}: no snapshot. Measure a window first.")
     palette = _PALETTES[theme]
@@ -80,7 +82,10 @@ def metric_history(
         axes.plot(unknown, [0.03] * len(unknown), "x", color=palette.bad, transform=axes.get_xaxis_transform(), label="unknown")
     axes.set_ylabel(_safe(f"{metric} ({unit})" if unit else metric))
     _legend(axes, palette)
-    figure.autofmt_xdate(rotation=0, ha="center")
+    locator = AutoDateLocator(maxticks=7)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.get_offset_text().set(color=palette.faint, fontsize=8)
     return _png(figure, palette)
 
 
@@ -148,7 +153,7 @@ def latency_histogram(arms: Mapping[str, Sequence[float]], *, theme: Theme = "li
 
 
 def difference_histogram(differences: Sequence[float] | npt.NDArray[np.float64], interval: Interval | None = None, *, theme: Theme = "light") -> bytes:
-    """Challenger minus champion per query; the mean's 95% interval is shaded. Ties, often the tallest bar, are counted in the legend.
+    """Challenger minus champion per query; the mean's 95% interval is shaded. Ties would be the tallest bar: they are counted in words.
 
     Raises
     ------
@@ -163,16 +168,15 @@ def difference_histogram(differences: Sequence[float] | npt.NDArray[np.float64],
     figure, axes = _figure(palette, 6.4, 2.6)
     reach = max(float(np.abs(values).max()), 1e-3)
     apart = values[values != 0]
-    label = f"{int((values > 0).sum())} better, {int((values < 0).sum())} worse, {int((values == 0).sum())} equal"
+    said = f"{int((values > 0).sum())} queries better, {int((values < 0).sum())} worse, {int((values == 0).sum())} equal (not drawn)"
     counts, edges = np.histogram(apart, bins=_BINS, range=(-reach, reach))
-    axes.bar(
-        (edges[:-1] + edges[1:]) / 2, counts, width=np.diff(edges), color=[palette.after if x >= 0 else palette.bad for x in edges[:-1]], alpha=0.6, label=label
-    )
+    middle = (edges[:-1] + edges[1:]) / 2
+    axes.bar(middle, counts, width=np.diff(edges), color=[palette.after if x >= 0 else palette.bad for x in middle], alpha=0.6)
     axes.axvline(0, color=palette.faint, linewidth=1)
     axes.axvline(float(values.mean()), color=palette.ink, linewidth=1.6, label=f"mean {values.mean():+.4f}")
     if interval is not None:
-        axes.axvspan(interval.low, interval.high, color=palette.ink, alpha=0.15, label=f"95% interval {interval.low:+.4f} to {interval.high:+.4f}")
-    axes.set_xlabel("difference of NDCG@10 (queries that changed)")
+        axes.axvspan(interval.low, interval.high, color=palette.ink, alpha=0.15, label=f"its 95% interval {interval.low:+.4f} to {interval.high:+.4f}")
+    axes.set_xlabel(f"difference of NDCG@10 by query: {said}")
     axes.set_ylabel("queries")
     _legend(axes, palette)
     return _png(figure, palette)
