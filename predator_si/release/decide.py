@@ -1,0 +1,320 @@
+"""Verdict, policy and approval for a stage: the only thing that lets a patch be committed.
+
+A challenger is promoted when every promotion criterion of its trigger passes, rejected when one of the rejection criteria shows that it is
+worse, and held in every other case. The criteria are data: an asset check, the patch asset and the REST answer show the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from predator_si.errors import BadInput, Refused
+from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Metric, Verdict, utc_now
+from predator_si.release.latency import LATENCY_ALLOWANCE, known_or_not, latency_metrics
+
+ALPHA = 0.05
+NDCG_MARGIN = 0.01
+"""How much lower NDCG@10 may be and still count as not worse."""
+SAMPLE_RATIO_ALPHA = 0.001
+_ABOVE_ZERO = 1e-9
+
+
+def _rule(name: str, metric: str, direction: Literal["min", "max"], threshold: float, en: str, uk: str, **more: Any) -> Criterion:
+    return Criterion(name=name, metric=metric, direction=direction, threshold=threshold, description={"en": en, "uk": uk}, **more)
+
+
+_SUPERIOR = (
+    _rule("ndcg_superior", "ndcg_difference_low", "min", _ABOVE_ZERO, "NDCG@10 is higher: the whole interval is above zero",
+          "NDCG@10 вищий: увесь інтервал вище нуля", min_sample=30),
+    _rule("ndcg_significant", "ndcg_p_value", "max", ALPHA, "Chance does not explain the difference (sign-flip test)",
+          "Різницю не пояснити випадком (тест зміни знаків)", min_sample=30),
+    _rule("ndcg_target", "ndcg_gain", "min", 0.03, "The gain reaches 3% of the champion's value",
+          "Приріст сягає 3% від значення чемпіона", critical=False),
+)  # fmt: skip
+_NON_INFERIOR = (
+    _rule("ndcg_non_inferior", "ndcg_difference_low", "min", -NDCG_MARGIN, "NDCG@10 is not lower by more than 0.01",
+          "NDCG@10 не нижчий більш ніж на 0,01", min_sample=30),
+)  # fmt: skip
+_LATENCY_KEPT = (
+    _rule("p95_kept", "p95_of_allowed", "max", 1.0, "P95 stays within 115% of the champion's, or within the contour's target",
+          "P95 лишається в межах 115% від чемпіона або цілі контуру", min_sample=50),
+)  # fmt: skip
+_FASTER = (
+    _rule("p95_improved", "p95_change_high", "max", -_ABOVE_ZERO, "P95 is lower: the whole interval of the change is below zero",
+          "P95 нижчий: увесь інтервал зміни нижче нуля", min_sample=60),
+    _rule("p95_target", "p95_of_target", "max", 1.0 + LATENCY_ALLOWANCE, "P95 is at most 15% above the contour's target",
+          "P95 не більш ніж на 15% вище цілі контуру", critical=False, no_data="not_applicable"),
+)  # fmt: skip
+_CHEAPER = (_rule("cost_lower", "cost_change_high", "max", -_ABOVE_ZERO, "A search costs less", "Пошук коштує менше"),)
+_RECALL_UP = (
+    _rule("recall_superior", "recall_difference_low", "min", _ABOVE_ZERO, "Recall@20 is higher: the whole interval is above zero",
+          "Recall@20 вищий: увесь інтервал вище нуля", min_sample=30),
+)  # fmt: skip
+
+PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
+    "ndcg_at_10": _SUPERIOR + _LATENCY_KEPT,
+    "recall_at_20": _RECALL_UP + _NON_INFERIOR + _LATENCY_KEPT,
+    "user_satisfaction": _NON_INFERIOR + _LATENCY_KEPT,
+    "p95_latency_ms": _NON_INFERIOR + _FASTER,
+    "cost_per_1k_requests": _NON_INFERIOR + _CHEAPER + _LATENCY_KEPT,
+}
+"""Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
+
+_WORSE = (_rule("ndcg_not_worse", "ndcg_difference_high", "min", 0.0, "NDCG@10 is not proven lower", "Не доведено, що NDCG@10 нижчий", min_sample=30),)
+_INFERIOR = (
+    _rule("ndcg_not_inferior", "ndcg_difference_high", "min", -NDCG_MARGIN, "NDCG@10 is not proven lower by more than 0.01",
+          "Не доведено, що NDCG@10 нижчий більш ніж на 0,01", min_sample=30),
+)  # fmt: skip
+_SLOWER = (
+    _rule("p95_not_slower", "p95_of_allowed_low", "max", 1.0, "P95 is not proven beyond what is allowed",
+          "Не доведено, що P95 вищий за дозволений", min_sample=60, no_data="not_applicable"),
+)  # fmt: skip
+
+REJECTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
+    "ndcg_at_10": _WORSE + _SLOWER,
+    "recall_at_20": _INFERIOR + _SLOWER,
+    "user_satisfaction": _INFERIOR + _SLOWER,
+    "p95_latency_ms": _INFERIOR + _SLOWER,
+    "cost_per_1k_requests": _INFERIOR + _SLOWER,
+}
+"""What must not be shown: a failure here is a proof that the challenger is worse."""
+
+_SAMPLE_RATIO = _rule("sample_ratio", "sample_ratio_p", "min", SAMPLE_RATIO_ALPHA, "Traffic was split as intended", "Трафік поділено, як задумано")
+_ALIASES = {"avg_latency_ms": "p95_latency_ms", "p95_latency": "p95_latency_ms", "cost": "cost_per_1k_requests"}
+
+
+def signal_of(trigger: str) -> str:
+    """The signal whose criteria judge a cycle of this trigger type (``ndcg_at_10_down`` -> ``ndcg_at_10``).
+
+    Raises
+    ------
+    BadInput
+        Cycles of this trigger bring no model, so no criteria exist.
+    """
+    name = trigger.removesuffix("_down").removesuffix("_up")
+    name = _ALIASES.get(name, name)
+    if name not in PROMOTION_CRITERIA:
+        raise BadInput(f"no promotion criteria for trigger {trigger!r}; there are some for {', '.join(sorted(PROMOTION_CRITERIA))}.")
+    return name
+
+
+def decide_trial(
+    evaluation: Evaluation,
+    *,
+    trigger: str,
+    policy: str,
+    approval_required: bool = False,
+    latency: Mapping[str, Any] | None = None,
+    latency_target_ms: float | None = None,
+    extra: Mapping[str, Metric] | None = None,
+    evidence: Mapping[str, str] | None = None,
+    drill: bool = False,
+    now: datetime | None = None,
+) -> Decision:
+    """May the challenger be tried on a share of the traffic?
+
+    Parameters
+    ----------
+    evaluation
+        Champion against challenger on judged queries.
+    trigger
+        ``Trigger.type`` of the cycle: chooses the criteria.
+    policy
+        The contour's policy, for the record.
+    latency
+        As ``latency.summarise_latency`` gives it; default: the evaluation's own. Before the challenger was served there may be none; then
+        the latency criteria do not apply yet, and only then.
+    latency_target_ms
+        The contour's gate for p95.
+    extra
+        Further metrics that criteria name, by name (``cost_change_high``).
+    evidence
+        File name -> sha256 (``recompute.collect_evidence``).
+    drill
+        An explicit drill pushes the model past the gates; recorded, and allowed only where the patch asset allows it.
+    """
+    known = comparison_metrics(evaluation, latency, latency_target_ms) | dict(extra or {})
+    gates, verdict, reason = _judge(trigger, known, before_trial=not (latency or evaluation.latency))
+    return _decision(evaluation, "trial", gates, verdict, reason, policy, approval_required, evidence, drill, now)
+
+
+def decide_promote(
+    evaluation: Evaluation,
+    experiment: ExperimentResult | None,
+    *,
+    trigger: str,
+    policy: str,
+    approval_required: bool = False,
+    trial_required: bool = True,
+    latency: Mapping[str, Any] | None = None,
+    latency_target_ms: float | None = None,
+    extra: Mapping[str, Metric] | None = None,
+    evidence: Mapping[str, str] | None = None,
+    drill: bool = False,
+    now: datetime | None = None,
+) -> Decision:
+    """May the challenger become the champion? The criteria of ``decide_trial``, all known now, and the trial without harm.
+
+    Parameters
+    ----------
+    experiment
+        The trial's result; its arms give the latency where nothing better was measured. ``None`` holds, unless ``trial_required`` is false.
+
+    Raises
+    ------
+    BadInput
+        The experiment belongs to another cycle, or the trigger has no criteria.
+    """
+    if experiment is not None and experiment.cycle_id != evaluation.cycle_id:
+        raise BadInput(f"the trial belongs to cycle {experiment.cycle_id}, the evaluation to {evaluation.cycle_id}. Give those of one cycle.")
+    measured = latency or evaluation.latency or (_trial_latency(experiment) if experiment else None)
+    known = comparison_metrics(evaluation, measured, latency_target_ms) | dict(extra or {})
+    gates, verdict, reason = _judge(trigger, known, before_trial=False)
+    if experiment is None:
+        if trial_required and verdict is Verdict.PROMOTE:
+            verdict, reason = Verdict.INCONCLUSIVE, f"{reason}; there was no trial, and this contour asks for one"
+    else:
+        ratio = Metric(name="sample_ratio_p", value=experiment.sample_ratio_p, n=sum(experiment.requests.values()), reason="the trial gives none")
+        split = _SAMPLE_RATIO if experiment.mode == "ab" else _SAMPLE_RATIO.model_copy(update={"no_data": "not_applicable"})
+        trial_gates = [*experiment.guardrails, judge_criterion(split, {"sample_ratio_p": ratio})]
+        gates += trial_gates
+        verdict, reason = _with_trial(verdict, reason, experiment, trial_gates)
+    return _decision(evaluation, "promote", gates, verdict, reason, policy, approval_required, evidence, drill, now)
+
+
+def approve(decision: Decision, actor: str, *, overridden_by: Collection[str] = (), now: datetime | None = None) -> Decision:
+    """The decision with a person's approval.
+
+    Parameters
+    ----------
+    overridden_by
+        Who overrode a gate in this cycle: they cannot approve it as well.
+
+    Raises
+    ------
+    Refused
+        The approver overrode a gate, the verdict is not to promote, or somebody else approved already.
+    """
+    if not actor.strip():
+        raise BadInput("an approval needs the name of who approves.")
+    if actor in overridden_by:
+        raise Refused(f"{actor} overrode a gate in cycle {decision.cycle_id} and cannot approve it. Ask somebody else.")
+    if decision.verdict is not Verdict.PROMOTE:
+        raise Refused(f"cycle {decision.cycle_id}: the {decision.stage} verdict is {decision.verdict.value} ({decision.reason}). There is nothing to approve.")
+    if decision.approved_by is not None:
+        if decision.approved_by == actor:
+            return decision
+        raise Refused(f"cycle {decision.cycle_id} was approved by {decision.approved_by} at {decision.approved_at}.")
+    return decision.model_copy(update={"approved_by": actor, "approved_at": now or utc_now()})
+
+
+# --------------------------------------------------------------------------- numbers and answers
+
+
+def comparison_metrics(evaluation: Evaluation, latency: Mapping[str, Any] | None = None, latency_target_ms: float | None = None) -> dict[str, Metric]:
+    """The numbers that the criteria name, from an evaluation and a latency measurement. What was not measured is null with its reason."""
+    found = evaluation.ndcg_difference
+    known = [
+        known_or_not("ndcg_difference_low", found.low, found.n),
+        known_or_not("ndcg_difference_high", found.high, found.n),
+        known_or_not("ndcg_p_value", found.p_value, found.n, "the evaluation holds no p-value"),
+        known_or_not("ndcg_gain", found.estimate / evaluation.ndcg_champion if evaluation.ndcg_champion > 0 else None, found.n, "the champion's NDCG is 0"),
+        known_or_not("recall_difference_low", None, 0, "no interval of the recall difference was computed"),
+    ]
+    return {metric.name: metric for metric in [*known, *latency_metrics(latency or evaluation.latency, latency_target_ms)]}
+
+
+def _trial_latency(experiment: ExperimentResult) -> dict[str, Any]:
+    """P95 of the trial's arms; without an interval, which is the guardrails' business."""
+    sides: dict[str, Any] = {}
+    for side in ("champion", "challenger"):
+        metric = experiment.arms.get(side, {}).get("p95_latency_ms")
+        if metric is not None and metric.value is not None:
+            sides[side] = {"p95_ms": metric.value, "n": metric.n}
+    return sides
+
+
+def judge_criterion(criterion: Criterion, metrics: Mapping[str, Metric]) -> GateResult:
+    """One criterion's answer. Decisions know absolute thresholds only: what a value is compared with is in the metric itself."""
+    if criterion.kind != "absolute":
+        raise BadInput(f"criterion {criterion.name}: a decision judges absolute thresholds, not relative ones.")
+    metric = metrics.get(criterion.metric)
+    if metric is None or metric.value is None:
+        why = metric.reason if metric is not None and metric.reason else "it was not measured"
+        answer = {"unknown": Answer.UNKNOWN, "fail": Answer.FAIL, "not_applicable": Answer.NOT_APPLICABLE}[criterion.no_data]
+        return GateResult(criterion=criterion, answer=answer, value=None, limit=criterion.threshold, n=0, reason=f"{criterion.metric} is unknown: {why}")
+    value, limit, n = metric.value, criterion.threshold, metric.n
+    if n < criterion.min_sample:
+        reason = f"{criterion.metric}: {n} observations, {criterion.min_sample} are needed"
+        return GateResult(criterion=criterion, answer=Answer.UNKNOWN, value=value, limit=limit, n=n, reason=reason)
+    good = value >= limit if criterion.direction == "min" else value <= limit
+    sign = ">=" if criterion.direction == "min" else "<="
+    answer = Answer.PASS if good else Answer.FAIL
+    reason = f"{criterion.metric} {value:.4g} {'meets' if good else 'misses'} {sign} {limit:.4g} (n={n})"
+    return GateResult(criterion=criterion, answer=answer, value=value, limit=limit, n=n, reason=reason)
+
+
+def _judge(trigger: str, metrics: Mapping[str, Metric], *, before_trial: bool) -> tuple[list[GateResult], Verdict, str]:
+    signal = signal_of(trigger)
+    promotion = [judge_criterion(_not_yet(criterion) if before_trial else criterion, metrics) for criterion in PROMOTION_CRITERIA[signal]]
+    rejection = [judge_criterion(criterion, metrics) for criterion in REJECTION_CRITERIA[signal]]
+    worse = [gate for gate in rejection if gate.answer is Answer.FAIL]
+    open_ones = [gate for gate in promotion if gate.criterion.critical and gate.answer not in (Answer.PASS, Answer.NOT_APPLICABLE)]
+    if worse:
+        return promotion + rejection, Verdict.REJECT, "proven worse: " + _reasons(worse)
+    if open_ones:
+        return promotion + rejection, Verdict.INCONCLUSIVE, "neither proven better nor worse: " + _reasons(open_ones)
+    return promotion + rejection, Verdict.PROMOTE, _reasons([gate for gate in promotion if gate.answer is Answer.PASS])
+
+
+def _not_yet(criterion: Criterion) -> Criterion:
+    """Latency is measured through the service, which serves a challenger from its trial on."""
+    return criterion.model_copy(update={"no_data": "not_applicable"}) if criterion.metric.startswith("p95_") else criterion
+
+
+def _with_trial(verdict: Verdict, reason: str, experiment: ExperimentResult, gates: Sequence[GateResult]) -> tuple[Verdict, str]:
+    harm = [gate for gate in gates if gate.answer is Answer.FAIL and gate.criterion.critical and gate.criterion.name != _SAMPLE_RATIO.name]
+    if verdict is Verdict.REJECT:
+        return verdict, reason
+    if experiment.verdict is Verdict.REJECT or (harm and experiment.verdict is Verdict.PROMOTE):
+        return Verdict.REJECT, f"the trial shows harm: {experiment.reason if experiment.verdict is Verdict.REJECT else _reasons(harm)}"
+    open_ones = [gate for gate in gates if gate.criterion.critical and gate.answer not in (Answer.PASS, Answer.NOT_APPLICABLE)]
+    if experiment.verdict is not Verdict.PROMOTE:
+        return Verdict.INCONCLUSIVE, f"the trial is inconclusive: {experiment.reason}; offline: {reason}"
+    if open_ones:
+        return Verdict.INCONCLUSIVE, f"the trial leaves open: {_reasons(open_ones)}; offline: {reason}"
+    return verdict, f"{reason}; trial: {experiment.reason}"
+
+
+def _reasons(gates: Sequence[GateResult]) -> str:
+    return "; ".join(f"{gate.criterion.name}: {gate.reason}" for gate in gates)
+
+
+def _decision(
+    evaluation: Evaluation,
+    stage: Literal["trial", "promote"],
+    gates: list[GateResult],
+    verdict: Verdict,
+    reason: str,
+    policy: str,
+    approval_required: bool,
+    evidence: Mapping[str, str] | None,
+    drill: bool,
+    now: datetime | None,
+) -> Decision:
+    return Decision(
+        cycle_id=evaluation.cycle_id,
+        stage=stage,
+        verdict=verdict,
+        gates=gates,
+        policy=policy,
+        approval_required=approval_required,
+        champion=evaluation.champion,
+        challenger=evaluation.challenger,
+        evidence=dict(evidence or {}),
+        drill=drill,
+        reason=f"DRILL, pushed past the gates: {reason}" if drill else reason,
+        created_at=now or utc_now(),
+    )

@@ -1,0 +1,215 @@
+"""A verdict is worth what its evidence gives: recompute it from the stored files before anything is committed.
+
+A check result in Dagster can be written by anyone with GraphQL, and a JSON file by anyone with the folder. So the patch asset trusts
+neither: it checks the sha256 of every file the decision was made from, computes the difference again from the per-query scores, and judges
+again with the criteria of the code, not with those in the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.errors import BadInput, Missing, Refused
+from predator_si.records import Decision, Evaluation, ExperimentResult, Interval, Metric, ModelCard
+from predator_si.release.decide import decide_promote, decide_trial
+from predator_si.release.deny import DenyEntry, check_allowed
+from predator_si.statistics import paired_interval
+
+EVALUATION = "evaluation.json"
+EXPERIMENT = "ab_test_results.json"
+LATENCY = "latency.json"
+_TOLERANCE = 1e-6
+
+
+def decision_name(stage: Literal["trial", "promote"]) -> str:
+    """File name of a stage's decision among a cycle's artifacts."""
+    return f"decision-{stage}.json"
+
+
+def collect_evidence(folder: Path, stage: Literal["trial", "promote"]) -> dict[str, str]:
+    """File name -> sha256 of what a decision of ``stage`` is made from: the evaluation, its per-query scores, a latency measurement where
+    there is one, and for a promotion the trial's result where there is one.
+
+    Raises
+    ------
+    BadInput
+        The evaluation is missing or malformed.
+    Missing
+        Its per-query scores are not there.
+    """
+    evaluation = Evaluation.read(Path(folder) / EVALUATION)
+    optional = [LATENCY, EXPERIMENT] if stage == "promote" else [LATENCY]
+    names = [EVALUATION, _plain_name(evaluation.per_query), *(name for name in optional if (Path(folder) / name).exists())]
+    return {name: _sha256(Path(folder) / name) for name in names}
+
+
+def read_latency(folder: Path, evidence: Mapping[str, str]) -> dict[str, Any] | None:
+    """``latency.json`` (the shape of ``latency.summarise_latency``) where the evidence names it."""
+    if LATENCY not in evidence:
+        return None
+    path = Path(folder) / LATENCY
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read as JSON ({error}). Measure the latency again.") from error
+    if not isinstance(found, dict):
+        raise BadInput(f"{path}: an object with champion and challenger was expected. Measure the latency again.")
+    return found
+
+
+def recompute_decision(
+    folder: Path,
+    stage: Literal["trial", "promote"],
+    *,
+    trigger: str,
+    kill_switch: Callable[[], bool],
+    denied: Sequence[DenyEntry],
+    card_of: Callable[[str], ModelCard] | None = None,
+    trial_required: bool = True,
+    latency_target_ms: float | None = None,
+    extra: Mapping[str, Metric] | None = None,
+    allow_drill: bool = False,
+    seed: int = 0,
+    n_boot: int = 10_000,
+) -> Decision:
+    """The stored decision, after everything it rests on was found to hold.
+
+    Parameters
+    ----------
+    folder
+        Artifacts of the cycle.
+    trigger
+        Of the cycle, from the control database: the file's own criteria are not believed.
+    kill_switch
+        Asked last, right before the caller commits.
+    denied
+        The deny list at the branch's head.
+    card_of
+        The model store's card of a digest, for the digest of the weights behind the challenger.
+    trial_required, latency_target_ms, extra
+        As given to ``decide_trial`` and ``decide_promote``.
+    allow_drill
+        Whether a decision marked as a drill may pass; the mark in the file alone is not enough.
+    seed, n_boot
+        Of the evaluation's bootstrap.
+
+    Raises
+    ------
+    Refused
+        A file changed since, the scores give another interval or verdict, the verdict does not allow a patch, an approval is missing, the
+        model is denied, or the kill switch is on.
+    BadInput
+        A file is missing or malformed.
+    """
+    folder = Path(folder)
+    decision = Decision.read(folder / decision_name(stage))
+    if decision.stage != stage:
+        raise Refused(f"{folder / decision_name(stage)} is a decision for {decision.stage}, not for {stage}. Run the decision's asset again.")
+    if decision.drill and not allow_drill:
+        raise Refused(f"cycle {decision.cycle_id}: the {stage} decision is a drill, and no drill is going on. Only the drill command may release it.")
+    evaluation, experiment, latency = _evidence(folder, decision, stage)
+    evaluation, recall = _again(folder, evaluation, seed, n_boot)
+    common: dict[str, Any] = {
+        "trigger": trigger,
+        "policy": decision.policy,
+        "approval_required": decision.approval_required,
+        "latency": latency,
+        "latency_target_ms": latency_target_ms,
+        "extra": {**recall, **(extra or {})},
+        "drill": decision.drill,
+    }
+    again = decide_trial(evaluation, **common) if stage == "trial" else decide_promote(evaluation, experiment, trial_required=trial_required, **common)
+    if again.verdict is not decision.verdict:
+        raise Refused(
+            f"cycle {decision.cycle_id}: the stored {stage} verdict is {decision.verdict.value}, its evidence gives {again.verdict.value} "
+            f"({again.reason}). Do not release it; find out who changed the file."
+        )
+    if (decision.champion, decision.challenger) != (evaluation.champion, evaluation.challenger):
+        raise Refused(f"cycle {decision.cycle_id}: the decision is about other models than its evaluation. Run the decision's asset again.")
+    check_allowed(denied, card_of(decision.challenger.model) if card_of is not None else [decision.challenger.model])
+    if not decision.allows_patch:
+        lacks = "it waits for an approval" if decision.approval_required and decision.approved_by is None else decision.reason
+        raise Refused(f"cycle {decision.cycle_id}: the {stage} verdict is {decision.verdict.value}; no patch may be committed: {lacks}")
+    if kill_switch():
+        raise Refused(f"cycle {decision.cycle_id}: the kill switch is on, nothing is released. Start the optimizer again first.")
+    return decision
+
+
+def recall_metric(scores: pl.DataFrame, seed: int = 0, n_boot: int = 10_000) -> dict[str, Metric]:
+    """``recall_difference_low`` from per-query scores that hold ``recall_difference``; empty where they do not. Give it as ``extra``."""
+    if "recall_difference" not in scores.columns:
+        return {}
+    found = paired_interval(_numbers(scores, "recall_difference", "per-query scores"), seed=seed, n_boot=n_boot)
+    return {"recall_difference_low": Metric(name="recall_difference_low", value=found.low, n=found.n)}
+
+
+# --------------------------------------------------------------------------- evidence
+
+
+def _evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation, ExperimentResult | None, dict[str, Any] | None]:
+    for name, expected in sorted(decision.evidence.items()):
+        if _sha256(folder / _plain_name(name)) != expected:
+            raise Refused(f"{folder / name} is not the file that cycle {decision.cycle_id} was decided on (its sha256 differs). Evaluate again.")
+    evaluation = Evaluation.read(folder / EVALUATION)
+    for name in (EVALUATION, evaluation.per_query):
+        if name not in decision.evidence:
+            raise Refused(f"cycle {decision.cycle_id}: the {stage} decision names no sha256 for {name}. Decide again with the evidence collected.")
+    experiment = ExperimentResult.read(folder / EXPERIMENT) if stage == "promote" and EXPERIMENT in decision.evidence else None
+    if evaluation.cycle_id != decision.cycle_id:
+        raise Refused(f"{folder / EVALUATION} belongs to cycle {evaluation.cycle_id}, the decision to {decision.cycle_id}. Evaluate again.")
+    return evaluation, experiment, read_latency(folder, decision.evidence)
+
+
+def _again(folder: Path, evaluation: Evaluation, seed: int, n_boot: int) -> tuple[Evaluation, dict[str, Metric]]:
+    """The evaluation with what its per-query scores give, or a refusal where that is something else."""
+    path = folder / _plain_name(evaluation.per_query)
+    try:
+        scores = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}). Evaluate again.") from error
+    champion, challenger = (_numbers(scores, f"ndcg_{side}", str(path)) for side in ("champion", "challenger"))
+    if "query_id" not in scores.columns or scores["query_id"].n_unique() != scores.height:
+        raise Refused(f"{path}: a query occurs twice, or query_id is missing. Evaluate again.")
+    found = paired_interval(challenger - champion, seed=seed, n_boot=n_boot)
+    pairs: list[tuple[str, float | None, float | None]] = [
+        ("queries", evaluation.n_queries, scores.height),
+        ("champion's NDCG", evaluation.ndcg_champion, float(champion.mean())),
+        ("challenger's NDCG", evaluation.ndcg_challenger, float(challenger.mean())),
+        *_interval_pairs(evaluation.ndcg_difference, found),
+    ]
+    for what, stored, real in pairs:
+        if stored is None or real is None or abs(stored - real) > _TOLERANCE:
+            raise Refused(f"cycle {evaluation.cycle_id}: {EVALUATION} says {what} {stored}, its per-query scores give {real}. Evaluate again.")
+    return evaluation.model_copy(update={"ndcg_difference": found}), recall_metric(scores, seed, n_boot)
+
+
+def _interval_pairs(stored: Interval, real: Interval) -> list[tuple[str, float | None, float | None]]:
+    return [(f"difference {part}", getattr(stored, part), getattr(real, part)) for part in ("estimate", "low", "high", "p_value", "n")]
+
+
+def _numbers(scores: pl.DataFrame, column: str, where: str) -> npt.NDArray[np.float64]:
+    if column not in scores.columns or scores[column].null_count() or not scores[column].dtype.is_numeric():
+        raise BadInput(f"{where}: column {column} is missing, not numeric, or has gaps. Evaluate again.")
+    return scores[column].to_numpy().astype(np.float64)
+
+
+def _plain_name(name: str) -> str:
+    if not name or Path(name).name != name or name in (".", ".."):
+        raise Refused(f"{name!r} is not the name of an artifact in its cycle's folder.")
+    return name
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise Missing(f"{path}: cannot be read ({error.strerror}); it is evidence of a decision. Run the stage that writes it again.") from error
