@@ -15,6 +15,7 @@ from predator_si.augment.minhash import NearDuplicates, character_shingles, jacc
 from predator_si.augment.phrases import Corpus, document_queries, headings, name_words, salient_phrases
 from predator_si.augment.recipe import Filters, Guard, Proposal
 from predator_si.errors import BadInput
+from predator_si.search.clicks import ClickModel
 
 
 def log(*rows: tuple[str, list[str], list[str], object]) -> pl.DataFrame:
@@ -30,8 +31,8 @@ class TestClicks:
         frame = click_estimates(log(("Sort a list", ["b"], shown, [60.0]), ("sort a list!", ["b", "a"], shown, [15.0, 3.0]), ("sort a list!", [], shown, [])))
         rows = {row["doc_id"]: row for row in frame.to_dicts()}
         assert rows["b"]["examination"] == pytest.approx(3 / 2)
-        assert rows["b"]["estimate"] == pytest.approx((1.0 + 0.5) / (1.5 + 1.0))
-        assert rows["a"]["estimate"] == pytest.approx(0.1 / (3.0 + 1.0))
+        assert rows["b"]["estimate"] == pytest.approx((1.0 + 0.25) / (1.5 + 1.0))
+        assert rows["a"]["estimate"] == pytest.approx(0.01 / (3.0 + 1.0))
         assert rows["c"]["clicks"] == 0 and rows["c"]["impressions"] == 3
         assert set(frame["query"]) == {"sort a list!"}, "the most frequent spelling speaks for all"
 
@@ -42,7 +43,7 @@ class TestClicks:
     def test_unknown_dwell_counts_in_full_and_one_number_serves_all_clicks(self):
         without = pl.DataFrame({"text": ["q x"], "clicked": [["a"]], "impressions": [["a", "b"]]})
         assert click_estimates(without)["estimate"][0] == pytest.approx(0.5)
-        assert click_estimates(without.with_columns(dwell=15.0))["estimate"][0] == pytest.approx(0.25)
+        assert click_estimates(without.with_columns(dwell=15.0))["estimate"][0] == pytest.approx(0.125)
         assert click_estimates(without.with_columns(dwell=pl.Series([None], dtype=pl.List(pl.Float64))))["estimate"][0] == pytest.approx(0.5)
 
     def test_correction_finds_the_attractive_document_below_a_clicked_top(self):
@@ -61,6 +62,19 @@ class TestClicks:
         assert proposals[0].weight == pytest.approx(0.9, abs=0.1)
         assert proposals[0].targeted and "d1" in proposals[0].excluded
         assert counts == {"searches": 400, "distinct_queries": 1, "clicked_queries": 1, "above_floor": 1}
+
+    def test_positives_of_the_replayed_traffic_are_mostly_right(self):
+        """The traffic's own click model, two searches a query: noise clicks and position bias must not decide."""
+        model, rng, rows = ClickModel(), np.random.default_rng(0), []
+        for number in range(600):
+            ranking = [f"n{number}-{i}" for i in range(20)]
+            ranking[int(rng.integers(0, 10))] = f"right{number}"
+            for _ in range(2):
+                clicks = model.clicks(ranking, {f"right{number}": 1.0}, rng)
+                rows.append((f"question number{number}", [c.object_id for c in clicks], ranking, [c.dwell_seconds for c in clicks]))
+        proposals, _ = propose_from_clicks(log(*rows), frozenset())
+        right = [p.doc_id.startswith("right") for p in proposals]
+        assert np.mean(right) > 0.95 and sum(right) > 200
 
     def test_ragged_dwell_and_missing_columns_are_refused(self):
         with pytest.raises(BadInput, match="row 0: dwell"):
