@@ -30,7 +30,7 @@ def click_quality(requests: pl.DataFrame, actions: pl.DataFrame, *, k: int = 10,
 
     For a request with clicks at the set C of positions ``r <= k``: ``sum over C of 1 / (p(r) log2(r + 1))`` with the examination
     probability ``p(r) = 1 / r**eta`` of the position-based model; a request without clicks is 0. Its expectation is the DCG@k of the
-    clicks that full examination would give (Joachims, Swaminathan and Schnabel, WSDM 2017, equation 4): where every query has one
+    clicks that full examination would give (Joachims, Swaminathan and Schnabel, WSDM 2017): where every query has one
     relevant document, which alone attracts, it is NDCG@k. One request may exceed 1, the mean is what estimates; it moves with NDCG but is
     not on its scale where clicks are noisy. ``p`` never goes below ``1 / k**eta``, which caps the weight.
 

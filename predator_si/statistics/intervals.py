@@ -109,7 +109,8 @@ def quantile_ratio_interval(control: Numbers, treated: Numbers, q: float, seed: 
     """Treated over control quantile minus one (``-0.75`` = a quarter of the time), with a percentile bootstrap interval.
 
     The bootstrap distribution of an order statistic is known: the k-th of n resampled values is the order statistic at rank
-    ``ceil(n B)``, B ~ Beta(k, n - k + 1), so nothing is resampled (the exact form of Schultzberg and Ankargren 2022, arXiv:2202.10992).
+    ``ceil(n B)``, B ~ Beta(k, n - k + 1), so nothing is resampled (Schultzberg and Ankargren 2022, arXiv:2202.10992, do the like for the
+    Poisson bootstrap).
     A quantile near the edge of a small sample is bounded by its maximum and the interval is then too short: at least ``3 / (1 - q)``
     values per side (60 for p95) are asked for.
 
