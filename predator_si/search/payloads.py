@@ -6,9 +6,9 @@ What belongs here: request shapes of CONTRACT.md section 5 and problem documents
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
 
 from predator_si.records import ActionEvent, utc_now
 
@@ -45,11 +45,12 @@ class SearchRequest(_Payload):
     simulated: bool = False
     variant: Literal["champion", "candidate"] | None = None
 
-    @model_validator(mode="after")
-    def _pin_is_for_probes(self) -> Self:
-        if self.variant is not None and not self.probe:
-            raise ValueError("variant can be pinned for a probe only; send probe: true with it, or leave it out")
-        return self
+    @field_validator("variant")
+    @classmethod
+    def _pin_is_for_probes(cls, variant: str | None, info: ValidationInfo) -> str | None:
+        if variant is not None and not info.data.get("probe"):
+            raise ValueError("can be pinned for a probe only; send probe: true with it, or leave it out")
+        return variant
 
 
 class RerankRequest(BaseModel):
@@ -61,15 +62,16 @@ class RerankRequest(BaseModel):
     texts: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS)
     raw_scores: bool = False
     return_text: bool = False
-    documents: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS)
+    documents: list[str] | None = Field(default=None, min_length=1, max_length=MAX_TEXTS, validate_default=True)
     top_n: int | None = Field(default=None, ge=1)
     model: str | None = Field(default=None, max_length=200)
 
-    @model_validator(mode="after")
-    def _has_one_shape(self) -> Self:
-        if (self.texts is None) == (self.documents is None):
-            raise ValueError("send either texts (Text Embeddings Inference) or documents (Cohere v2)")
-        return self
+    @field_validator("documents")
+    @classmethod
+    def _one_shape(cls, documents: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if "texts" in info.data and (info.data["texts"] is None) == (documents is None):
+            raise ValueError("send either texts (Text Embeddings Inference) or documents (Cohere v2), and one of them")
+        return documents
 
 
 class Action(_Payload):
@@ -79,28 +81,40 @@ class Action(_Payload):
     action_name: Literal["click", "dwell", "rating"]
     timestamp: datetime | None = None
     """When it happened, with a time zone; left out: now."""
-    object_id: DocumentId | None = None
+    object_id: DocumentId | None = Field(default=None, validate_default=True)
     position: int | None = Field(default=None, ge=1, le=100_000)
-    value: float | None = Field(default=None, allow_inf_nan=False)
+    value: float | None = Field(default=None, allow_inf_nan=False, validate_default=True)
+    """Seconds for a dwell, 1 to 5 for a rating, absent for a click."""
     client_id: Identifier | None = None
     simulated: bool = False
 
-    @model_validator(mode="after")
-    def _fits_its_name(self) -> Self:
-        if self.action_name != "rating" and self.object_id is None:
-            raise ValueError(f"object_id is needed for a {self.action_name}")
-        if self.action_name == "click" and self.value is not None:
-            raise ValueError("value must be left out for a click")
-        if self.action_name == "dwell" and (self.value is None or not 0 <= self.value <= 86_400):
-            raise ValueError("value of a dwell is its seconds, 0 to 86400")
-        if self.action_name == "rating" and (self.value is None or not 1 <= self.value <= 5):
-            raise ValueError("value of a rating is 1 to 5")
-        if self.timestamp is not None:
-            if self.timestamp.tzinfo is None:
-                raise ValueError("timestamp needs a time zone")
-            if self.timestamp > utc_now() + _AHEAD:
-                raise ValueError("timestamp lies in the future")
-        return self
+    @field_validator("timestamp")
+    @classmethod
+    def _plausible(cls, timestamp: datetime | None) -> datetime | None:
+        if timestamp is not None and timestamp.tzinfo is None:
+            raise ValueError("needs a time zone")
+        if timestamp is not None and timestamp > utc_now() + _AHEAD:
+            raise ValueError("lies in the future")
+        return timestamp
+
+    @field_validator("object_id")
+    @classmethod
+    def _on_something(cls, object_id: str | None, info: ValidationInfo) -> str | None:
+        if object_id is None and info.data.get("action_name") in ("click", "dwell"):
+            raise ValueError(f"is needed for a {info.data['action_name']}")
+        return object_id
+
+    @field_validator("value")
+    @classmethod
+    def _fits_its_name(cls, value: float | None, info: ValidationInfo) -> float | None:
+        name = info.data.get("action_name")
+        if name == "click" and value is not None:
+            raise ValueError("must be left out for a click")
+        if name == "dwell" and (value is None or not 0 <= value <= 86_400):
+            raise ValueError("of a dwell is its seconds, 0 to 86400")
+        if name == "rating" and (value is None or not 1 <= value <= 5):
+            raise ValueError("of a rating is 1 to 5")
+        return value
 
     def as_event(self) -> ActionEvent:
         """The record of it."""
@@ -118,13 +132,14 @@ class DocumentIn(_Payload):
 
     doc_id: DocumentId
     title: Annotated[str, StringConstraints(max_length=2000)] = ""
-    text: Annotated[str, StringConstraints(max_length=200_000)] = ""
+    text: Annotated[str, StringConstraints(max_length=200_000)] = Field(default="", validate_default=True)
 
-    @model_validator(mode="after")
-    def _is_not_empty(self) -> Self:
-        if not (self.title.strip() or self.text.strip()):
+    @field_validator("text")
+    @classmethod
+    def _not_empty(cls, text: str, info: ValidationInfo) -> str:
+        if not text.strip() and not str(info.data.get("title", "x")).strip():
             raise ValueError("a document needs a title or a text")
-        return self
+        return text
 
 
 class Documents(_Payload):

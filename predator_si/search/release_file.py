@@ -61,7 +61,7 @@ class _RerankerKeys(_Strict):
     champion: str = Field(pattern=_DIGEST)
     candidate: str | None = Field(default=None, pattern=_DIGEST)
     candidateWeight: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
-    depth: int = Field(ge=0, le=1000)
+    depth: int = Field(default=20, ge=0, le=1000)
     backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32"] = "auto"
 
 
