@@ -127,7 +127,7 @@ def _hybrid_index(embedder: Path | None) -> tuple[Callable[[Path], SearchIndex],
 
     @functools.cache
     def prepared() -> PreparedEmbedder:  # loaded only once the cheap checks of a start have passed
-        return PreparedEmbedder(load_embedder(embedder))
+        return PreparedEmbedder(load_embedder(embedder), lambda: load_embedder(embedder))
 
     return lambda folder: HybridIndex.load(folder, prepared()), lambda documents: prepared().prepare(documents)
 

@@ -76,8 +76,8 @@ QUARANTINE_SCHEMA: dict[str, Any] = {"origin": pl.String, "line": pl.Int64, "rea
 
 KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
 _RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent}
-_LATE = timedelta(minutes=10)
-"""An event is written after it happened: the file of the next hour may hold the last requests of this one."""
+_LATE = timedelta(hours=1)
+"""An event is written after it happened: the next hour's file may hold the last of this one. Older actions are not accepted (``payloads.OLDEST_ACTION``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 What belongs here: the queue, its workers, retries and dead letters. What must not: HTTP, what an index is made of.
 
 Workers *prepare* documents in parallel (that is the embedding, the costly part); one applier then builds a new index from everything that is ready,
-publishes it and swaps it in. Prepared documents wait for each other only while an index is being built, so a busy queue is applied in large steps.
+publishes it and swaps it in. Building reads the whole index, so while more documents are on their way the applier waits for them, up to a few times as long
+as the last build took: a busy queue is applied in few large steps, a lone document at once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from predator_si.search.journal import Journal, Operation
 log = logging.getLogger(__name__)
 
 _RATE_WINDOW = 60.0
+_LINGER = 4.0
+"""While documents are being prepared, the applier waits up to this many times the last build: building then takes a fifth of the time at most."""
+_LONGEST_LINGER = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,16 +234,22 @@ class IngestQueue:
         return items, [], []
 
     def _apply_forever(self) -> None:
+        last_build = 0.0
         while True:
             with self._changed:
                 while not self._ready and not self._stopping:
                     self._changed.wait()
+                until = time.monotonic() + min(_LINGER * last_build, _LONGEST_LINGER)
+                while (self._fresh or self._preparing) and not self._stopping and (left := until - time.monotonic()) > 0:
+                    self._changed.wait(left)
                 if self._stopping:
                     return
                 batch, self._ready = sorted(self._ready, key=lambda item: item.operation.seq), []
                 self._building = True
+            started = time.monotonic()
             try:
                 failed = self._apply_batch(batch)
+                last_build = time.monotonic() - started
             except OSError as error:
                 log.error("the index cannot be written: %s", error)
                 with self._changed:

@@ -16,6 +16,8 @@ MAX_K = 100
 MAX_QUERY = 1000
 MAX_TEXTS = 1000
 MAX_BATCH = 1000
+OLDEST_ACTION = timedelta(hours=1)
+"""Events are stored by the hour of writing; readers look one hour beyond their window for late ones, and would not find an older one."""
 _AHEAD = timedelta(minutes=5)
 
 
@@ -95,6 +97,8 @@ class Action(_Payload):
             raise ValueError("needs a time zone")
         if timestamp is not None and timestamp > utc_now() + _AHEAD:
             raise ValueError("lies in the future")
+        if timestamp is not None and timestamp < utc_now() - OLDEST_ACTION:
+            raise ValueError("is more than an hour ago; actions are sent soon after they happen")
         return timestamp
 
     @field_validator("object_id")

@@ -358,4 +358,7 @@ class SearchService:
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
-            self.follower.poll()
+            try:
+                self.follower.poll()
+            except Exception:  # a release that was applied but could not be announced; following goes on
+                log.exception("watching the release file")

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from predator_si.records import ActionEvent, SearchEvent, utc_now
 log = logging.getLogger(__name__)
 
 COUNTER_BYTES = 256
+_ROLL_RETRY_SECONDS = 30.0
 KINDS = ("search", "action")
 
 
@@ -189,6 +191,7 @@ class EventSpool:
             self._error = f"counter file: {error}"
 
     def _run(self) -> None:
+        roll_again = 0.0
         while True:
             with self._lock:
                 if not self._closing and len(self._buffer) < self.flush_events:
@@ -201,7 +204,7 @@ class EventSpool:
             hour = f"{self._now().astimezone(UTC):%Y%m%d%H}"
             with self._lock:
                 oldest = self._buffer[0][0] if self._buffer else hour
-            if self._on_roll is not None and oldest > self._rolled_hour:
+            if self._on_roll is not None and oldest > self._rolled_hour and time.monotonic() >= roll_again:
                 with self._writing:
                     if self._stream is not None and self._stream[0] < oldest:
                         os.close(self._stream[1])
@@ -209,8 +212,9 @@ class EventSpool:
                 try:
                     self._on_roll(oldest)
                     self._rolled_hour = oldest
-                except Exception as error:  # the spool keeps the events; rolling up is tried again at the next flush
+                except Exception as error:  # the spool keeps the events; rolling up is tried again a little later
                     log.exception("hourly roll-up failed")
+                    roll_again = time.monotonic() + _ROLL_RETRY_SECONDS
                     with self._lock:
                         self._error = f"roll-up: {error}"
 
@@ -223,7 +227,7 @@ class EventSpool:
             try:
                 for hour in sorted({row[0] for row in batch}) or ([self._stream[0]] if self._stream else []):
                     self._append(hour, [row for row in batch if row[0] == hour], closing)
-            except OSError as error:
+            except Exception as error:  # mostly the disk; whatever it is, the events stay in memory, the thread lives, and everybody sees it
                 with self._lock:
                     self._write_errors += 1
                     self._error = f"{self.folder / 'spool'}: {error}"

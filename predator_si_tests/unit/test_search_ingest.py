@@ -1,6 +1,8 @@
 import json
 import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -218,23 +220,57 @@ def test_publishing_is_atomic_and_keeps_the_version_before(tmp_path: Path, monke
 
 
 class CountingEmbedder:
+    """An embedder that, like a tokenizer, must not be used by two threads at once."""
+
     name = "counting"
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.busy = threading.Lock()
 
     def encode(self, texts: Sequence[str], on_progress: object = None) -> np.ndarray:
-        self.asked.extend(texts)
-        return np.array([[len(text), sum(map(ord, text))] for text in texts], np.float32).reshape(len(texts), 2)
+        if not self.busy.acquire(blocking=False):
+            raise RuntimeError("Already borrowed")
+        try:
+            self.asked.extend(texts)
+            time.sleep(0.002)
+            return np.array([[len(text), sum(map(ord, text))] for text in texts], np.float32).reshape(len(texts), 2)
+        finally:
+            self.busy.release()
 
 
 def test_vectors_prepared_by_workers_are_used_once_and_in_order() -> None:
     inner = CountingEmbedder()
-    embedder = PreparedEmbedder(inner)
+    embedder = PreparedEmbedder(inner, CountingEmbedder)
     embedder.prepare([Document("1", "title", "b"), Document("2", "", "untitled")])
-    inner.asked.clear()
     texts = ["new", "title\nb", "other", "untitled"]
     assert np.array_equal(embedder.encode(texts), CountingEmbedder().encode(texts))
     assert inner.asked == ["new", "other"]
     embedder.encode(texts)
     assert inner.asked == ["new", "other", *texts]
+
+
+def test_searching_and_preparing_at_once_never_share_an_embedder() -> None:
+    embedder = PreparedEmbedder(CountingEmbedder(), CountingEmbedder)
+    work = [
+        *(lambda i=i: embedder.prepare([Document(str(i), "", f"text {i}")]) for i in range(40)),
+        *(lambda i=i: embedder.encode([f"text {i}", f"query {i}"]) for i in range(40)),
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        for running in [pool.submit(one) for one in work]:
+            running.result()
+
+
+def test_documents_that_arrive_while_an_index_is_built_are_applied_in_few_steps(tmp_path: Path) -> None:
+    sink = Sink()
+    apply, prepare = sink.apply, sink.prepare
+    sink.apply = lambda *batch: (time.sleep(0.05), apply(*batch))[1]  # type: ignore[method-assign]
+    sink.prepare = lambda batch: (time.sleep(0.005), prepare(batch))[1]  # type: ignore[method-assign]
+    ingest = queue(tmp_path, sink, batch=1)
+    ingest.start()
+    start = time.monotonic()
+    ingest.put(documents(*map(str, range(80))))
+    assert ingest.wait_until_empty(20)
+    assert len(sink.held) == 80
+    assert len(sink.batches) <= 2 + (time.monotonic() - start) / 0.2  # without waiting there would be one each 0.05 s
+    ingest.stop()

@@ -272,6 +272,7 @@ def test_a_failing_retrieval_is_a_500_without_a_stack_trace_and_an_event(home: F
         ("/events", {"query_id": "q", "action_name": "click", "object_id": "d", "position": 0}, "position"),
         ("/events", {"query_id": "q", "action_name": "click", "object_id": "d", "timestamp": "2999-01-01T00:00:00Z"}, "timestamp"),
         ("/events", {"query_id": "q", "action_name": "click", "object_id": "d", "timestamp": "2020-01-01T00:00:00"}, "timestamp"),
+        ("/events", {"query_id": "q", "action_name": "click", "object_id": "d", "timestamp": "2020-01-01T00:00:00Z"}, "timestamp"),
         ("/events", {"events": []}, "events"),
         ("/events", {"events": [{"query_id": "q", "action_name": "rating", "value": 9}]}, "events.0.value"),
         ("/documents", {"documents": [{"doc_id": "", "text": "x"}]}, "documents.0.doc_id"),
