@@ -76,6 +76,7 @@ QUARANTINE_SCHEMA: dict[str, Any] = {"origin": pl.String, "line": pl.Int64, "rea
 
 KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
 _RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent}
+_BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
 """An event is written after it happened: the next hour's file may hold the last of this one. Older actions are not accepted (``payloads.OLDEST_ACTION``)."""
 
@@ -341,23 +342,31 @@ def _aside(origin: str, line: int | None, reason: str, text: bytes) -> dict[str,
 
 def _parse_line(line: bytes) -> tuple[str, dict[str, Any]]:
     """Kind and content of a spool line; raises ValueError with the reason when it is unusable."""
+    for kind, beginning in _BEGINNING.items():  # as our own writer puts it: validated without a detour through objects
+        if line.startswith(beginning):
+            return kind, _event(kind, b"{" + line[len(beginning) :], _RECORD[kind].model_validate_json)
     try:
         found = json.loads(line)
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    if not isinstance(found, dict) or found.get("kind") not in ("search", "action", "marker"):
+    if not isinstance(found, dict) or found.get("kind") not in (*KIND_SCHEMA, "marker"):
         raise ValueError("no object with kind search, action or marker")
     kind = found.pop("kind")
-    if kind == "marker":
-        if not isinstance(found.get("writer"), str) or not all(isinstance(found.get(f"last_{name}"), int) for name in KIND_SCHEMA):
-            raise ValueError("a marker without writer and last numbers")
-        return kind, found
-    validate: Callable[[Any], Record] = _RECORD[kind].model_validate
+    if kind != "marker":
+        return kind, _event(kind, found, _RECORD[kind].model_validate)
+    if not isinstance(found.get("writer"), str) or not all(isinstance(found.get(f"last_{name}"), int) for name in KIND_SCHEMA):
+        raise ValueError("a marker without writer and last numbers")
+    return kind, found
+
+
+def _event(kind: str, found: Any, validate: Callable[[Any], Record]) -> dict[str, Any]:
     try:
-        event = validate(found).model_dump()
+        event = dict(validate(found).__dict__)
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"not a {kind} event: {'.'.join(map(str, first['loc'])) or 'event'}: {first['msg']}") from error
     if event["timestamp"].tzinfo is None:
         raise ValueError("timestamp without a time zone")
-    return kind, event
+    if "results" in event:
+        event["results"] = [result.__dict__ for result in event["results"]]
+    return event
