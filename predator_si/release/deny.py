@@ -73,7 +73,7 @@ def deny_entry(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, kee
     kept = {digest for other in keep for digest in (other.digest, other.source_digest) if digest is not None}
     if card.digest in {other.digest for other in keep}:
         raise Refused(f"model {card.digest} cannot be denied: it is the one to return to.")
-    source = card.source_digest if card.source_digest not in kept else None
+    source = card.source_digest if card.source_digest not in {*kept, card.digest} else None
     return DenyEntry(digest=card.digest, sourceDigest=source, cycle=cycle_id, reason=reason, at=at)
 
 

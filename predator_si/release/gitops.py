@@ -10,6 +10,7 @@ import fcntl
 import os
 import random
 import re
+import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -333,8 +334,9 @@ def _tree(folder: Path, files: Mapping[str, str], kept: Mapping[str, str], held:
 def _with_trailers(message: str, cycle_id: str | None, stage: str | None) -> str:
     subject, _, body = message.strip().partition("\n")
     parts = [subject, body.strip()] if body.strip() else [subject]
-    if cycle_id is not None:
-        parts.append(f"Predator-Cycle: {cycle_id}\nPredator-Stage: {stage}")
+    trailers = [] if cycle_id is None else [f"Predator-Cycle: {cycle_id}", f"Predator-Stage: {stage}"]
+    # Two processes that make the same change in the same second would make the same commit, and both would believe that their push brought it.
+    parts.append("\n".join([*trailers, f"Predator-Change: {secrets.token_hex(6)}"]))
     return "\n\n".join(parts) + "\n"
 
 
