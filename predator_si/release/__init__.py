@@ -10,7 +10,7 @@ Public functions, each in the module named by what it holds:
 - ``decide``: ``PROMOTION_CRITERIA``, ``REJECTION_CRITERIA``, ``decide_trial``, ``decide_promote``, ``approve``; ``recompute``:
   ``collect_evidence``, ``recompute_decision``; ``latency``: ``summarise_latency``
 - ``release_file``: ``ReleaseFile``, ``parse_release``, ``seed_release``, ``release_name``; ``deny``: ``DenyEntry``, ``parse_deny``, ``SEED_DENY``,
-  ``deny_entry``, ``add_denied``, ``find_denied``, ``is_denied``, ``check_allowed``
+  ``deny_entries``, ``add_denied``, ``find_denied``, ``is_denied``, ``check_allowed``
 - ``patch``: ``trial_changes``, ``promote_changes``, ``make_patch``, ``apply_patch``, ``make_rollback``, ``save_patch``, ``load_patch``
 - ``gitops``: ``GitOpsRepo``; ``deploy``: ``commit_patch``, ``confirm``; ``reconcile``: ``LocalReconciler``, and the process
   ``python -m predator_si.release.reconcile``

@@ -56,25 +56,23 @@ def parse_deny(text: str, name: str = DENY_FILE) -> list[DenyEntry]:
     return validated(_DenyFile, load(text, name), name).denied
 
 
-def deny_entry(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, keep: Iterable[ModelCard] = ()) -> DenyEntry:
-    """The entry for a model that is taken back.
+def deny_entries(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, keep: Iterable[ModelCard]) -> list[DenyEntry]:
+    """What to put on the deny list for a model that is taken back.
 
     Parameters
     ----------
+    card
+        The model's card.
     keep
-        Models that must stay allowed, first of all the one that the rollback returns to. When the denied model was made from the same
-        weights as one of them (a bad quantisation of good weights), only the artifact is denied.
-
-    Raises
-    ------
-    Refused
-        The model itself is among ``keep``.
+        Models that must stay allowed, first of all the one that the rollback returns to. Where the denied model was made from the same
+        weights as one of them (a bad quantisation of good weights), only the artifact is denied. Where it is itself the weights behind
+        one of them, nothing can be denied, and the list is empty: the way back must never be blocked by its own deny list.
     """
     kept = {digest for other in keep for digest in (other.digest, other.source_digest) if digest is not None}
-    if card.digest in {other.digest for other in keep}:
-        raise Refused(f"model {card.digest} cannot be denied: it is the one to return to.")
+    if card.digest in kept:
+        return []
     source = card.source_digest if card.source_digest not in {*kept, card.digest} else None
-    return DenyEntry(digest=card.digest, sourceDigest=source, cycle=cycle_id, reason=reason, at=at)
+    return [DenyEntry(digest=card.digest, sourceDigest=source, cycle=cycle_id, reason=reason, at=at)]
 
 
 def find_denied(entries: Sequence[DenyEntry], model: ModelCard | Iterable[str | None]) -> DenyEntry | None:

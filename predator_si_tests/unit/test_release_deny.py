@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Refused
 from predator_si.records import ModelCard
-from predator_si.release.deny import SEED_DENY, DenyEntry, add_denied, check_allowed, deny_entry, find_denied, is_denied, parse_deny
+from predator_si.release.deny import SEED_DENY, DenyEntry, add_denied, check_allowed, deny_entries, find_denied, is_denied, parse_deny
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
@@ -37,17 +37,29 @@ def test_the_artifact_its_weights_and_other_products_of_the_weights_are_denied()
         check_allowed(entries, _card(C, source=B))
 
 
-def test_a_bad_quantisation_of_the_model_to_return_to_does_not_deny_that_model() -> None:
-    champion = _card(A)
-    entry = deny_entry(_card(B, source=A), cycle_id="si_2026_11_22_001", reason="slow", at=AT, keep=[champion])
-    assert entry.source_digest is None
-    assert is_denied([entry], _card(B))
-    assert not is_denied([entry], champion)
-    sibling = deny_entry(_card(B, source=C), cycle_id="si_2026_11_22_001", reason="slow", at=AT, keep=[_card(D, source=C)])
-    assert not is_denied([sibling], _card(D, source=C))
-    assert deny_entry(_card(B, source=C), cycle_id="si_2026_11_22_001", reason="bad", at=AT, keep=[champion]).source_digest == C
-    with pytest.raises(Refused, match="the one to return to"):
-        deny_entry(champion, cycle_id="si_2026_11_22_001", reason="bad", at=AT, keep=[champion])
+def _denial(card: ModelCard, *keep: ModelCard) -> list[DenyEntry]:
+    return deny_entries(card, cycle_id="si_2026_11_22_001", reason="slow", at=AT, keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("card", "keep", "source"),
+    [
+        (_card(B, source=C), _card(A, source=A), C),
+        (_card(B, source=B), _card(A), None),  # made from nothing else
+        (_card(B, source=A), _card(A, source=A), None),  # a bad quantisation of the model to return to
+        (_card(B, source=C), _card(D, source=C), None),  # ... or of the weights behind it
+    ],
+)
+def test_denying_a_model_never_denies_the_one_to_return_to(card: ModelCard, keep: ModelCard, source: str | None) -> None:
+    (entry,) = _denial(card, keep)
+    assert (entry.digest, entry.source_digest) == (card.digest, source)
+    assert is_denied([entry], card)
+    assert not is_denied([entry], keep)
+
+
+def test_the_weights_behind_the_model_to_return_to_cannot_be_denied() -> None:
+    assert _denial(_card(C), _card(D, source=C)) == []
+    assert _denial(_card(D), _card(D)) == []
 
 
 def test_entries_are_added_once_and_comments_stay() -> None:
