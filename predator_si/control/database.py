@@ -29,7 +29,7 @@ class Control:
     Parameters
     ----------
     url_or_path
-        A file path, ``sqlite:///FILE``, or a PostgreSQL URL. The file and its folder are made when missing.
+        A file path or ``sqlite:///FILE``; the file and its folder are made when missing. A PostgreSQL URL is accepted and not tested yet.
     clock
         Where "now" comes from; with time zone.
     busy_seconds

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from predator_si.errors import BadInput, Refused
 from predator_si.records import ModelCard
 from predator_si.release.deny import SEED_DENY, DenyEntry, add_denied, check_allowed, deny_entries, find_denied, is_denied, parse_deny
+from predator_si.search.release_file import parse_denied as service_parse
 
 AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 A, B, C, D = (f"sha256:{letter * 64}" for letter in "abcd")
@@ -114,6 +115,8 @@ def test_what_was_added_is_denied_whatever_its_reason_says(entries: list[DenyEnt
     for entry in entries:
         text = add_denied(text, [entry])
     read = parse_deny(text)
-    assert pyyaml.safe_load(text)["denied"] == [entry.model_dump(mode="json", by_alias=True) for entry in read]  # the service reads it with another parser
+    assert pyyaml.safe_load(text)["denied"] == [entry.model_dump(mode="json", by_alias=True) for entry in read]
+    as_the_service_reads_it = service_parse(text.encode(), "deny.yaml")
     for digest, source in asked:
         assert is_denied(read, _card(digest, source)) == is_denied(entries, _card(digest, source))
+        assert is_denied(read, _card(digest, source)) == (as_the_service_reads_it.reason_against(digest, source) is not None)

@@ -14,6 +14,7 @@ from predator_si.errors import BadInput, Refused
 from predator_si.records import ServingConfig
 from predator_si.release.patch import apply_patch, load_patch, make_patch, make_rollback, promote_changes, rollback_changes, save_patch, trial_changes
 from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, owned_values, parse_release, release_name, seed_release
+from predator_si.search.release_file import parse_release as service_parse
 
 OLD, NEW, OTHER = (f"sha256:{letter * 64}" for letter in "abc")
 NAME = "release-local.yaml"
@@ -252,6 +253,8 @@ def test_apply_then_reverse_gives_the_same_file_and_keeps_the_comments(text: str
     applied = apply_patch(text, patch)
     by_another_parser = owned_values(ReleaseFile.model_validate(pyyaml.safe_load(applied)))
     assert by_another_parser == {**owned_values(before), **changes}
+    as_the_service_reads_it = service_parse(applied.encode(), NAME)
+    assert (as_the_service_reads_it.champion, as_the_service_reads_it.depth) == (by_another_parser["reranker.champion"], by_another_parser["reranker.depth"])
     assert _comments(applied) == _comments(text)
     back = apply_patch(applied, make_rollback(applied, [patch]))
     assert parse_release(back, NAME) == before
