@@ -124,6 +124,8 @@ class SearchEvent(Record):
     results: tuple[ScoredDocument, ...] = ()
     simulated: bool = False
     probe: bool = False
+    stands_for: str | None = None
+    """Digest of the model whose checked twin answered (``fast`` requests); such an event says nothing about latency or cost."""
     degraded: bool = False
     """The reranker failed and the first stage's order was served instead: answered (status 200), but an error of this variant."""
     seq: int | None = None

@@ -47,7 +47,7 @@ class Ports(Record):
 
 
 class DemoScale(Record):
-    """How big ``predator-si demo`` is. Counts are queries, requests or documents; ``None`` means all there are."""
+    """How much the loop does in one cycle. Counts are queries, requests or documents; ``None`` means all there are."""
 
     name: Literal["small", "full"]
     models: Literal["tiny", "real"]
@@ -55,28 +55,39 @@ class DemoScale(Record):
     seed: int = 20
     depth: int
     """Candidates that the reranker scores for each search."""
-    base_documents: int | None
-    shift_documents: int | None
-    train_queries: int
-    """Queries of the log, the only ones that get clicks."""
-    dev_queries: int
-    """Judged queries sent as probes."""
-    test_queries: int
-    """Sealed queries of the shift part, opened once."""
+    fusion_weight: float = 0.0
+    """Share of the first stage's score; the same for champion and challenger."""
+    documents_per_package: int | None
+    champion_length: int
+    """Tokens of a pair as the first champion reads it."""
     max_length: int
-    """Tokens of a query-document pair."""
-    train_steps: int
-    batch_size: int
-    learning_rate: float
-    negatives: int
-    """Mined hard negatives for each training query."""
-    requests_per_second: float
+    """Tokens of a pair in training, and so of what is trained."""
+    log_requests: int
+    """Searches of the shifted query log, answered by the champion's checked twin: where training clicks come from."""
     baseline_requests: int
+    """Searches answered by the champion itself before the shift: latency, errors, cost."""
     shift_requests: int
+    """The same after it."""
+    probe_queries: int
+    """Judged dev queries of each part asked at every snapshot."""
+    dev_queries: int
+    """Judged dev queries that choose the backend."""
+    test_queries: int
+    """Sealed queries of the shift part, opened once a cycle."""
+    click_groups: int
+    document_groups: int
+    negatives: int
+    groups_per_step: int
+    learning_rate: float
+    frozen_layers: int
+    epochs: float = 1.0
+    train_seconds: float
+    average_with_start: float = 0.0
     trial_requests: int
     watch_requests: int
     """Over all checks of the watch together."""
     watch_checks: int
+    watch_probes: int
     drill_requests: int
     latency_requests: int
     """Closed-loop searches of each arm when P95 is measured."""
@@ -89,47 +100,56 @@ DEMO_SCALES: dict[str, DemoScale] = {
         name="small",
         models="tiny",
         depth=10,
-        base_documents=300,
-        shift_documents=200,
-        train_queries=120,
-        dev_queries=60,
-        test_queries=100,
+        documents_per_package=120,
+        champion_length=96,
         max_length=64,
-        train_steps=60,
-        batch_size=16,
-        learning_rate=5e-4,
-        negatives=4,
-        requests_per_second=50.0,
+        log_requests=150,
         baseline_requests=60,
         shift_requests=60,
-        trial_requests=60,
-        watch_requests=60,
-        watch_checks=3,
-        drill_requests=40,
-        latency_requests=40,
+        probe_queries=120,
+        dev_queries=60,
+        test_queries=150,
+        click_groups=150,
+        document_groups=100,
+        negatives=4,
+        groups_per_step=8,
+        learning_rate=1e-3,
+        frozen_layers=0,
+        epochs=3.0,
+        train_seconds=30.0,
+        trial_requests=200,
+        watch_requests=200,
+        watch_checks=2,
+        watch_probes=40,
+        drill_requests=100,
+        latency_requests=60,
         resamples=2000,
     ),
     "full": DemoScale(
         name="full",
         models="real",
         depth=20,
-        base_documents=None,
-        shift_documents=None,
-        train_queries=600,
-        dev_queries=100,
-        test_queries=400,
+        documents_per_package=None,
+        champion_length=192,
         max_length=128,
-        train_steps=120,
-        batch_size=32,
-        learning_rate=2e-5,
+        log_requests=700,
+        baseline_requests=60,
+        shift_requests=60,
+        probe_queries=300,
+        dev_queries=120,
+        test_queries=400,
+        click_groups=700,
+        document_groups=300,
         negatives=4,
-        requests_per_second=8.0,
-        baseline_requests=120,
-        shift_requests=120,
+        groups_per_step=8,
+        learning_rate=3e-5,
+        frozen_layers=6,
+        train_seconds=280.0,
         trial_requests=200,
-        watch_requests=240,
-        watch_checks=4,
-        drill_requests=120,
+        watch_requests=200,
+        watch_checks=2,
+        watch_probes=60,
+        drill_requests=100,
         latency_requests=60,
         resamples=10000,
     ),

@@ -75,6 +75,7 @@ def probe(
     k: int = 20,
     variant: Literal["champion", "candidate"] | None = None,
     concurrency: int = 1,
+    fast: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ProbeResult:
     """Ask the service at ``url`` every judged query and score what it answers.
@@ -93,6 +94,8 @@ def probe(
         Pin the probes to one side; null takes the service's own assignment.
     concurrency
         Requests in flight; 1 measures the latency of an unloaded service.
+    fast
+        Let the champion's checked twin answer: the same ranking, sooner; the latencies of such a round mean nothing.
     on_progress
         Called with (done, total).
 
@@ -108,7 +111,7 @@ def probe(
     asked = queries.select("query_id", "text").join(judgments.select("query_id").unique(), on="query_id", how="semi", maintain_order="left")
     if asked.is_empty():
         raise BadInput(f"none of the {queries.height} probe queries has a judgment; take queries and judgments of the same corpus and split.")
-    body: dict[str, Any] = {"k": k, "probe": True} | ({"variant": variant} if variant else {})
+    body: dict[str, Any] = {"k": k, "probe": True} | ({"variant": variant} if variant else {}) | ({"fast": True} if fast else {})
     started, rows = utc_now(), []
     with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False) as client, ThreadPoolExecutor(max_workers=concurrency) as pool:
         for row in pool.map(lambda query: _ask(client, query[0], query[1], body), asked.iter_rows()):
@@ -148,7 +151,7 @@ def _read(answer: dict[str, Any]) -> dict[str, Any]:
     first = [result.get("first_stage_score") for result in results]
     whole = answer.get("depth") is not None and answer["depth"] <= len(ids) and None not in first
     candidates = [ids[i] for i in sorted(range(len(ids)), key=lambda i: -first[i])] if whole else None
-    return {"took_ms": float(answer["took_ms"]), "model_digest": answer["model_digest"], "result_ids": ids, "candidate_ids": candidates}
+    return {"took_ms": float(answer["took_ms"]), "model_digest": answer.get("stands_for") or answer["model_digest"], "result_ids": ids, "candidate_ids": candidates}
 
 
 def _scores(answers: pl.DataFrame, judgments: pl.DataFrame) -> pl.DataFrame:

@@ -51,6 +51,7 @@ SEARCH_SCHEMA: dict[str, Any] = {
     "results": pl.List(_RESULT),
     "simulated": pl.Boolean,
     "probe": pl.Boolean,
+    "stands_for": pl.String,
     "degraded": pl.Boolean,
     "seq": pl.Int64,
     "writer": pl.String,

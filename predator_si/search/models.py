@@ -21,6 +21,8 @@ from predator_si.records import ModelCard, utc_now
 
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".bin", ".xml")
 CARD = "predator.json"
+TWIN = "twin.json"
+"""Beside a model's weights: the digest of the same weights on a faster backend, and how equality was checked."""
 _PICKLED = re.compile(r"^(pytorch_model.*|training_args|optimizer|scheduler|rng_state.*)\.(bin|pt|pth)$")
 _DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 
@@ -83,6 +85,22 @@ class ModelStore:
     def card(self, digest: str) -> ModelCard:
         """What the model is and how it is run."""
         return ModelCard.read(self.path(digest) / CARD)
+
+    def set_twin(self, digest: str, twin: str, check: dict[str, Any]) -> None:
+        """Record that ``twin`` holds the same weights as ``digest`` on a faster backend, with the equality check that showed it."""
+        path = self.path(digest) / TWIN
+        self.path(twin)
+        partial = path.with_name(f".{TWIN}.partial")
+        partial.write_text(json.dumps({"twin": twin, "check": check}, indent=2, sort_keys=True, default=str) + "\n")
+        partial.replace(path)
+
+    def twin(self, digest: str) -> str | None:
+        """The faster stand-in of a model, where one was checked."""
+        path = self.path(digest) / TWIN
+        if not path.is_file():
+            return None
+        twin = str(json.loads(path.read_text())["twin"])
+        return twin if twin in self else None
 
     def cards(self) -> list[ModelCard]:
         """All models, oldest first."""

@@ -37,7 +37,11 @@ class _Payload(BaseModel):
 
 
 class SearchRequest(_Payload):
-    """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial."""
+    """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial.
+
+    ``fast`` lets the champion's checked twin (the same weights on a faster backend) answer, and only a probe or a simulated request: the answer names the
+    twin and whom it stands for, and its latency is never counted.
+    """
 
     query: Query
     k: int = Field(default=10, ge=1, le=MAX_K, strict=True)
@@ -46,6 +50,14 @@ class SearchRequest(_Payload):
     probe: bool = False
     simulated: bool = False
     variant: Literal["champion", "candidate"] | None = None
+    fast: bool = False
+
+    @field_validator("fast")
+    @classmethod
+    def _fast_is_not_for_people(cls, fast: bool, info: ValidationInfo) -> bool:
+        if fast and not (info.data.get("probe") or info.data.get("simulated")):
+            raise ValueError("is for probes and simulated requests; send probe: true or simulated: true with it, or leave it out")
+        return fast
 
     @field_validator("variant")
     @classmethod

@@ -7,7 +7,7 @@ that), HTTP. Scores are logits: no sigmoid, so that differences mean the same fo
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from predator_si.search.models import CARD, model_digest
 
 BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32")
 _BATCH = 32
+_WEIGHTS = {"torch": "model.safetensors", "onnx": "model.onnx", "openvino": "openvino_model.xml"}
 
 
 @cache
@@ -64,9 +65,12 @@ class _Tokenised:
         return encoded
 
 
-def _padded(encodings: Sequence[Any], multiple: int = 1) -> dict[str, npt.NDArray[np.int64]]:
-    width = max(len(encoding.ids) for encoding in encodings)
-    width += -width % multiple
+def padded(encodings: Sequence[Any], multiple: int = 1, limit: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
+    """Input arrays (rows x longest, rounded up to ``multiple`` but not above ``limit``) of tokenised pairs, zero where padded."""
+    longest = max(len(encoding.ids) for encoding in encodings)
+    width = longest + -longest % multiple
+    if limit is not None:
+        width = max(longest, min(width, limit))  # positions beyond the limit may not exist in the model
     arrays = {name: np.zeros((len(encodings), width), np.int64) for name in ("input_ids", "token_type_ids", "attention_mask")}
     for row, encoding in enumerate(encodings):
         size = len(encoding.ids)
@@ -81,6 +85,8 @@ class _Backend:
 
     batch = _BATCH
     by_length = True
+    multiple = 1
+    """Widths are rounded up to this: an engine that compiles each new shape must not see hundreds of them."""
 
     def __init__(self, folder: Path, card: ModelCard, digest: str) -> None:
         self.card = card
@@ -100,7 +106,7 @@ class _Backend:
         out = np.empty(len(encodings), np.float32)
         for start in range(0, len(order), self.batch):
             chosen = order[start : start + self.batch]
-            out[chosen] = self._forward(_padded([encodings[i] for i in chosen]))
+            out[chosen] = self._forward(padded([encodings[i] for i in chosen], self.multiple, self.card.max_length))
         if not np.isfinite(out).all():
             raise BadInput(f"model {self.digest} gave a score that is not a number; it must not be served. Train or fetch it again.")
         return out
@@ -108,15 +114,24 @@ class _Backend:
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         raise AssertionError("each backend has its own")
 
+    def _check_bound(self, bound: Mapping[str, str]) -> None:
+        """Compare the card with what an export wrote into the weight files; files of other makers say nothing."""
+        for key, value in (("backend", self.card.backend), ("max_length", str(self.card.max_length))):
+            if bound.get(key, value) != value:
+                raise BadInput(f"model {self.digest}: its weight files were made for {key} {bound[key]}, its card says {value}. Restore the card, or export the model again.")
+
 
 class _Torch(_Backend):
     """PyTorch, fp32 as a user would run it, or bf16 weights under autocast."""
 
     def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
         import torch
+        from safetensors import safe_open
         from transformers import AutoModelForSequenceClassification
 
         super().__init__(folder, card, digest)
+        with safe_open(str(folder / "model.safetensors"), "pt") as opened:
+            self._check_bound(opened.metadata() or {})
         if threads:
             torch.set_num_threads(threads)
         self._torch = torch
@@ -145,6 +160,7 @@ class _Onnx(_Backend):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+        self._check_bound(self._session.get_modelmeta().custom_metadata_map)
 
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         scores: npt.NDArray[np.float32] = self._session.run(None, arrays)[0].reshape(-1).astype(np.float32)
@@ -154,7 +170,8 @@ class _Onnx(_Backend):
 class _OpenVino(_Backend):
     """OpenVINO, bf16 where the chip computes in it, f32 otherwise."""
 
-    batch = 8
+    batch = 4
+    multiple = 32
 
     def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
         import openvino
@@ -162,13 +179,19 @@ class _OpenVino(_Backend):
         super().__init__(folder, card, digest)
         precision = "bf16" if card.backend == "openvino-bf16" else "f32"
         properties = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1}
-        self._compiled = openvino.Core().compile_model(str(folder / "openvino_model.xml"), "CPU", properties)
+        core = openvino.Core()
+        model = core.read_model(str(folder / "openvino_model.xml"))
+        self._check_bound({key: str(model.get_rt_info(["predator", key]).value) for key in ("backend", "max_length") if model.has_rt_info(["predator", key])})
+        self._compiled = core.compile_model(model, "CPU", properties)
         self._request = self._compiled.create_infer_request()
 
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
+        rows = len(arrays["input_ids"])
+        if rows < self.batch:  # a last, smaller batch would be one more shape to compile for each width
+            arrays = {name: np.concatenate([array, np.repeat(array[:1], self.batch - rows, axis=0)]) for name, array in arrays.items()}
         output = self._request.infer(arrays)
         scores: npt.NDArray[np.float32] = next(iter(output.values())).reshape(-1).astype(np.float32)
-        return scores
+        return scores[:rows]
 
 
 def load_reranker(folder: Path, threads: int | None = None) -> Reranker:
@@ -184,6 +207,10 @@ def load_reranker(folder: Path, threads: int | None = None) -> Reranker:
     digest = model_digest(folder)
     if digest != card.digest:
         raise BadInput(f"{folder}: the weights have digest {digest}, the card says {card.digest}. The files were changed or damaged: not loaded.")
+    weights = folder / next(file for kind, file in _WEIGHTS.items() if card.backend.startswith(kind))
+    for needed in (weights, folder / "tokenizer.json"):
+        if not needed.is_file():
+            raise BadInput(f"{needed}: missing, but a {card.backend} model is made of it. Fetch or export the model again.")
     if card.backend.startswith("torch"):
         return _Torch(folder, card, digest, threads)
     if card.backend.startswith("onnx"):

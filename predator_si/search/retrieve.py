@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from predator_si.corpora.text import digest_lines, words
+from predator_si.corpora.text import digest_lines, file_digest, words
 from predator_si.errors import BadInput
+from predator_si.search.tiny import EMBEDDER_FILE, HashingEmbedder
 
 RRF_K = 60
 """Cormack, Clarke, Buettcher (SIGIR 2009): the constant that damps the top ranks; 60 in their experiments."""
@@ -73,13 +74,15 @@ class SentenceEmbedder:
 
 
 def load_embedder(folder: Path) -> Embedder:
-    """The bi-encoder in ``folder``.
+    """The embedder in ``folder``: a sentence-transformers bi-encoder, or a ``tiny.HashingEmbedder`` of a small demo.
 
     Raises
     ------
     BadInput
         The folder does not hold one.
     """
+    if (Path(folder) / EMBEDDER_FILE).is_file():
+        return HashingEmbedder.load(folder)
     if not (Path(folder) / "modules.json").is_file():
         raise BadInput(f"{folder}: not a sentence-transformers folder (modules.json is missing). Run `predator-si models fetch`.")
     return SentenceEmbedder(folder)
@@ -108,7 +111,7 @@ class HybridIndex:
         self._bodies = bodies
         self._vectors = vectors
         self._bm25 = bm25
-        self._embedder = embedder
+        self.embedder = embedder
         self._position = {doc_id: index for index, doc_id in enumerate(doc_ids)}
         self.fingerprint = digest_lines([embedder.name, *(f"{i}\t{t}\t{b}" for i, t, b in zip(doc_ids, titles, bodies, strict=True))])
 
@@ -160,7 +163,7 @@ class HybridIndex:
             {"doc_id": [self.doc_ids[i] for i in kept], "title": [self._titles[i] for i in kept], "text": [self._bodies[i] for i in kept]}, schema={"doc_id": pl.String, "title": pl.String, "text": pl.String}
         )
         fresh = upserts.select("doc_id", "title", "text").unique("doc_id", keep="last", maintain_order=True)
-        return self._assemble(pl.concat([old, fresh]), self._vectors[kept], self._embedder, on_progress)
+        return self._assemble(pl.concat([old, fresh]), self._vectors[kept], self.embedder, on_progress)
 
     @classmethod
     def _assemble(cls, documents: pl.DataFrame, known: npt.NDArray[np.float32] | None, embedder: Embedder, on_progress: Callable[[int, int], None] | None) -> HybridIndex:
@@ -174,8 +177,10 @@ class HybridIndex:
         titles, bodies = documents["title"].to_list(), documents["text"].to_list()
         texts = [_joined(title, body) for title, body in zip(titles, bodies, strict=True)]
         done = 0 if known is None else len(known)
-        fresh = embedder.encode(texts[done:], on_progress)
-        vectors = fresh if known is None or not done else np.concatenate([known, fresh])
+        parts = [] if known is None or not done else [known]
+        if texts[done:]:
+            parts.append(embedder.encode(texts[done:], on_progress))
+        vectors = np.concatenate(parts)
         bm25 = bm25s.BM25()
         bm25.index([words(text) or [""] for text in texts], show_progress=False)
         return cls(doc_ids, titles, bodies, vectors, bm25, embedder)
@@ -185,13 +190,17 @@ class HybridIndex:
         folder = Path(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
-        self.documents().write_parquet(building / "documents.parquet")
-        np.save(building / "vectors.npy", self._vectors)
-        self._bm25.save(str(building / "bm25"))
-        (building / "index.json").write_text(json.dumps({"embedder": self._embedder.name, "fingerprint": self.fingerprint, "documents": self.n_documents}) + "\n")
-        building.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        building.replace(folder)
+        try:
+            self.documents().write_parquet(building / "documents.parquet")
+            np.save(building / "vectors.npy", self._vectors)
+            self._bm25.save(str(building / "bm25"))
+            meta = {"embedder": self.embedder.name, "fingerprint": self.fingerprint, "documents": self.n_documents, "files": _file_digests(building)}
+            (building / "index.json").write_text(json.dumps(meta) + "\n")
+            building.chmod(0o755)
+            shutil.rmtree(folder, ignore_errors=True)
+            building.replace(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path, embedder: Embedder) -> HybridIndex:
@@ -207,15 +216,23 @@ class HybridIndex:
         folder = Path(folder)
         try:
             meta = json.loads((folder / "index.json").read_text())
+            # An index of an earlier version has no file digests; its documents are still held against the fingerprint below.
+            damaged = [name for name, digest in meta.get("files", {}).items() if file_digest(folder / name) != digest]
+            if damaged:
+                raise BadInput(f"{folder}: {', '.join(damaged)} changed since the index was written. The index is damaged: reindex.")
             documents = pl.read_parquet(folder / "documents.parquet")
             vectors = np.load(folder / "vectors.npy")
             bm25 = bm25s.BM25.load(str(folder / "bm25"))
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            built_with, fingerprint = meta["embedder"], meta["fingerprint"]
+            titles, bodies = documents["title"].to_list(), documents["text"].to_list()
+        except (OSError, ValueError, KeyError, AttributeError, EOFError, pl.exceptions.PolarsError) as error:
             raise BadInput(f"{folder}: the index cannot be read ({error}). Build it again: delete the folder and restart the service, or run `make demo`.") from error
-        if meta["embedder"] != embedder.name:
-            raise BadInput(f"{folder}: built with embedder {meta['embedder']}, but {embedder.name} is configured. Reindex, or configure the embedder it was built with.")
-        index = cls(documents["doc_id"].to_list(), documents["title"].to_list(), documents["text"].to_list(), vectors, bm25, embedder)
-        if index.fingerprint != meta["fingerprint"]:
+        if built_with != embedder.name:
+            raise BadInput(f"{folder}: built with embedder {built_with}, but {embedder.name} is configured. Reindex, or configure the embedder it was built with.")
+        if len(vectors) != documents.height or not np.isfinite(vectors).all():
+            raise BadInput(f"{folder}: vectors.npy does not hold one vector of numbers per document. The index is damaged: reindex.")
+        index = cls(documents["doc_id"].to_list(), titles, bodies, vectors, bm25, embedder)
+        if index.fingerprint != fingerprint:
             raise BadInput(f"{folder}: documents.parquet does not have the fingerprint in index.json. The index is damaged: reindex.")
         return index
 
@@ -225,13 +242,20 @@ class HybridIndex:
         Parameters
         ----------
         depth
-            1 or more; fewer are returned when the legs return fewer.
+            0 or more; fewer are returned when the legs return fewer.
+
+        Raises
+        ------
+        BadInput
+            ``depth`` is negative.
         """
+        if depth < 0:
+            raise BadInput(f"depth {depth}: the number of candidates is 0 or more.")
         if not queries:
             return []
         k = min(LEG_DEPTH, self.n_documents)
         bags = [[word for word in words(query) if word in self._bm25.vocab_dict] for query in queries]
-        dense = self._embedder.encode(list(queries)) @ self._vectors.T
+        dense = self.embedder.encode(list(queries)) @ self._vectors.T
         result = []
         for bag, similarities in zip(bags, dense, strict=True):
             if bag:
@@ -252,6 +276,10 @@ class HybridIndex:
             texts = [_joined(self._titles[i], self._bodies[i]) for i in best]
             result.append(Candidates(ids, texts, np.array([score_of[i] for i in best.tolist()]), ranks[0, best], ranks[1, best]))
         return result
+
+
+def _file_digests(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def _joined(title: str, body: str) -> str:

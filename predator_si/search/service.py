@@ -212,6 +212,9 @@ class SearchService:
         model = variants.reranker(name)
         if model is None:
             raise SearchFailed(409, "variant is pinned to the candidate, but the release file has none. Leave variant out, or put a model on trial first.")
+        stands_for: str | None = None
+        if request.fast and name == "champion" and variants.twin is not None:
+            model, stands_for = variants.twin, model.digest
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:
@@ -249,6 +252,7 @@ class SearchService:
                 results=ranked.results if ranked else (),
                 simulated=request.simulated,
                 probe=request.probe,
+                stands_for=stands_for,
                 degraded=ranked.degraded if ranked else False,
             )
         )
@@ -259,6 +263,7 @@ class SearchService:
             "query_id": query_id,
             "variant": name,
             "model_digest": model.digest,
+            "stands_for": stands_for,
             "took_ms": took_ms,
             "queue_ms": computed.queue_ms,
             "retrieve_ms": ranked.retrieve_ms,

@@ -37,6 +37,10 @@ class Models(Protocol):
         """Card of the model; raises Missing."""
         ...
 
+    def twin(self, digest: str) -> str | None:
+        """Digest of the same weights on a faster backend, where one was made and checked."""
+        ...
+
 
 def bucket(unit: str) -> int:
     """The bucket, 0 to 9,999, that a client (or a query without one) belongs to for ever: sha256 of its id, modulo the number of buckets."""
@@ -50,6 +54,8 @@ class Variants:
     release: Release
     champion: Reranker
     candidate: Reranker | None
+    twin: Reranker | None = None
+    """The champion's weights on a faster backend, for probes and simulated requests that ask for it."""
 
     @property
     def candidate_weight(self) -> float:
@@ -66,7 +72,7 @@ class Variants:
 
     def loaded(self) -> dict[str, Reranker]:
         """The models by digest."""
-        return {model.digest: model for model in (self.champion, self.candidate) if model is not None}
+        return {model.digest: model for model in (self.champion, self.candidate, self.twin) if model is not None}
 
 
 class ReleaseFollower:
@@ -152,7 +158,8 @@ class ReleaseFollower:
     def _prepared(self, release_bytes: bytes, deny_bytes: bytes | None, loaded: dict[str, Reranker]) -> Variants:
         release = parse_release(release_bytes, self.release_path.name)
         denied = _EMPTY_DENY_LIST if deny_bytes is None else parse_denied(deny_bytes, self.deny_path.name)
-        cards = {digest: self._card(digest, denied) for digest in (release.champion, release.candidate) if digest is not None}
+        twin = self._models.twin(release.champion)
+        cards = {digest: self._card(digest, denied) for digest in (release.champion, release.candidate, twin) if digest is not None}
         champion_card = cards[release.champion]
         if release.backend not in ("auto", champion_card.backend):
             raise BadInput(
@@ -164,7 +171,8 @@ class ReleaseFollower:
             models = {digest: loaded.get(digest) or self._load(digest) for digest in cards}
         finally:
             self.loading = False
-        return Variants(release, models[release.champion], models[release.candidate] if release.candidate is not None else None)
+        candidate = models[release.candidate] if release.candidate is not None else None
+        return Variants(release, models[release.champion], candidate, models[twin] if twin is not None else None)
 
     def _card(self, digest: str, denied: DenyList) -> ModelCard:
         by_name = denied.reason_against(digest, None)  # before the store is asked: a denied model may be gone already

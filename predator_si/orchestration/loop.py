@@ -1,0 +1,224 @@
+"""Everything one installation's loop works with, opened from its settings.
+
+What belongs here: where the parts are and how they are opened. What must not: what a stage does, Dagster.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from predator_si.control import ACTIVE, Control
+from predator_si.errors import BadInput, Missing, Unavailable
+from predator_si.home import Home
+from predator_si.records import Baseline, Cycle, MetricsSnapshot, Record, ServingConfig
+from predator_si.settings import DemoScale, Settings
+
+if TYPE_CHECKING:
+    from predator_si.corpora import Corpus
+    from predator_si.evaluate import PairScores
+    from predator_si.release.gitops import GitOpsRepo
+    from predator_si.search.models import ModelStore
+    from predator_si.search.retrieve import HybridIndex
+
+_LEASE_SECONDS = 6 * 3600.0
+_INDEXES: dict[tuple[str, int], HybridIndex] = {}
+"""One index per version and process: opening one loads a bi-encoder."""
+
+
+class LoopPlan(Record):
+    """What this home's loop works on: ``plan.json`` in the home folder, written when it is prepared."""
+
+    corpus: Path
+    embedder: Path
+    scale: DemoScale
+
+
+class Loop:
+    """The parts of one installation.
+
+    Parameters
+    ----------
+    settings
+        Of the contour and the machine.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.home = Home(settings.home)
+        self.contour = settings.contour
+        self.search_url = settings.search_url
+
+    @cached_property
+    def plan(self) -> LoopPlan:
+        """The plan of this home.
+
+        Raises
+        ------
+        Missing
+            The home was never prepared.
+        """
+        path = self.home.path / "plan.json"
+        if not path.is_file():
+            raise Missing(f"{path}: this home was not prepared. Run `predator-si demo` or `predator-si up` first.")
+        return LoopPlan.read(path)
+
+    @cached_property
+    def control(self) -> Control:
+        """The control database."""
+        return Control(self.home.control_db)
+
+    @cached_property
+    def models(self) -> ModelStore:
+        """The model store."""
+        from predator_si.search.models import ModelStore
+
+        return ModelStore(self.home.models)
+
+    @cached_property
+    def pair_scores(self) -> PairScores:
+        """Pair scores shared by all stages."""
+        from predator_si.evaluate import PairScores
+
+        return PairScores(self.home.pair_scores)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Documents, queries and judgments that the loop is judged by."""
+        from predator_si.corpora import load_corpus
+
+        return load_corpus(self.plan.corpus)
+
+    @cached_property
+    def repo(self) -> GitOpsRepo:
+        """The writer's side of the GitOps repository."""
+        from predator_si.release.gitops import GitOpsRepo
+
+        return GitOpsRepo(self.home.gitops_bare, self.home.gitops)
+
+    def index(self) -> HybridIndex:
+        """The index that serves now, so that offline stages see the service's candidates."""
+        from predator_si.search.index_versions import IndexVersions
+        from predator_si.search.retrieve import HybridIndex, load_embedder
+
+        versions = IndexVersions(self.home.index)
+        version = versions.current()
+        key = (str(self.home.index), version)
+        if key not in _INDEXES:
+            known = next((index for (root, _), index in _INDEXES.items() if root == key[0]), None)
+            embedder = known.embedder if known is not None else load_embedder(self.plan.embedder)
+            for old in [other for other in _INDEXES if other[0] == key[0]]:
+                del _INDEXES[old]
+            _INDEXES[key] = HybridIndex.load(versions.folder(version), embedder)
+        return _INDEXES[key]
+
+    # ----------------------------------------------------------------- what is served
+
+    @property
+    def release_name(self) -> str:
+        """Name of the machine-owned release file."""
+        return f"release-{self.contour}.yaml"
+
+    def release_text(self) -> str:
+        """The release file at the branch's head."""
+        self.repo.sync()
+        return self.repo.show(self.release_name)
+
+    def serving(self) -> ServingConfig:
+        """The champion's configuration, by Git."""
+        from predator_si.release.release_file import parse_release
+
+        return parse_release(self.release_text(), self.release_name).serving()
+
+    def info(self) -> dict[str, Any]:
+        """What the service says about itself.
+
+        Raises
+        ------
+        Unavailable
+            It does not answer.
+        """
+        import httpx
+
+        try:
+            answer = httpx.get(f"{self.search_url}/info", timeout=10.0, trust_env=False)
+            answer.raise_for_status()
+            found: dict[str, Any] = answer.json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise Unavailable(f"{self.search_url}/info does not answer ({type(error).__name__}: {error}). Start the service: `predator-si up`.") from error
+        return found
+
+    def flush(self) -> None:
+        """Ask the service to write its events out, so that a window is whole."""
+        import httpx
+
+        try:
+            httpx.post(f"{self.search_url}/flush", timeout=30.0, trust_env=False).raise_for_status()
+        except httpx.HTTPError as error:
+            raise Unavailable(f"{self.search_url}/flush failed ({type(error).__name__}: {error}); the newest events are not on disk. Is the service running?") from error
+
+    # ----------------------------------------------------------------- cycles and their artifacts
+
+    def artifacts(self, cycle_id: str) -> Path:
+        """The folder of a cycle's artifacts."""
+        folder = self.home.artifacts / cycle_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def save(self, cycle_id: str, name: str, record: Record | dict[str, Any]) -> Path:
+        """Write one artifact, whole or not at all."""
+        path = self.artifacts(cycle_id) / name
+        partial = path.with_name(f".{name}.partial")
+        partial.write_text(record.to_json() if isinstance(record, Record) else json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
+        partial.replace(path)
+        return path
+
+    def should_stop(self, cycle_id: str) -> Callable[[], bool]:
+        """Whether work on a cycle must stop: the kill switch is on, or the cycle has ended."""
+        return lambda: self.control.kill_switch(self.contour) or self.control.cycle(cycle_id).state not in ACTIVE
+
+    @contextmanager
+    def working_on(self, cycle_id: str) -> Iterator[Cycle]:
+        """Hold the contour's one lease for a cycle; a run that died left it to the same cycle's next one.
+
+        Raises
+        ------
+        Refused
+            Another cycle holds it.
+        """
+        lease = self.control.acquire(f"cycle-{self.contour}", cycle_id, _LEASE_SECONDS)
+        try:
+            yield self.control.cycle(cycle_id)
+        finally:
+            self.control.release(lease)
+
+    # ----------------------------------------------------------------- snapshots
+
+    def snapshots(self, limit: int = 200) -> list[MetricsSnapshot]:
+        """The newest snapshots, oldest first; unreadable ones are an error, not a gap."""
+        paths = sorted(self.home.snapshots.glob("*.json"))[-limit:]
+        return [MetricsSnapshot.read(path) for path in paths]
+
+    def probes(self, snapshot_id: str) -> pl.DataFrame:
+        """The judged queries that were asked for a snapshot."""
+        path = self.home.snapshots / f"{snapshot_id}.parquet"
+        try:
+            return pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise BadInput(f"{path}: the probes of the snapshot cannot be read ({str(error).splitlines()[0]}). Take a new snapshot.") from error
+
+    def baseline(self) -> Baseline | None:
+        """The reference of the current champion, where there is one."""
+        path = self.home.path / "baseline.json"
+        return Baseline.read(path) if path.is_file() else None
+
+    def baseline_is_of_another(self, champion: str) -> bool:
+        """Whether the baseline belongs to a model that does not serve any more."""
+        known = self.baseline()
+        return known is not None and known.champion != champion

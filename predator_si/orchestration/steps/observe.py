@@ -1,0 +1,140 @@
+"""Snapshot of the newest window, its gates, and whether a cycle should start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from predator_si.errors import BadInput, PredatorError, Unavailable
+from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, evaluate_gates, measure_window, probe, update_baseline
+from predator_si.orchestration.loop import Loop
+from predator_si.records import GateResult, MetricsSnapshot, utc_now
+from predator_si.search.events import EventFrames, read_events
+
+_FIRST_WINDOW = timedelta(hours=1)
+
+
+def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int, int], None] | None = None) -> MetricsSnapshot:
+    """Measure the window since the last snapshot (at most one hour) and remember it.
+
+    A service that does not answer makes its metrics unknown, with the reason; it does not make the snapshot fail.
+    """
+    now = utc_now()
+    before = loop.snapshots(1)
+    start = max(before[-1].window_end, now - _FIRST_WINDOW) if before else now - _FIRST_WINDOW
+    champion, ingest, asked = loop.serving().model, None, None
+    try:
+        loop.flush()
+        info = loop.info()
+        ingest = info["ingest"]
+    except Unavailable:
+        info = None
+    events = read_events(loop.home.events, start, now)
+    if probes and info is not None:
+        scale = loop.plan.scale
+        queries, judgments = probe_set(loop, events, scale.probe_queries)
+        asked = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
+        now = utc_now()
+    snapshot = measure_window(
+        events,
+        start,
+        now,
+        now,
+        champion=champion,
+        contour=loop.contour,
+        probes=asked,
+        prices=PriceTable(usd_per_vcpu_hour=loop.settings.prices.usd_per_vcpu_hour),
+        ingest=ingest,
+        mock=False,
+        snapshot_id=f"{loop.contour}-{now:%Y%m%dT%H%M%S%f}",
+    )
+    loop.home.snapshots.mkdir(parents=True, exist_ok=True)
+    if asked is not None:
+        asked.per_query.write_parquet(loop.home.snapshots / f"{snapshot.snapshot_id}.parquet")
+    partial = loop.home.snapshots / f".{snapshot.snapshot_id}.partial"
+    partial.write_text(snapshot.to_json())
+    partial.replace(loop.home.snapshots / f"{snapshot.snapshot_id}.json")
+    if loop.baseline() is None or loop.baseline_is_of_another(champion):
+        found = update_baseline(loop.snapshots(), champion)
+        if found is not None:
+            (loop.home.path / "baseline.json").write_text(found.to_json())
+    return snapshot
+
+
+def probe_set(loop: Loop, events: EventFrames | None, n: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Judged dev queries, as many of each part as people ask about it in the window; a frozen sample of each part.
+
+    The part of a request is found by its text among the known queries; without traffic every part whose documents are indexed is asked alike.
+    """
+    corpus = loop.corpus
+    parts = corpus.queries(split="dev")["part"].unique().sort().to_list()
+    shares = _traffic_shares(loop, events, parts)
+    chosen = []
+    for part in parts:
+        wanted = round(n * shares[part])
+        pool = corpus.queries(split="dev", part=part)
+        if wanted and pool.height:
+            chosen.append(frozen_sample(pool, wanted, loop.plan.scale.seed))
+    if not chosen:
+        raise BadInput(f"corpus {corpus.name} has no judged dev queries; the quality of the service cannot be probed. Build it with a dev split.")
+    return pl.concat(chosen), corpus.judgments(split="dev")
+
+
+def _traffic_shares(loop: Loop, events: EventFrames | None, parts: Sequence[str]) -> dict[str, float]:
+    if events is not None and events.search.height:
+        asked = events.search.filter(~pl.col("probe")).select(text="user_query")
+        known = asked.join(loop.corpus.queries(split="train").select("text", "part").unique("text"), on="text", how="inner")
+        if known.height:
+            counts = dict(known.group_by("part").len().iter_rows())
+            return {part: counts.get(part, 0) / known.height for part in parts}
+    indexed = set(loop.index().doc_ids)
+    present = [part for part in parts if not indexed.isdisjoint(loop.corpus.documents(part)["doc_id"].to_list())]
+    return {part: (1 / len(present) if part in present else 0.0) for part in parts}
+
+
+def frozen_sample(queries: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
+    """At most ``n`` queries, the same ones every time, in an order that depends on their ids and the seed alone."""
+    from predator_si.corpora.text import stable_fraction
+
+    keyed = queries.with_columns(pl.col("query_id").map_elements(lambda query_id: stable_fraction(f"{seed}:{query_id}"), return_dtype=pl.Float64).alias("_order"))
+    return keyed.sort("_order").head(n).drop("_order")
+
+
+def gates(loop: Loop, snapshot: MetricsSnapshot | None, now: datetime | None = None) -> list[GateResult]:
+    """The contour's quality gates on a snapshot."""
+    return evaluate_gates(loop.settings.quality_gates, snapshot, loop.baseline(), now or utc_now())
+
+
+def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -> Start | Skip:
+    """Start a cycle, or not, and why; from the newest snapshot."""
+    now = now or utc_now()
+    newest = loop.snapshots(1)
+    snapshot = newest[-1] if newest else None
+    state = GateState(
+        enabled=loop.settings.enabled,
+        kill_switch=loop.settings.kill_switch or loop.control.kill_switch(loop.contour),
+        cycles=loop.control.cycles(100, loop.contour),
+        max_cycles_per_day=loop.settings.max_cycles_per_day,
+        cycle_interval=loop.settings.cycle_interval,
+        mock_signals=loop.settings.mock_signals,
+    )
+    return decide(snapshot, gates(loop, snapshot, now), state, now, force=force)
+
+
+def write_drift_report(loop: Loop) -> tuple[str, dict[str, object]] | PredatorError:
+    """Evidently's report of the newest window against the baseline's; the error is given back where there is too little to compare."""
+    from predator_si.monitor.drift import write_quality_report
+
+    snapshots = loop.snapshots()
+    if len(snapshots) < 2:
+        return BadInput("two windows are needed to compare; there is one so far.")
+    first, last = snapshots[0], snapshots[-1]
+    reference = read_events(loop.home.events, first.window_start, first.window_end).search
+    current = read_events(loop.home.events, last.window_start, last.window_end).search
+    path = loop.home.snapshots / f"{last.snapshot_id}.drift.html"
+    try:
+        return str(path), dict(write_quality_report(reference.filter(~pl.col("probe")), current.filter(~pl.col("probe")), path))
+    except PredatorError as error:
+        return error

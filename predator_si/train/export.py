@@ -1,0 +1,143 @@
+"""From a trained torch cross-encoder to the files that serve fast: ONNX int8, OpenVINO, half-precision weights.
+
+What belongs here: file formats. What must not: deciding which is good enough (``optimise`` measures that). The exports are our own because
+the sentence-transformers ONNX back end cannot be installed beside transformers 5.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from predator_si.errors import BadInput
+from predator_si.search.models import ModelStore
+from predator_si.search.rerank import BACKENDS
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config.json")
+_INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+_LEAST = 8
+"""Fewer tokens leave no room for a query beside a document."""
+
+
+def export(store: ModelStore, digest: str, backend: str, max_length: int) -> str:
+    """Make the variant of a stored torch model that runs on ``backend`` with inputs cut at ``max_length`` tokens; returns its digest.
+
+    Both are written into the weight files, so that two variants that behave differently never have the same digest; the same export made
+    twice has the same one.
+
+    Raises
+    ------
+    BadInput
+        The source is not a torch model, the backend is unknown, or the model has fewer positions than ``max_length``.
+    """
+    source = store.card(digest)
+    if not source.backend.startswith("torch"):
+        raise BadInput(f"{digest} is a {source.backend} model; exports start from torch weights. Export its source, {source.source_digest}.")
+    if backend not in BACKENDS:
+        raise BadInput(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}.")
+    folder = store.path(digest)
+    positions = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    if max_length < _LEAST or (positions is not None and max_length > positions):
+        raise BadInput(f"max_length {max_length}: {source.name} reads {_LEAST} to {positions} tokens. Choose a length in that range.")
+    bound = {"backend": backend, "max_length": str(max_length)}
+    with tempfile.TemporaryDirectory(dir=store.root, prefix=".exporting-") as scratch:
+        out = Path(scratch)
+        for name in _TOKENIZER_FILES:
+            if (folder / name).is_file():
+                shutil.copy2(folder / name, out / name)
+        if backend.startswith("openvino"):
+            _export_openvino(folder, out, bound)
+        elif backend == "onnx-int8":
+            _export_onnx_int8(folder, out, bound)
+        else:
+            _export_torch(folder, out, bound)
+        gc.collect()  # traced modules hold each other in circles: a gigabyte for a large model until Python looks
+        _say_max_length(out, max_length)
+        return store.add(
+            out,
+            name=f"{source.name} {backend} {max_length}",
+            backend=backend,
+            max_length=max_length,
+            source_digest=source.source_digest or digest,
+            base=source.base,
+            origin={"exported_from": digest},
+        )
+
+
+def _model(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification.from_pretrained(
+        str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+def _traceable(folder: Path) -> Any:
+    """The model with positional inputs in the order of ``_INPUTS`` and bare logits."""
+    import torch
+
+    class Logits(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = _model(folder)
+
+        def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
+            return self.model(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask).logits
+
+    return Logits().eval()
+
+
+def _say_max_length(folder: Path, max_length: int) -> None:
+    """Write the input length into the tokenizer's settings file, so that the folder says how it is to be used by other tools too."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**settings, "model_max_length": max_length}, indent=2, sort_keys=True) + "\n")
+
+
+def _export_openvino(folder: Path, out: Path, bound: dict[str, str]) -> None:
+    import openvino
+    import torch
+
+    example = torch.ones(2, 8, dtype=torch.int64)
+    with torch.no_grad():
+        converted = openvino.convert_model(_traceable(folder), example_input={name: example for name in _INPUTS})
+    for port, name in zip(converted.inputs, _INPUTS, strict=True):
+        port.get_tensor().set_names({name})
+    converted.set_friendly_name("reranker")
+    for number, operation in enumerate(converted.get_ordered_ops()):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")  # generated names count up within a process and would change the digest
+    for key, value in bound.items():
+        converted.set_rt_info(value, ["predator", key])
+    openvino.save_model(converted, str(out / "openvino_model.xml"), compress_to_fp16=False)
+
+
+def _export_onnx_int8(folder: Path, out: Path, bound: dict[str, str]) -> None:
+    import onnx
+    import torch
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    example = torch.ones(2, 8, dtype=torch.int64)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".exporting-") as scratch, torch.no_grad():
+        plain = str(Path(scratch) / "plain.onnx")
+        axes = {name: {0: "batch", 1: "tokens"} for name in _INPUTS} | {"logits": {0: "batch"}}
+        torch.onnx.export(
+            _traceable(folder), (example,) * 3, plain, input_names=list(_INPUTS), output_names=["logits"], dynamic_axes=axes, opset_version=17, dynamo=False
+        )
+        quantize_dynamic(plain, str(out / "model.onnx"), weight_type=QuantType.QInt8)
+    graph = onnx.load(str(out / "model.onnx"))
+    onnx.helper.set_model_props(graph, bound)
+    onnx.save(graph, str(out / "model.onnx"))
+
+
+def _export_torch(folder: Path, out: Path, bound: dict[str, str]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    model = _model(folder).to(torch.bfloat16 if bound["backend"] == "torch-bf16" else torch.float32)
+    model.config.save_pretrained(str(out))
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, str(out / "model.safetensors"), metadata={"format": "pt", **bound})

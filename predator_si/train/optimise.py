@@ -1,0 +1,197 @@
+"""Make a trained reranker fast, and prove that it lost nothing on the way.
+
+What belongs here: trying the backends of this machine, measuring them, choosing the fastest that is non-inferior per query; the fast twin
+of a served model; the damaged model of a drill. What must not: file formats (``export``), verdicts about promotion (``release``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from predator_si.errors import BadInput, Missing
+from predator_si.evaluate import PairScores, equality_check, evaluate_model
+from predator_si.records import Interval, Record, ServingConfig
+from predator_si.search.models import ModelStore
+from predator_si.search.rerank import Reranker, chip_has_bf16, load_reranker
+from predator_si.search.retrieve import Candidates
+from predator_si.statistics import paired_interval
+from predator_si.train.export import export
+
+NDCG_MARGIN = 0.01
+
+
+class Variant(Record):
+    """One way to run the model, as measured on this machine."""
+
+    digest: str
+    backend: str
+    p50_ms: float
+    p95_ms: float
+    pairs_per_second: float
+    ndcg_difference: Interval | None = None
+    """Against the trained model itself; null where a faster variant was chosen before this one was judged."""
+    non_inferior: bool | None = None
+
+
+class Optimisation(Record):
+    """What was tried and what was chosen."""
+
+    source: str
+    chosen: str
+    depth: int
+    n_queries: int
+    variants: list[Variant]
+    reason: str
+    seconds: float = Field(ge=0)
+
+
+def fast_backends() -> tuple[str, ...]:
+    """The backends worth trying on this chip, likely fastest first."""
+    return ("openvino-bf16", "onnx-int8", "torch-bf16") if chip_has_bf16() else ("onnx-int8", "openvino-f32")
+
+
+def reference_backend() -> str:
+    """The fast backend that computes what torch does: every score of the offline stages comes from it, after an equality check."""
+    return "openvino-bf16" if chip_has_bf16() else "openvino-f32"
+
+
+def fast_twin(store: ModelStore, digest: str, pairs: Sequence[tuple[str, str]], tolerance: float = 0.98) -> tuple[str, dict[str, Any]]:
+    """The same weights on this chip's reference backend, after scoring ``pairs`` with both.
+
+    Returns
+    -------
+    (digest, check)
+        The twin's digest, and what the equality check found.
+
+    Raises
+    ------
+    BadInput
+        The two rank differently (rank correlation below ``tolerance``): then nothing may be scored by the twin.
+    """
+    card = store.card(digest)
+    if not card.backend.startswith("torch"):
+        return digest, {"same": True}
+    twin = export(store, digest, reference_backend(), card.max_length)
+    found = equality_check(load_reranker(store.path(digest)), load_reranker(store.path(twin)), list(pairs))
+    check = {"pairs": len(pairs), **found.model_dump(mode="json")} if isinstance(found, Record) else {"pairs": len(pairs), **vars(found)}
+    correlation = check.get("rank_correlation")
+    if correlation is None or correlation < tolerance:
+        raise BadInput(f"the {reference_backend()} twin of {digest} ranks differently (rank correlation {correlation}): it cannot stand in for it. Score with torch instead.")
+    store.set_twin(digest, twin, check)
+    return twin, check
+
+
+def optimise(
+    store: ModelStore,
+    trained: str,
+    max_length: int,
+    queries: pl.DataFrame,
+    judgments: pl.DataFrame,
+    candidates: Callable[[list[str], int], list[Candidates]],
+    depth: int,
+    fusion_weight: float,
+    *,
+    scores_cache: PairScores | None = None,
+    timing_queries: int = 12,
+    margin: float = NDCG_MARGIN,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Optimisation:
+    """Try the chip's backends and choose the fastest whose NDCG@10 is not lower than the trained model's by more than ``margin``.
+
+    Speed is the P50 of scoring one query's candidates, cold, the backends interleaved. Quality is judged per query: the lower bound of the 95% interval of the
+    paired difference against the fp32 weights must lie above ``-margin``. The fp32 weights themselves are the last resort.
+
+    Raises
+    ------
+    BadInput
+        No judged query.
+    """
+    started = time.monotonic()
+    digests = {backend: export(store, trained, backend, max_length) for backend in fast_backends()}
+    models: dict[str, Reranker] = {backend: load_reranker(store.path(digest)) for backend, digest in digests.items()}
+    probe = candidates(queries["text"].to_list()[: timing_queries + 2], depth)
+    spent: dict[str, list[float]] = {backend: [] for backend in models}
+    for number, (text, found) in enumerate(zip(queries["text"].to_list(), probe, strict=False)):
+        for backend, model in models.items():
+            began = time.perf_counter()
+            model.score(text, found.texts)
+            if number >= 2:  # the first two warm the engines up
+                spent[backend].append(1e3 * (time.perf_counter() - began))
+    fastest = sorted(models, key=lambda backend: float(np.median(spent[backend])))
+    plain = export(store, trained, "torch-fp32", max_length)
+    reference_model = load_reranker(store.path(plain))
+    reference: pl.DataFrame | None = None
+    chosen, variants, reason = plain, [], "no fast backend kept the ranking; the fp32 weights are served"
+    for backend in fastest:
+        times = np.asarray(spent[backend])
+        facts: dict[str, Any] = {
+            "digest": digests[backend],
+            "backend": backend,
+            "p50_ms": float(np.median(times)),
+            "p95_ms": float(np.percentile(times, 95)),
+            "pairs_per_second": depth * 1e3 / float(times.mean()),
+        }
+        if chosen != plain:
+            variants.append(Variant(**facts))
+            continue
+        common: dict[str, Any] = {"scores_cache": scores_cache, "should_stop": should_stop}
+        if reference is None:
+            reference = evaluate_model(
+                queries, judgments, candidates, reference_model, ServingConfig(model=plain, depth=depth, fusion_weight=fusion_weight), on_progress=on_progress, **common
+            )
+        own = evaluate_model(
+            queries, judgments, candidates, models[backend], ServingConfig(model=digests[backend], depth=depth, fusion_weight=fusion_weight), on_progress=on_progress, **common
+        )
+        joined = reference.select("query_id", before="ndcg_at_10").join(own.select("query_id", after="ndcg_at_10"), on="query_id", how="inner")
+        difference = paired_interval((joined["after"] - joined["before"]).to_numpy(), seed=seed)
+        good = difference.low > -margin
+        variants.append(Variant(**facts, ndcg_difference=difference, non_inferior=good))
+        if good:
+            chosen, reason = digests[backend], f"{backend} is the fastest and not inferior: NDCG@10 {difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], n={difference.n}"
+    n = 0 if reference is None else reference.height
+    return Optimisation(source=trained, chosen=chosen, depth=depth, n_queries=n, variants=variants, reason=reason, seconds=time.monotonic() - started)
+
+
+def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
+    """A broken copy for drills: the torch weights behind ``digest`` with the encoder's upper half shuffled, on the same backend.
+
+    The weights differ everywhere in that half, so neither digest nor behaviour is close to the original's.
+
+    Raises
+    ------
+    Missing
+        The torch weights that ``digest`` was made from are not in the store.
+    """
+    import shutil
+    import tempfile
+    from pathlib import Path
+
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    card = store.card(digest)
+    source = card.source_digest or digest
+    if source not in store or not store.card(source).backend.startswith("torch"):
+        raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store; a drill damages a copy of them. Run a cycle first.")
+    model = AutoModelForSequenceClassification.from_pretrained(str(store.path(source)), num_labels=1, local_files_only=True, use_safetensors=True)
+    generator = torch.Generator().manual_seed(seed)
+    layers = list(model.base_model.encoder.layer)
+    with torch.no_grad():
+        for parameter in [p for layer in layers[len(layers) // 2 :] for p in layer.parameters()] + list(model.classifier.parameters()):
+            flat = parameter.reshape(-1)
+            parameter.copy_(flat[torch.randperm(flat.numel(), generator=generator)].reshape(parameter.shape))
+    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        model.save_pretrained(scratch, safe_serialization=True)
+        for file in store.path(source).iterdir():
+            if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
+                shutil.copy2(file, Path(scratch) / file.name)
+        broken = store.add(Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed})
+    return export(store, broken, card.backend, max_length)
