@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s")
@@ -69,3 +70,9 @@ def digest_lines(lines: Iterable[str]) -> str:
     for line in lines:
         total.update(line.encode() + b"\n")
     return total.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -118,7 +118,9 @@ class _Backend:
         """Compare the card with what an export wrote into the weight files; files of other makers say nothing."""
         for key, value in (("backend", self.card.backend), ("max_length", str(self.card.max_length))):
             if bound.get(key, value) != value:
-                raise BadInput(f"model {self.digest}: its weight files were made for {key} {bound[key]}, its card says {value}. Restore the card, or export the model again.")
+                raise BadInput(
+                    f"model {self.digest}: its weight files were made for {key} {bound[key]}, its card says {value}. Restore the card or export again."
+                )
 
 
 class _Torch(_Backend):
@@ -136,7 +138,9 @@ class _Torch(_Backend):
             torch.set_num_threads(threads)
         self._torch = torch
         self._half = card.backend == "torch-bf16"
-        self._model = AutoModelForSequenceClassification.from_pretrained(str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+        self._model = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
         self._model.eval()
         self.by_length = self._half
 

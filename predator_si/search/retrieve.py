@@ -63,7 +63,9 @@ class SentenceEmbedder:
         for start in range(0, len(order), block):
             chosen = order[start : start + block]
             with self._torch.autocast("cpu", self._torch.bfloat16, enabled=self._bf16 and len(texts) > 8):
-                vectors = self._model.encode([texts[index] for index in chosen], batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
+                vectors = self._model.encode(
+                    [texts[index] for index in chosen], batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True
+                )
             part = vectors.float().numpy()
             if out is None:
                 out = np.empty((len(texts), part.shape[1]), np.float32)
@@ -160,13 +162,16 @@ class HybridIndex:
         gone = set(deletes) | set(upserts["doc_id"])
         kept = [index for index, doc_id in enumerate(self.doc_ids) if doc_id not in gone]
         old = pl.DataFrame(
-            {"doc_id": [self.doc_ids[i] for i in kept], "title": [self._titles[i] for i in kept], "text": [self._bodies[i] for i in kept]}, schema={"doc_id": pl.String, "title": pl.String, "text": pl.String}
+            {"doc_id": [self.doc_ids[i] for i in kept], "title": [self._titles[i] for i in kept], "text": [self._bodies[i] for i in kept]},
+            schema={"doc_id": pl.String, "title": pl.String, "text": pl.String},
         )
         fresh = upserts.select("doc_id", "title", "text").unique("doc_id", keep="last", maintain_order=True)
         return self._assemble(pl.concat([old, fresh]), self._vectors[kept], self.embedder, on_progress)
 
     @classmethod
-    def _assemble(cls, documents: pl.DataFrame, known: npt.NDArray[np.float32] | None, embedder: Embedder, on_progress: Callable[[int, int], None] | None) -> HybridIndex:
+    def _assemble(
+        cls, documents: pl.DataFrame, known: npt.NDArray[np.float32] | None, embedder: Embedder, on_progress: Callable[[int, int], None] | None
+    ) -> HybridIndex:
         import bm25s
 
         doc_ids = documents["doc_id"].to_list()
@@ -226,9 +231,13 @@ class HybridIndex:
             built_with, fingerprint = meta["embedder"], meta["fingerprint"]
             titles, bodies = documents["title"].to_list(), documents["text"].to_list()
         except (OSError, ValueError, KeyError, AttributeError, EOFError, pl.exceptions.PolarsError) as error:
-            raise BadInput(f"{folder}: the index cannot be read ({error}). Build it again: delete the folder and restart the service, or run `make demo`.") from error
+            raise BadInput(
+                f"{folder}: the index cannot be read ({error}). Build it again: delete the folder and restart the service, or run `make demo`."
+            ) from error
         if built_with != embedder.name:
-            raise BadInput(f"{folder}: built with embedder {built_with}, but {embedder.name} is configured. Reindex, or configure the embedder it was built with.")
+            raise BadInput(
+                f"{folder}: built with embedder {built_with}, but {embedder.name} is configured. Reindex, or configure the embedder it was built with."
+            )
         if len(vectors) != documents.height or not np.isfinite(vectors).all():
             raise BadInput(f"{folder}: vectors.npy does not hold one vector of numbers per document. The index is damaged: reindex.")
         index = cls(documents["doc_id"].to_list(), titles, bodies, vectors, bm25, embedder)

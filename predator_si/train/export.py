@@ -105,7 +105,7 @@ def _export_openvino(folder: Path, out: Path, bound: dict[str, str]) -> None:
 
     example = torch.ones(2, 8, dtype=torch.int64)
     with torch.no_grad():
-        converted = openvino.convert_model(_traceable(folder), example_input={name: example for name in _INPUTS})
+        converted = openvino.convert_model(_traceable(folder), example_input=dict.fromkeys(_INPUTS, example))
     for port, name in zip(converted.inputs, _INPUTS, strict=True):
         port.get_tensor().set_names({name})
     converted.set_friendly_name("reranker")
