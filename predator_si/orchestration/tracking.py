@@ -28,6 +28,7 @@ from predator_si.train.tracking import REGISTERED_MODEL, RunStatus
 EXPERIMENT = "predator_si"
 DAGSTER_RUN_TAG = "dagster_run_id"
 """dagster-mlflow's own tag."""
+_NAME_TAG = "predator/name"
 _LONGEST_PARAMETER = 6000  # MLflow refuses longer values
 
 
@@ -82,8 +83,9 @@ class MlflowTracker:
                 run = self._mlflow.active_run()
                 self._page = (run.info.experiment_id, run.info.run_id)
                 logged = dict(run.data.params)
-                if not logged:
-                    self._mlflow.set_tag("mlflow.runName", f"{cycle_id} {name}")
+                first = run.data.tags.get(_NAME_TAG, name)
+                # dagster-mlflow names a run after its job, also each time it goes on with one
+                self._mlflow.set_tags({_NAME_TAG: first, "mlflow.runName": f"{cycle_id} {first}"})
                 self._mlflow.log_params(_new_parameters(name, parameters, logged))
             except BaseException:
                 self.end("FAILED")

@@ -1,0 +1,105 @@
+"""Lanes, the Kubernetes settings of training, and cycles as partitions."""
+
+from __future__ import annotations
+
+import json
+
+import dagster as dg
+import pytest
+import yaml
+
+from predator_si.errors import BadInput
+from predator_si.home import DAGSTER_INSTANCE
+from predator_si.orchestration import op_tags
+from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, Lane, gpu_k8s_config, lane_of, with_gpu
+from predator_si.orchestration.partitions import add_cycle, cycles
+
+
+def keys(*names: str) -> list[dg.AssetKey]:
+    return [dg.AssetKey(name.split("/")) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("assets", "lane"),
+    [
+        (["observe/metrics_snapshot"], Lane.OBSERVE),
+        (["search/service"], Lane.OBSERVE),
+        ([], Lane.OBSERVE),
+        (["cycle/reranker_model", "cycle/optimized_reranker"], Lane.TRAIN),
+        (["cycle/optimized_reranker"], Lane.CYCLE),
+        (["cycle/watch"], Lane.WATCH),
+        (["cycle/rollback"], Lane.ROLLBACK),
+        (["cycle/rollback", "cycle/helm_patch"], Lane.CYCLE),
+        (["cycle/watch", "cycle/rollback", "cycle/reranker_model"], Lane.TRAIN),
+        (["observe/watch"], Lane.OBSERVE),
+        (["cycle/something_new"], Lane.CYCLE),
+    ],
+)
+def test_a_run_takes_the_lane_of_its_costliest_asset(assets: list[str], lane: Lane):
+    assert lane_of(keys(*assets)) is lane
+
+
+def test_every_limited_lane_of_the_instance_exists():
+    limits = yaml.safe_load(DAGSTER_INSTANCE)["concurrency"]["runs"]["tag_concurrency_limits"]
+    assert {limit["value"] for limit in limits} <= {lane.value for lane in Lane}
+    assert {limit["key"] for limit in limits} == {op_tags.LANE}
+    assert Lane.TRAIN.tags == {"predator/lane": "train"}
+
+
+def kubernetes_job(config: dict[str, object]) -> dict[str, object]:
+    """What the launcher's own code reads from the run tag, turned into the Kubernetes API's spelling."""
+    job = pytest.importorskip("dagster_k8s.job")
+    import kubernetes.client
+
+    tags = dg.DagsterRun(job_name="x", tags={op_tags.K8S_CONFIG: json.dumps(config)}).tags
+    user = job.get_user_defined_k8s_config(tags)
+    defaults = job.DagsterK8sJobConfig(job_image="image", dagster_home="/home-of-dagster", instance_config_map="map")
+    built = job.construct_dagster_k8s_job(defaults, ["dagster"], "name", user_defined_k8s_config=user)
+    return dict(kubernetes.client.ApiClient().sanitize_for_serialization(built)["spec"])
+
+
+def test_kubernetes_takes_the_gpu_settings():
+    spec = kubernetes_job(GPU_K8S_CONFIG)
+    pod = spec["template"]["spec"]  # type: ignore[index]
+    assert pod["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert pod["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in pod["tolerations"]
+    assert (spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"], spec["backoffLimit"]) == (14_400, 86_400, 0)
+
+
+def test_a_wrong_key_would_be_noticed():
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        kubernetes_job({**GPU_K8S_CONFIG, "container": {}})
+
+
+def test_other_vendors_have_their_own_device_and_no_label_of_nvidia():
+    config = gpu_k8s_config(2, "amd")
+    assert config["container_config"]["resources"]["limits"] == {"amd.com/gpu": "2"}
+    assert "node_selector" not in config["pod_spec_config"]
+
+
+def test_what_a_run_says_itself_stays_over_the_gpu_settings():
+    own = {
+        "container_config": {"resources": {"limits": {"memory": "32Gi"}}},
+        "pod_spec_config": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
+        "job_spec_config": {"active_deadline_seconds": 60},
+    }
+    merged = json.loads(with_gpu(json.dumps(own), GPU_K8S_CONFIG))
+    assert merged["container_config"]["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": "1"}
+    assert [toleration["key"] for toleration in merged["pod_spec_config"]["tolerations"]] == ["nvidia.com/gpu", "spot"]
+    assert merged["job_spec_config"]["active_deadline_seconds"] == 60
+    assert with_gpu(json.dumps(merged), GPU_K8S_CONFIG) == json.dumps(merged, sort_keys=True)  # a repeated run does not grow
+    assert json.loads(with_gpu(None, GPU_K8S_CONFIG)) == GPU_K8S_CONFIG
+    with pytest.raises(ValueError, match="JSON object"):
+        with_gpu("[1]", GPU_K8S_CONFIG)
+
+
+def test_only_cycle_ids_become_partitions():
+    with dg.DagsterInstance.ephemeral() as instance:
+        add_cycle(instance, "si_2026_01_31_001")
+        add_cycle(instance, "si_2026_01_31_001")
+        for wrong in ("si_2026_1_31_001", "si_2026_01_31_001\n", "x", ""):
+            with pytest.raises(BadInput, match="not a cycle id"):
+                add_cycle(instance, wrong)
+        assert instance.get_dynamic_partitions("cycles") == ["si_2026_01_31_001"]
+        assert cycles.get_partition_keys(dynamic_partitions_store=instance) == ["si_2026_01_31_001"]
