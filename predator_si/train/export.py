@@ -55,7 +55,7 @@ def export(store: ModelStore, digest: str, backend: str, max_length: int) -> str
             _export_onnx_int8(folder, out, bound)
         else:
             _export_torch(folder, out, bound)
-        gc.collect()  # traced modules hold each other in circles: a gigabyte for a large model until Python looks
+        _release()
         _say_max_length(out, max_length)
         return store.add(
             out,
@@ -90,6 +90,21 @@ def _traceable(folder: Path) -> Any:
             return self.model(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask).logits
 
     return Logits().eval()
+
+
+def _release() -> None:
+    """Give the memory of a traced model back: measured on a 33 M parameter model, 40 MB stay per export otherwise, and 300 MB of freed heap."""
+    import ctypes
+
+    import torch
+
+    torch._C._jit_clear_class_registry()  # tracing registers a class for each module, and the class holds the weights
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    torch.jit._state._clear_class_state()
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other systems give freed memory back by themselves
+    if trim is not None:
+        trim(0)
 
 
 def _say_max_length(folder: Path, max_length: int) -> None:
