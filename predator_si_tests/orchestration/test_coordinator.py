@@ -85,12 +85,13 @@ HERE = {"repositoryLocationName": "here", "repositoryName": "__repository__"}
 class Platform:
     """A Dagster instance with the coordinator, the code location above, and no daemon: what is queued stays queued."""
 
+    home: Home
+    control: Control
+
     def __init__(self, home: Home) -> None:
-        self.home = home
         self.instance = dg.DagsterInstance.from_config(str(home.dagster))
         origin = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name=__name__, attribute="defs"), location_name="here")
         self._process = WorkspaceProcessContext(self.instance, InProcessTestWorkspaceLoadTarget(origin))
-        self.control = Control(home.control_db)
 
     def launch(
         self,
@@ -154,13 +155,21 @@ class Platform:
         self.instance.dispose()
 
 
-@pytest.fixture
-def platform(home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Platform]:
-    monkeypatch.setenv("PREDATOR_SI_HOME", str(home.path))
-    made = Platform(home)
+@pytest.fixture(scope="module")
+def instance_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    """One instance for the module; a new one takes a second."""
+    made = Platform(Home(tmp_path_factory.mktemp("coordinator") / "home").ensure())
     add_cycle(made.instance, CYCLE)
     yield made
     made.close()
+
+
+@pytest.fixture
+def platform(instance_platform: Platform, home: Home, monkeypatch: pytest.MonkeyPatch) -> Platform:
+    """The instance, with a control database of the test's own behind it."""
+    monkeypatch.setenv("PREDATOR_SI_HOME", str(home.path))
+    instance_platform.home, instance_platform.control = home, Control(home.control_db)
+    return instance_platform
 
 
 def stop(platform: Platform) -> None:
