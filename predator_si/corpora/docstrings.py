@@ -18,17 +18,31 @@ from pathlib import Path
 
 from predator_si.errors import Missing
 
-_SKIPPED_FOLDERS = frozenset({"tests", "test", "testing", "_vendor", "vendor", "idlelib", "lib2to3", "site-packages", "__pycache__", "benchmarks", "examples"})
+_SKIPPED_FOLDERS = frozenset(
+    {"tests", "test", "testing", "_vendor", "vendor", "idlelib", "lib2to3", "site-packages", "dist-packages", "__pycache__", "benchmarks", "examples"}
+)
 _PRIVATE_BUT_PUBLIC = frozenset({"_core", "_lib"})
 """Private folders whose functions are re-exported as the public interface (NumPy, SciPy); others are nobody's documentation."""
 _ADDERS = frozenset({"add_docstr", "add_newdoc", "_add_docstr"})
 
 
 def package_version(package: str) -> str:
-    """The installed version; for the standard library, Python's own."""
+    """The installed version; for the standard library, Python's own.
+
+    Raises
+    ------
+    Missing
+        The package is not installed.
+    """
     if package == "stdlib":
         return ".".join(str(part) for part in sys.version_info[:3])
-    return importlib.metadata.version({"sklearn": "scikit-learn"}.get(package, package))
+    try:
+        return importlib.metadata.version({"sklearn": "scikit-learn"}.get(package, package))
+    except importlib.metadata.PackageNotFoundError as error:
+        distributions = importlib.metadata.packages_distributions().get(package)  # an import name may differ from the distribution's
+        if distributions:
+            return importlib.metadata.version(distributions[0])
+        raise Missing(f"package {package!r} is not installed, so its documentation cannot be indexed. Install it, or leave it out of the corpus.") from error
 
 
 def source_files(package: str) -> list[tuple[str, Path]]:
@@ -74,7 +88,7 @@ def docstrings(package: str) -> Iterator[tuple[str, str]]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 tree = ast.parse(path.read_bytes())
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, RecursionError):
             continue
         yield from _walk(tree, public_module or module)
 
@@ -101,7 +115,13 @@ def _added(call: ast.Call) -> Iterator[tuple[str, str]]:
     strings = [node.value for argument in call.args[1:] for node in ast.walk(argument) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     if not strings:
         return
-    target = call.args[0]
-    name = target.value if isinstance(target, ast.Constant) and isinstance(target.value, str) else ast.unparse(target)
+    target, member = call.args[0], call.args[1]
+    if isinstance(target, ast.Constant) and isinstance(target.value, str):  # add_newdoc("numpy._core.multiarray", "array", doc or (method, doc))
+        place = [target.value, *([member.value] if len(strings) > 1 and isinstance(member, ast.Constant) and isinstance(member.value, str) else [])]
+        if len(call.args) > 2 and isinstance(call.args[2], ast.Tuple) and isinstance(call.args[2].elts[0], ast.Constant):
+            place.append(str(call.args[2].elts[0].value))
+        name = ".".join(part for whole in place for part in whole.split(".") if not part.startswith("_")) or place[-1]
+    else:
+        name = ast.unparse(target)
     text = inspect.cleandoc(max(strings, key=len))
     yield name, text

@@ -16,13 +16,14 @@ import polars as pl
 
 from predator_si.corpora.beir import Corpus, load_corpus, write_corpus
 from predator_si.corpora.docstrings import docstrings, package_version
-from predator_si.corpora.text import digest_lines, first_sentence, near_duplicate_groups, stable_fraction, words
+from predator_si.corpora.text import digest_lines, first_sentence, near_duplicate_groups, near_duplicates_across, stable_fraction, words
+from predator_si.errors import BadInput
 
 BASE_PACKAGES = ("stdlib", "numpy", "polars", "scipy", "pandas", "sklearn", "dagster", "mlflow")
 SHIFT_PACKAGES = ("transformers", "torch")
 SPLITS = (("train", 0.45), ("dev", 0.60), ("test", 1.0))
 """Upper bounds of a stable hash of the near-duplicate group: 45% train, 15% dev, 40% test."""
-RECIPE = "4"
+RECIPE = "5"
 """Changes when the same packages would give another corpus: the cache is keyed by it."""
 
 _MIN_BODY_WORDS = 25
@@ -38,7 +39,8 @@ _MARKUP = re.compile(r"[`*]+")
 def split_docstring(text: str) -> tuple[str, str] | None:
     """(summary, body without the summary), or None when either is too short or too long to serve.
 
-    The summary is the first sentence of the first paragraph, 5 to 30 words; the body has at least 25 words.
+    The summary is the first sentence of the first paragraph, 5 to 30 words; the body has at least 25 words and does not say the summary again:
+    repetitions are cut out.
     """
     paragraphs = _BLANK.split(text.strip(), maxsplit=1)
     first = " ".join(paragraphs[0].split())
@@ -48,7 +50,16 @@ def split_docstring(text: str) -> tuple[str, str] | None:
     summary = _MARKUP.sub("", _ROLE.sub(r"\1", summary)).strip().rstrip(".:")
     if _NOT_PROSE.search(summary) or not _QUERY_WORDS[0] <= len(words(summary)) <= _QUERY_WORDS[1] or len(words(body)) < _MIN_BODY_WORDS:
         return None
-    return (summary, body) if summary.casefold() not in body.casefold() else (summary, re.sub(re.escape(summary), " ", body, flags=re.IGNORECASE))
+    spoken = words(summary)
+    body = re.sub(r"\b" + r"\W+".join(map(re.escape, spoken)) + r"\b", " ", body, flags=re.IGNORECASE)  # the same words under other markup or line breaks
+    if len(words(body)) < _MIN_BODY_WORDS or says(body, summary):
+        return None
+    return summary, body
+
+
+def says(body: str, summary: str) -> bool:
+    """Whether the words of ``summary`` stand in ``body``, next to each other and in order, whatever the punctuation and case."""
+    return f" {' '.join(words(summary))} " in f" {' '.join(words(body))} "
 
 
 def build_python_docs(
@@ -73,6 +84,8 @@ def build_python_docs(
     ------
     Missing
         A package is not installed.
+    BadInput
+        No package has a docstring that splits into a summary and a body.
     """
     versions = {package: package_version(package) for package in (*base, *shift)}
     key = digest_lines([RECIPE, repr(limit_per_package), repr(base), repr(shift), *(f"{name}=={version}" for name, version in sorted(versions.items()))])[:16]
@@ -99,6 +112,8 @@ def build_python_docs(
         rows.extend(sorted(found, key=lambda row: row["doc_id"]))
         if on_progress:
             on_progress(done + 1, len(packages))
+    if not rows:
+        raise BadInput(f"no docstring of {', '.join(packages)} has a summary of 5 to 30 words and a body of at least {_MIN_BODY_WORDS}. Choose other packages.")
     documents = pl.DataFrame(rows).unique("doc_id", keep="first", maintain_order=True)
     queries, judgments, checks = _judge(documents)
     manifest: dict[str, Any] = {"name": "python-docs", "recipe": RECIPE, "versions": versions, "limit_per_package": limit_per_package, "leakage_check": checks}
@@ -114,7 +129,8 @@ def _judge(documents: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[st
     """Queries, judgments, and what the leakage check found.
 
     Summaries that differ only in case or white space are one query with several relevant documents; one shared by more than three is too
-    vague to judge by and is left out. Queries whose word sets are near-duplicates go to the same split, and so do queries that share a document.
+    vague to judge by and is left out. Queries whose word sets are near-duplicates go to the same split. The check counts anew, from the queries and
+    judgments as made and by another method than the one that split them.
     """
     groups: dict[tuple[str, str], list[str]] = {}
     for row in documents.iter_rows(named=True):
@@ -124,16 +140,25 @@ def _judge(documents: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, dict[st
     texts = [text_of[ids[0]] for ids in kept.values()]
     near = near_duplicate_groups(texts)
     representative = {number: texts[number] for number in set(near)}
-    queries, judgments = [], []
+    queries: list[dict[str, str]] = []
+    judgments: list[dict[str, Any]] = []
     for ((part, _), ids), text, number in zip(kept.items(), texts, near, strict=True):
         fraction = stable_fraction(representative[number])
         split = next(name for name, bound in SPLITS if fraction < bound)
         query_id = f"q:{ids[0]}"
         queries.append({"query_id": query_id, "text": text, "split": split, "part": part})
         judgments.extend({"query_id": query_id, "doc_id": doc_id, "relevance": 1.0, "split": split} for doc_id in ids)
-    checks = {"queries": len(queries), "near_duplicate_groups": len(set(near)), "vague_summaries_left_out": len(groups) - len(kept), "near_duplicates_across_splits": 0}
-    split_of_group: dict[int, set[str]] = {}
-    for number, query in zip(near, queries, strict=True):
-        split_of_group.setdefault(number, set()).add(query["split"])
-    checks["near_duplicates_across_splits"] = sum(len(splits) > 1 for splits in split_of_group.values())
+    summary_of = {query["query_id"]: query["text"] for query in queries}
+    body_of = dict(documents.select("doc_id", "text").iter_rows())
+    splits_of: dict[str, set[str]] = {}
+    for row in judgments:
+        splits_of.setdefault(row["doc_id"], set()).add(row["split"])
+    checks = {
+        "queries": len(queries),
+        "near_duplicate_groups": len(set(near)),
+        "vague_summaries_left_out": len(groups) - len(kept),
+        "near_duplicates_across_splits": len(near_duplicates_across(texts, [query["split"] for query in queries])),
+        "documents_across_splits": sum(len(splits) > 1 for splits in splits_of.values()),
+        "summaries_in_their_documents": sum(says(body_of[row["doc_id"]], summary_of[row["query_id"]]) for row in judgments),
+    }
     return pl.DataFrame(queries), pl.DataFrame(judgments), checks
