@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, corpus, cycle, evaluation, machine, models, serve, switch, traffic
+from predator_si.cli import audit, corpus, cycle, demo, evaluation, machine, models, serve, switch, traffic
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -44,6 +44,7 @@ def root(
     context.obj = Choices(contour, home, values)
 
 
+demo.register(app)
 machine.register(app)
 switch.register(app)
 evaluation.register(app)

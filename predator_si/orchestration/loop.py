@@ -134,7 +134,7 @@ class Loop:
         """The champion's configuration, by Git."""
         from predator_si.release.release_file import parse_release
 
-        return parse_release(self.release_text(), self.release_name).serving()
+        return parse_release(self.release_text(), self.release_name).serving
 
     def info(self) -> dict[str, Any]:
         """What the service says about itself.

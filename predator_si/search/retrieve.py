@@ -26,6 +26,7 @@ RRF_K = 60
 LEG_DEPTH = 100
 """How many documents each leg contributes to the fusion."""
 _EMBED_TOKENS = 128
+_DECIMALS = 5
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -296,7 +297,8 @@ def _joined(title: str, body: str) -> str:
 
 
 def _top(scores: npt.NDArray[Any], k: int) -> npt.NDArray[np.int64]:
-    """Positions of the ``k`` highest scores, best first, ties by position."""
+    """Positions of the ``k`` highest scores, best first, ties by position; a difference in the sixth decimal is noise of the batch size, and a tie."""
+    scores = np.round(scores, _DECIMALS)
     if k < len(scores):
         threshold = np.partition(scores, -k)[-k]
         pool = np.flatnonzero(scores >= threshold)

@@ -10,10 +10,12 @@ import polars as pl
 from predator_si.errors import BadInput, PredatorError, Unavailable
 from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, evaluate_gates, measure_window, probe, update_baseline
 from predator_si.orchestration.loop import Loop
-from predator_si.records import GateResult, MetricsSnapshot, utc_now
+from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
 from predator_si.search.events import EventFrames, read_events
 
 _FIRST_WINDOW = timedelta(hours=1)
+ACTED_UPON = frozenset({"ndcg_at_10", "p95_latency_ms", "avg_latency_ms", "user_satisfaction"})
+"""Metrics whose row of the trigger table this loop can act on: it retrains and shrinks the reranker. Other failing gates are shown, and start nothing."""
 
 
 def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int, int], None] | None = None) -> MetricsSnapshot:
@@ -120,7 +122,12 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
         cycle_interval=loop.settings.cycle_interval,
         mock_signals=loop.settings.mock_signals,
     )
-    return decide(snapshot, gates(loop, snapshot, now), state, now, force=force)
+    judged = gates(loop, snapshot, now)
+    idle = [gate for gate in judged if gate.answer is Answer.FAIL and gate.criterion.metric not in ACTED_UPON]
+    answer = decide(snapshot, [gate for gate in judged if gate not in idle], state, now, force=force)
+    if isinstance(answer, Skip) and idle:
+        return Skip((*answer.reasons, *(f"fails, and its actions are not built yet: {gate.reason}" for gate in idle)), answer.retry_at)
+    return answer
 
 
 def write_drift_report(loop: Loop) -> tuple[str, dict[str, object]] | PredatorError:

@@ -1,21 +1,23 @@
 """Make a trained reranker fast, and prove that it lost nothing on the way.
 
 What belongs here: trying the backends of this machine, measuring them, choosing the fastest that is non-inferior per query; the fast twin
-of a served model; the damaged model of a drill. What must not: file formats (``export``), verdicts about promotion (``release``).
+of a served model. What must not: file formats (``train.export``), verdicts about promotion (``release``).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from predator_si.errors import BadInput, Missing
-from predator_si.evaluate import PairScores, equality_check, evaluate_model
+from predator_si.errors import BadInput
+from predator_si.evaluate.compare import evaluate_model
+from predator_si.evaluate.equality import equality_check
+from predator_si.evaluate.pair_scores import PairScores
 from predator_si.records import Interval, Record, ServingConfig
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import Reranker, chip_has_bf16, load_reranker
@@ -61,8 +63,24 @@ def reference_backend() -> str:
     return "openvino-bf16" if chip_has_bf16() else "openvino-f32"
 
 
-def fast_twin(store: ModelStore, digest: str, pairs: Sequence[tuple[str, str]], tolerance: float = 0.98) -> tuple[str, dict[str, Any]]:
-    """The same weights on this chip's reference backend, after scoring ``pairs`` with both.
+def fast_twin(
+    store: ModelStore,
+    digest: str,
+    queries: pl.DataFrame,
+    judgments: pl.DataFrame,
+    candidates: Callable[[list[str], int], list[Candidates]],
+    depth: int,
+    agreement: float = 0.9,
+    margin: float = 0.02,
+) -> tuple[str, dict[str, Any]]:
+    """The same weights on this chip's reference backend, after both scored the same pairs.
+
+    Parameters
+    ----------
+    agreement
+        Least mean Kendall's tau-b per query.
+    margin
+        Largest difference of the mean NDCG@10.
 
     Returns
     -------
@@ -72,17 +90,20 @@ def fast_twin(store: ModelStore, digest: str, pairs: Sequence[tuple[str, str]], 
     Raises
     ------
     BadInput
-        The two rank differently (rank correlation below ``tolerance``): then nothing may be scored by the twin.
+        The two do not rank alike: then nothing may be scored by the twin.
     """
     card = store.card(digest)
     if not card.backend.startswith("torch"):
         return digest, {"same": True}
     twin = export(store, digest, reference_backend(), card.max_length)
-    found = equality_check(load_reranker(store.path(digest)), load_reranker(store.path(twin)), list(pairs))
-    check = {"pairs": len(pairs), **found.model_dump(mode="json")} if isinstance(found, Record) else {"pairs": len(pairs), **vars(found)}
-    correlation = check.get("rank_correlation")
-    if correlation is None or correlation < tolerance:
-        raise BadInput(f"the {reference_backend()} twin of {digest} ranks differently (rank correlation {correlation}): it cannot stand in for it. Score with torch instead.")
+    found = equality_check(load_reranker(store.path(digest)), load_reranker(store.path(twin)), queries, judgments, candidates, depth=depth, margin=margin)
+    tau, difference = found.rank_correlation, found.ndcg_difference.estimate
+    if tau is None or tau < agreement or abs(difference) > margin:
+        raise BadInput(
+            f"the {reference_backend()} twin of {digest} does not rank alike (mean tau {tau}, NDCG@10 {difference:+.4f} on {found.n_queries} queries): "
+            "it cannot stand in for it. Score with torch instead."
+        )
+    check = found.model_dump(mode="json")
     store.set_twin(digest, twin, check)
     return twin, check
 
@@ -158,40 +179,3 @@ def optimise(
             chosen, reason = digests[backend], f"{backend} is the fastest and not inferior: NDCG@10 {difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], n={difference.n}"
     n = 0 if reference is None else reference.height
     return Optimisation(source=trained, chosen=chosen, depth=depth, n_queries=n, variants=variants, reason=reason, seconds=time.monotonic() - started)
-
-
-def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
-    """A broken copy for drills: the torch weights behind ``digest`` with the encoder's upper half shuffled, on the same backend.
-
-    The weights differ everywhere in that half, so neither digest nor behaviour is close to the original's.
-
-    Raises
-    ------
-    Missing
-        The torch weights that ``digest`` was made from are not in the store.
-    """
-    import shutil
-    import tempfile
-    from pathlib import Path
-
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    card = store.card(digest)
-    source = card.source_digest or digest
-    if source not in store or not store.card(source).backend.startswith("torch"):
-        raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store; a drill damages a copy of them. Run a cycle first.")
-    model = AutoModelForSequenceClassification.from_pretrained(str(store.path(source)), num_labels=1, local_files_only=True, use_safetensors=True)
-    generator = torch.Generator().manual_seed(seed)
-    layers = list(model.base_model.encoder.layer)
-    with torch.no_grad():
-        for parameter in [p for layer in layers[len(layers) // 2 :] for p in layer.parameters()] + list(model.classifier.parameters()):
-            flat = parameter.reshape(-1)
-            parameter.copy_(flat[torch.randperm(flat.numel(), generator=generator)].reshape(parameter.shape))
-    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
-        model.save_pretrained(scratch, safe_serialization=True)
-        for file in store.path(source).iterdir():
-            if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
-                shutil.copy2(file, Path(scratch) / file.name)
-        broken = store.add(Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed})
-    return export(store, broken, card.backend, max_length)

@@ -1,0 +1,53 @@
+"""What every tick sees."""
+
+
+from datetime import timedelta
+
+import dagster as dg
+
+from predator_si.errors import PredatorError
+from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.metadata import check_results, gate_specs, snapshot_metadata
+from predator_si.orchestration.steps import observe
+from predator_si.records import Criterion
+from predator_si.settings import Settings
+
+_KEY = ["observe", "metrics_snapshot"]
+
+
+def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
+    """The observing assets of a contour; its gates are checks on the snapshot."""
+    specs = gate_specs(_KEY, [_as_check(gate) for gate in settings.quality_gates], blocking=False)
+
+    @dg.asset(
+        key=_KEY,
+        group_name="observe",
+        kinds={"polars"},
+        owners=["team:search"],
+        code_version="1",
+        deps=[EVENTS, JUDGMENTS],
+        check_specs=specs,
+        freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=45)),
+    )
+    def metrics_snapshot(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """All metrics of the newest window, each with its sample, interval, source and age; what cannot be known is unknown."""
+        snapshot = observe.take_snapshot(loop)
+        gates = observe.gates(loop, snapshot)
+        return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=check_results(_KEY, gates, specs))
+
+    @dg.asset(key=["observe", "quality_report"], group_name="observe", kinds={"evidently"}, owners=["team:search"], code_version="1", deps=[metrics_snapshot])
+    def quality_report(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Evidently's drift report: the newest window against the first; the link opens the page."""
+        found = observe.write_drift_report(loop)
+        if isinstance(found, PredatorError):
+            return dg.MaterializeResult(metadata={"status": "unknown", "reason": str(found)})
+        path, summary = found
+        plain = {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
+        return dg.MaterializeResult(metadata={"report": dg.MetadataValue.url(f"file://{path}"), "path": dg.MetadataValue.path(path), **plain})
+
+    return [metrics_snapshot, quality_report]
+
+
+def _as_check(gate: Criterion) -> Criterion:
+    return gate

@@ -1,0 +1,131 @@
+"""Records as Dagster metadata and check results: what people see on an asset's page.
+
+What belongs here: numbers, pictures and paths of a record, criteria as check specs. What must not: computing anything that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from predator_si.orchestration.partitions import cycles
+from predator_si.records import Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
+from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
+
+
+def gate_specs(key: Sequence[str], criteria: Sequence[Criterion], *, blocking: bool) -> list[dg.AssetCheckSpec]:
+    """One check per criterion, by name; on a cycle's assets each cycle has its own history."""
+    partitions = cycles if key[0] == "cycle" else None
+    return [
+        dg.AssetCheckSpec(
+            name=criterion.name,
+            asset=dg.AssetKey(list(key)),
+            blocking=blocking and criterion.critical,
+            description=criterion.description.get("en") or f"{criterion.metric} {criterion.direction} {criterion.threshold:g}",
+            partitions_def=partitions,
+        )
+        for criterion in unique(criteria)
+    ]
+
+
+def unique(criteria: Sequence[Criterion]) -> list[Criterion]:
+    """Criteria by name, the first of each."""
+    return list({criterion.name: criterion for criterion in reversed(criteria)}.values())[::-1]
+
+
+def check_results(key: Sequence[str], gates: Sequence[GateResult], specs: Sequence[dg.AssetCheckSpec]) -> list[dg.AssetCheckResult]:
+    """The gates' answers. Unknown does not pass: it is a warning, and says why; a criterion that was not judged is unknown too."""
+    by_name = {gate.criterion.name: gate for gate in gates}
+    results = []
+    for spec in specs:
+        gate = by_name.get(spec.name)
+        answer = gate.answer if gate is not None else Answer.NOT_APPLICABLE
+        metadata: dict[str, Any] = {"answer": answer.value, "reason": gate.reason if gate is not None else "not a criterion of this cycle's trigger"}
+        if gate is not None:
+            metadata |= {name: float(value) for name, value in (("value", gate.value), ("limit", gate.limit), ("reference", gate.reference)) if value is not None}
+            metadata["n"] = gate.n
+        failed = answer is Answer.FAIL and (gate is None or gate.criterion.critical)
+        results.append(
+            dg.AssetCheckResult(
+                asset_key=dg.AssetKey(list(key)),
+                check_name=spec.name,
+                passed=answer in (Answer.PASS, Answer.NOT_APPLICABLE),
+                severity=dg.AssetCheckSeverity.ERROR if failed else dg.AssetCheckSeverity.WARN,
+                metadata=metadata,
+            )
+        )
+    return results
+
+
+def files(*paths: Path) -> dict[str, dg.MetadataValue[Any]]:
+    """Paths of artifacts by file name."""
+    return {path.name.replace(".", "_").replace("-", "_"): dg.MetadataValue.path(str(path)) for path in paths if path.is_file()}
+
+
+def scalars(record: Record | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a record."""
+    content = record.model_dump(mode="json") if isinstance(record, Record) else dict(record)
+    return {name: value for name, value in content.items() if isinstance(value, int | float | str | bool)}
+
+
+def snapshot_metadata(snapshot: MetricsSnapshot, history: Sequence[MetricsSnapshot]) -> dict[str, Any]:
+    """Each known metric as a number (Dagster plots it over time), a table of all, and the history of NDCG and P95."""
+    rows = [
+        dg.TableRecord(
+            {
+                "metric": metric.name,
+                "value": "unknown" if metric.value is None else f"{metric.value:.4g}",
+                "interval": "" if metric.ci_low is None or metric.ci_high is None else f"[{metric.ci_low:.4g}, {metric.ci_high:.4g}]",
+                "n": metric.n,
+                "unit": metric.unit,
+                "source": metric.source,
+                "reason": metric.reason or "",
+            }
+        )
+        for metric in snapshot.metrics.values()
+    ]
+    found: dict[str, Any] = {name: float(metric.value) for name, metric in snapshot.metrics.items() if metric.value is not None}
+    found["metrics"] = dg.MetadataValue.table(rows)
+    for name in ("ndcg_at_10", "p95_latency_ms"):
+        if any(name in one.metrics and one.metrics[name].known for one in history):
+            found[f"{name}_history"] = dg.MetadataValue.md(as_markdown(metric_history(list(history)[-60:], name), f"{name} over the windows"))
+    return found | {"lost_events": snapshot.lost_events, "quarantined": snapshot.quarantined, "champion": snapshot.champion or "unknown"}
+
+
+def evaluation_metadata(evaluation: Evaluation, per_query: pl.DataFrame) -> dict[str, Any]:
+    """NDCG before and after, in all and by slice."""
+    difference = evaluation.ndcg_difference
+    slices = [
+        {"name": row["name"], "n": row["n"], "before": row["ndcg_champion"], "after": row["ndcg_challenger"], "low": row["low"], "high": row["high"]}
+        for row in evaluation.slices
+        if row["ndcg_champion"] is not None and row["low"] is not None
+    ]
+    found: dict[str, Any] = {
+        "ndcg_before": evaluation.ndcg_champion,
+        "ndcg_after": evaluation.ndcg_challenger,
+        "difference": difference.estimate,
+        "interval": f"[{difference.low:+.4f}, {difference.high:+.4f}]",
+        "p_value": float(difference.p_value) if difference.p_value is not None else "unknown",
+        "queries": evaluation.n_queries,
+        "differences": dg.MetadataValue.md(as_markdown(difference_histogram(per_query["ndcg_difference"].to_numpy(), difference), "challenger minus champion")),
+    }
+    if slices:
+        found["slices"] = dg.MetadataValue.md(as_markdown(ndcg_slices(slices), "NDCG@10 by slice"))
+    return found
+
+
+def latency_metadata(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """P95 of each arm and the histogram."""
+    found: dict[str, Any] = {f"p95_{arm}_ms": float(np.percentile(values, 95)) for arm, values in times.items()}
+    return found | {"latency": dg.MetadataValue.md(as_markdown(latency_histogram(times), "latency of both arms"))}
+
+
+def decision_metadata(decision: Decision) -> dict[str, Any]:
+    """The verdict with its reason, and every gate."""
+    rows = [dg.TableRecord({"criterion": gate.criterion.name, "answer": gate.answer.value, "reason": gate.reason}) for gate in decision.gates]
+    return {"verdict": decision.verdict.value, "reason": decision.reason, "drill": decision.drill, "gates": dg.MetadataValue.table(rows)}

@@ -1,0 +1,179 @@
+"""What starts a cycle, what moves it on, what takes it back: plain sensors over the control database.
+
+Each asks one pure question and explains every skip. None imports a heavy library.
+"""
+
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from predator_si.errors import PredatorError
+from predator_si.monitor import Skip
+from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_prepare_job, rollback_job
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
+from predator_si.orchestration.partitions import cycles
+from predator_si.orchestration.steps import observe
+from predator_si.records import CycleState, WatchResult, utc_now
+from predator_si.settings import Settings
+
+_JOB_BY_NAME = {job.name: job for job in JOBS}
+_UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_TRIES = 3
+"""Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
+
+
+def sensors(settings: Settings) -> list[dg.SensorDefinition]:
+    """The sensors of a contour; running from the start where it enables the loop."""
+    status = dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(job=cycle_prepare_job, minimum_interval_seconds=60, default_status=status, description="A failed gate of the newest snapshot starts a cycle; unknown never does.")
+    def quality_gate_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        loop = Loop(settings)
+        try:
+            answer = observe.next_step(loop)
+        except PredatorError as error:
+            return dg.SkipReason(f"unknown: {error}")
+        if isinstance(answer, Skip):
+            return dg.SkipReason("; ".join(answer.reasons))
+        cycle = loop.control.open_cycle(loop.contour, answer.trigger, "quality_gate_sensor", answer.reason)
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(run_key=f"{cycle.cycle_id}:opened:0", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, answer.trigger.type, answer.reason))
+            ],
+            dynamic_partitions_requests=[cycles.build_add_request([cycle.cycle_id])],
+        )
+
+    @dg.sensor(jobs=JOBS, minimum_interval_seconds=15, default_status=status, description="Gives the active cycle the job that its state needs, once; waits for traffic and people.")
+    def cycle_advance_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        loop = Loop(settings)
+        cycle = loop.control.active_cycle(loop.contour)
+        if cycle is None:
+            return dg.SkipReason("no cycle is active")
+        waiting = reason_to_wait(loop, cycle.cycle_id)
+        if waiting is not None:
+            return dg.SkipReason(waiting)
+        name = job_for(loop, cycle.cycle_id)
+        filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
+        runs = context.instance.get_run_records(filters)
+        if any(record.dagster_run.status in _UNFINISHED for record in runs):
+            return dg.SkipReason(f"{name} of {cycle.cycle_id} is under way")
+        since = [record for record in runs if record.create_timestamp.timestamp() >= cycle.updated_at.timestamp()]
+        failed = [record for record in since if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
+        if len(failed) >= _TRIES and cycle.state not in (CycleState.RELEASED, CycleState.WATCHING):
+            loop.control.transition(cycle.cycle_id, CycleState.FAILED, f"{name} failed {len(failed)} times in state {cycle.state.value}", "cycle_advance_sensor")
+            return dg.SkipReason(f"{cycle.cycle_id} has failed: {name} did not succeed in {len(failed)} runs")
+        key = f"{cycle.cycle_id}:{cycle.state.value}:{len(runs)}"
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, job_name=name, partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, cycle.reason))])
+
+    @dg.sensor(job=rollback_job, minimum_interval_seconds=10, default_status=status, description="A watch that asks for a rollback gets one; the stored numbers are judged again first.")
+    def rollback_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        loop = Loop(settings)
+        for cycle in loop.control.cycles(20, loop.contour):
+            path = loop.home.artifacts / cycle.cycle_id / "watch.json"
+            if cycle.state in (CycleState.RELEASED, CycleState.WATCHING) and path.is_file() and WatchResult.read(path).answer == "rollback":
+                if not settings.rollback_on_degrade:
+                    return dg.SkipReason(f"{cycle.cycle_id} is degraded, and this contour leaves the rollback to a person")
+                return dg.RunRequest(run_key=f"rollback:{cycle.cycle_id}", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, "degraded"))
+        return dg.SkipReason("no released cycle asks for a rollback")
+
+    @dg.run_failure_sensor(monitored_jobs=JOBS, default_status=status, description="Writes each failed run into the audit trail and closes its MLflow run.")
+    def cycle_failure_sensor(context: dg.RunFailureSensorContext) -> None:
+        loop = Loop(settings)
+        run = context.dagster_run
+        cycle_id = run.tags.get("dagster/partition")
+        loop.control.append("run_failed", "dagster", cycle_id, context.failure_event.message or "", {"run_id": run.run_id, "job": run.job_name})
+        if run.job_name == "cycle_train_job":
+            from predator_si.orchestration.tracking import MlflowTracker
+
+            MlflowTracker(loop.home).close_runs(run.run_id, "FAILED")
+
+    @dg.sensor(job_name="observe_job", minimum_interval_seconds=60, default_status=status, description="Errors, latency and index health each minute: those rows of the trigger table cannot wait.")
+    def service_guard_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        loop = Loop(settings)
+        try:
+            reasons = guard_reasons(loop)
+        except PredatorError as error:
+            return dg.SkipReason(f"unknown: {error}")
+        if not reasons:
+            return dg.SkipReason("service: errors, latency and index are within their limits")
+        minute = utc_now().strftime("%Y%m%dT%H%M")
+        return dg.RunRequest(run_key=f"guard:{minute}", tags={REASON: "; ".join(reasons)[:200]})
+
+    return [quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
+
+
+def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:
+    """Run tags that say what a run works for, and why."""
+    return {CYCLE: cycle_id, TRIGGER: trigger, REASON: reason[:200]}
+
+
+def job_for(loop: Loop, cycle_id: str) -> str:
+    """The job that a cycle's state needs."""
+    state = loop.control.cycle(cycle_id).state
+    return "cycle_release_job" if state is CycleState.AWAITING_APPROVAL else NEXT_JOB[state]
+
+
+def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:
+    """Why a cycle needs no job now: traffic is missing, a person is asked, or it has ended; null when it does."""
+    from predator_si.orchestration.steps import decide
+
+    cycle = loop.control.cycle(cycle_id)
+    if loop.control.kill_switch(loop.contour) and cycle.state not in (CycleState.RELEASED, CycleState.WATCHING):
+        return "the kill switch is on"
+    if cycle.state is CycleState.AWAITING_APPROVAL:
+        return decide.may_commit(loop, cycle_id)
+    if cycle.state is CycleState.ON_TRIAL:
+        try:
+            served, needed, started = decide.trial_progress(loop, cycle_id)
+        except PredatorError as error:
+            return f"unknown: {error}"
+        if utc_now() - started < timedelta(days=loop.settings.experiment.min_days):
+            return f"the trial runs for at least {loop.settings.experiment.min_days:g} days"
+        return f"the trial has {served} of {needed} requests" if served < needed else None
+    if cycle.state in (CycleState.RELEASED, CycleState.WATCHING):
+        return _watch_waits(loop, cycle_id)
+    return None if cycle.state in NEXT_JOB else f"the cycle is {cycle.state.value}"
+
+
+def _watch_waits(loop: Loop, cycle_id: str) -> str | None:
+    """A check of the watch is due after so many requests, or so long after the last one."""
+    import polars as pl
+
+    from predator_si.orchestration.steps.keep import watch_plan
+    from predator_si.records import Deployment
+    from predator_si.search.events import read_events
+
+    folder = loop.artifacts(cycle_id)
+    known = WatchResult.read(folder / "watch.json") if (folder / "watch.json").is_file() else None
+    if known is not None and known.answer == "rollback":
+        return "the watch asked for a rollback"
+    since = known.created_at if known is not None else Deployment.read(folder / "deployment.json").created_at
+    interval = loop.settings.watch.interval
+    if interval is not None:
+        return f"the next check is due at {since + interval:%H:%M:%S} UTC" if utc_now() < since + interval else None
+    plan = watch_plan(loop, cycle_id)
+    needed = -(-plan.min_requests // plan.planned_checks)
+    seen = read_events(loop.home.events, since, utc_now()).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
+    return f"{seen} of {needed} requests since the last check" if seen < needed else None
+
+
+def guard_reasons(loop: Loop) -> list[str]:
+    """What in the last five minutes of events, or in the service's own words, needs a snapshot now instead of at the next tick."""
+    from predator_si.monitor import measure_window
+    from predator_si.monitor.gates import evaluate_gates
+    from predator_si.records import Answer
+    from predator_si.search.events import read_events
+
+    now = utc_now()
+    info: dict[str, Any] = loop.info()
+    snapshot = measure_window(
+        read_events(loop.home.events, now - timedelta(minutes=5), now), now - timedelta(minutes=5), now, now, champion=loop.serving().model, contour=loop.contour, ingest=info.get("ingest")
+    )
+    quick = [gate for gate in loop.settings.quality_gates if gate.metric in ("error_rate", "index_errors", "etl_lag_seconds")]
+    newest = loop.snapshots(1)
+    if newest and now - newest[-1].created_at < timedelta(minutes=5):
+        return []
+    return [result.reason for result in evaluate_gates(quick, snapshot, loop.baseline(), now) if result.answer is Answer.FAIL]

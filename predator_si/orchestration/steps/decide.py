@@ -1,0 +1,224 @@
+"""Trial, experiment, release: each decision from stored evidence, each patch from a recomputed decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+import polars as pl
+
+from predator_si.errors import Missing, Refused
+from predator_si.experiment import judge_ab
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict, utc_now
+from predator_si.release.decide import approve, decide_promote, decide_trial
+from predator_si.release.deny import DENY_FILE, parse_deny
+from predator_si.release.deploy import commit_patch, confirm
+from predator_si.release.latency import summarise_latency
+from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, trial_changes
+from predator_si.release.recompute import collect_evidence, decision_name, read_latency, recompute_decision
+from predator_si.release.rollback import rollback
+from predator_si.search.events import read_events
+from predator_si.train.tracking import ExperimentTracker
+
+Progress = Callable[[int, int], None]
+Stage = Literal["trial", "promote"]
+_CONFIRM_SECONDS = 120.0
+
+
+def latency_target_ms(loop: Loop) -> float | None:
+    """The contour's gate for P95, where it has one."""
+    return next((gate.threshold for gate in loop.settings.quality_gates if gate.metric == "p95_latency_ms" and gate.kind == "absolute"), None)
+
+
+def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> Decision:
+    """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits."""
+    folder = loop.artifacts(cycle_id)
+    cycle = loop.control.cycle(cycle_id)
+    evaluation = Evaluation.read(folder / "evaluation.json")
+    evidence = collect_evidence(folder, stage)
+    common: dict[str, Any] = {
+        "trigger": cycle.trigger.type,
+        "policy": loop.settings.policy,
+        "latency": read_latency(folder, evidence),
+        "latency_target_ms": latency_target_ms(loop),
+        "evidence": evidence,
+        "drill": drill,
+    }
+    if stage == "trial":
+        decision = decide_trial(evaluation, **common)
+    else:
+        experiment = ExperimentResult.read(folder / "ab_test_results.json") if "ab_test_results.json" in evidence else None
+        needs_person = loop.settings.approval_required and not drill
+        decision = decide_promote(evaluation, experiment, trial_required=loop.settings.ab_testing, approval_required=needs_person, **common)
+    loop.save(cycle_id, decision_name(stage), decision)
+    loop.control.append(f"decision_{stage}", "drill" if drill else "loop", cycle_id, decision.reason, {"verdict": decision.verdict.value, "drill": drill})
+    if not drill and decision.verdict is not Verdict.PROMOTE:
+        _end_without_release(loop, cycle_id, decision)
+    elif stage == "promote" and decision.approval_required:
+        loop.control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "the contour wants a person's approval", "loop")
+    elif stage == "promote" and loop.control.cycle(cycle_id).state is not CycleState.DECIDED:  # no trial came before: a drill, or a contour without one
+        loop.control.transition(cycle_id, CycleState.DECIDED, decision.reason, "drill" if drill else "loop")
+    return decision
+
+
+def _end_without_release(loop: Loop, cycle_id: str, decision: Decision) -> None:
+    """Reject, or hold: a challenger on trial is taken off, because a hold may not keep serving to people what is not proven."""
+    if loop.repo.find_commit(cycle_id, "trial") is not None:
+        end_trial(loop, cycle_id, decision.reason)
+    word = "rejected" if decision.verdict is Verdict.REJECT else "held, not promoted"
+    loop.control.transition(cycle_id, CycleState.REJECTED, f"{word}: {decision.reason}", "loop", {"verdict": decision.verdict.value})
+
+
+def may_commit(loop: Loop, cycle_id: str) -> str | None:
+    """Why a cycle commits no release now (its decision does not allow it, or waits for a person); null when it may try."""
+    state = loop.control.cycle(cycle_id).state
+    if state is CycleState.AWAITING_APPROVAL:
+        decision = Decision.read(loop.artifacts(cycle_id) / decision_name("promote"))
+        return None if decision.approved_by is not None else "the release waits for a person's approval"
+    return None if state is CycleState.DECIDED or state is CycleState.RELEASED else f"the cycle is {state.value}"
+
+
+def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decision:
+    """Record a person's approval of the promotion, in the decision and the ledger."""
+    decision = approve(Decision.read(loop.artifacts(cycle_id) / decision_name("promote")), actor)
+    loop.save(cycle_id, decision_name("promote"), decision)
+    loop.control.append("approval", actor, cycle_id, reason, {"verdict": decision.verdict.value})
+    return decision
+
+
+def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False) -> HelmPatch:
+    """Recompute the decision from its evidence and commit its patch; refuses whatever the files and scores do not give again.
+
+    Raises
+    ------
+    Refused
+        The evidence does not hold, the verdict does not allow it, the model is denied, or the kill switch is on.
+    """
+    folder = loop.artifacts(cycle_id)
+    cycle = loop.control.cycle(cycle_id)
+    loop.repo.sync()
+    decision = recompute_decision(
+        folder,
+        stage,
+        trigger=cycle.trigger.type,
+        kill_switch=lambda: loop.control.kill_switch(loop.contour),
+        denied=parse_deny(loop.repo.show(DENY_FILE)),
+        card_of=loop.models.card,
+        trial_required=loop.settings.ab_testing,
+        latency_target_ms=latency_target_ms(loop),
+        allow_drill=allow_drill,
+    )
+    changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio) if stage == "trial" else promote_changes(decision.challenger)
+    found = loop.repo.find_commit(cycle_id, stage)
+    if found is not None:  # a run that died after its push: the stored patch is the one that was committed
+        patch = load_patch(folder, stage)
+    else:
+        patch = make_patch(loop.release_text(), changes, cycle_id=cycle_id, stage=stage, file=loop.release_name, base_commit=loop.repo.head())
+        save_patch(folder, patch)
+    what = "trial" if stage == "trial" else "deploy"
+    committed = commit_patch(loop.repo, patch, f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}")
+    save_patch(folder, committed)
+    loop.control.append(f"patch_{stage}", "drill" if decision.drill else "loop", cycle_id, f"committed {committed.commit}", {"commit": committed.commit, "changes": committed.changes})
+    return committed
+
+
+def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker | None = None) -> Deployment:
+    """Wait until the service reports the committed digest, computed from the bytes it loaded.
+
+    Raises
+    ------
+    Refused
+        It does not: a trial is taken off, a release is rolled back by the watch's lane; the cycle has failed.
+    """
+    folder = loop.artifacts(cycle_id)
+    patch = load_patch(folder, stage)
+    challenger = ServingConfig.read(folder / "challenger.json")
+    if patch.commit is None:
+        raise Missing(f"{folder}: the {stage} patch was never committed. Run the patch's asset first.")
+    deployment = confirm(
+        f"{loop.search_url}/info",
+        challenger.model,
+        "candidate" if stage == "trial" else "champion",
+        _CONFIRM_SECONDS,
+        cycle_id=cycle_id,
+        stage=stage,
+        commit=patch.commit,
+    )
+    loop.save(cycle_id, "deployment.json" if stage == "promote" else "deployment-trial.json", deployment)
+    loop.control.append(f"deployment_{stage}", "loop", cycle_id, deployment.reason, {"digest": deployment.served_digest, "confirmed": deployment.confirmed, "seconds": deployment.seconds})
+    if not deployment.confirmed:
+        from predator_si.orchestration.steps.keep import take_back
+
+        take_back(loop, cycle_id, f"the service does not serve what was committed: {deployment.reason}", deny=False, tracker=tracker)
+        raise Refused(f"cycle {cycle_id}: {deployment.reason} The commit was taken back.")
+    state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
+    loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
+    if stage == "promote" and tracker is not None:
+        tracker.set_alias("champion", challenger.model)
+    return deployment
+
+
+def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
+    """Take the candidate off by the reverse of the trial's patch, and see that the service let go of it."""
+    patch = load_patch(loop.artifacts(cycle_id), "trial")
+
+    def gone(digest: str, commit_id: str) -> Deployment:
+        url = f"{loop.search_url}/info"
+        confirm(url, None, "candidate", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
+        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
+
+    result = rollback(loop.repo, patch, [], reason, gone)
+    loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})
+
+
+def trial_progress(loop: Loop, cycle_id: str) -> tuple[int, int, datetime]:
+    """(served requests so far, requests needed, start) of a trial."""
+    started = Deployment.read(loop.artifacts(cycle_id) / "deployment-trial.json").created_at
+    loop.flush()
+    events = read_events(loop.home.events, started, utc_now()).search
+    served = events.filter((pl.col("timestamp") >= started) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
+    return served, min(loop.settings.experiment.min_samples, loop.plan.scale.trial_requests), started
+
+
+def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[ExperimentResult, dict[str, list[float]]]:
+    """The trial's guardrails on its traffic, and the latency of both arms measured through the service, interleaved.
+
+    Raises
+    ------
+    Refused
+        Fewer requests than the contour wants: nothing is judged yet.
+    """
+    from predator_si.search.traffic import measure_latency
+
+    folder, scale = loop.artifacts(cycle_id), loop.plan.scale
+    served, needed, started = trial_progress(loop, cycle_id)
+    if served < needed:
+        raise Refused(f"trial of {cycle_id}: {served} of {needed} requests so far. Wait for traffic, or replay some: `predator-si traffic replay`.")
+    champion, challenger = loop.serving(), ServingConfig.read(folder / "challenger.json")
+    now = utc_now()
+    texts = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.latency_requests + 5, scale.seed)["text"].to_list()
+    arms = measure_latency(loop.search_url, texts, ["champion", "candidate"], scale.latency_requests, warmup=2, on_progress=on_progress)
+    times = {"champion": arms["champion"].tolist(), "challenger": arms["candidate"].tolist()}
+    pl.DataFrame({"arm": [arm for arm, values in times.items() for _ in values], "milliseconds": [value for values in times.values() for value in values]}).write_parquet(
+        folder / "latency.parquet"
+    )
+    loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed))
+    result = judge_ab(
+        read_events(loop.home.events, started, now),
+        champion.model,
+        challenger.model,
+        cycle_id=cycle_id,
+        window_start=started,
+        window_end=now,
+        now=now,
+        split=loop.settings.ab_split_ratio,
+        contour=loop.contour,
+        min_sample=needed,
+        seed=scale.seed,
+    )
+    loop.save(cycle_id, "ab_test_results.json", result)
+    loop.control.transition(cycle_id, CycleState.DECIDED, f"trial judged: {result.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests})
+    return result, times

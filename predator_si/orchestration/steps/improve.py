@@ -1,0 +1,213 @@
+"""A better model, a faster one, and the proof on sealed queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.augment import read_manifest, update_manifest
+from predator_si.errors import BadInput, Missing
+from predator_si.evaluate import compare
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
+from predator_si.search.rerank import Reranker, load_reranker
+from predator_si.train.tracking import ExperimentTracker
+
+Progress = Callable[[int, int], None]
+
+
+class TrainingResult(Record):
+    """``training.json``: what a cycle's training made."""
+
+    start: str
+    digest: str
+    steps: int
+    pairs: int
+    seconds: float
+    losses: list[float]
+    bf16: bool
+    resumed_from: int
+    tracker_run: str
+
+
+class StandIn:
+    """A checked twin under the name of the model it stands for: identical weights, scored by a faster backend.
+
+    ``digest`` is the served model's, ``card`` the twin's, so that cached scores stay apart.
+    """
+
+    def __init__(self, digest: str, twin: Reranker) -> None:
+        self.digest = digest
+        self.card: ModelCard = twin.card
+        self._twin = twin
+
+    def score(self, query: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """The twin's logits."""
+        return self._twin.score(query, texts)
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """The twin's logits."""
+        return self._twin.score_pairs(pairs)
+
+
+def offline_reranker(loop: Loop, digest: str) -> Reranker:
+    """The model, or its checked twin where it has one: what the offline stages score with."""
+    twin = loop.models.twin(digest)
+    if twin is None:
+        return load_reranker(loop.models.path(digest))
+    return StandIn(digest, load_reranker(loop.models.path(twin)))
+
+
+def trainable(loop: Loop, digest: str) -> str:
+    """The torch weights behind a served model.
+
+    Raises
+    ------
+    Missing
+        They are not in the store.
+    """
+    card = loop.models.card(digest)
+    source = digest if card.backend.startswith("torch") else card.source_digest
+    if source is None or source not in loop.models:
+        raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store, so nothing can be trained from it. Restore the store from its backup.")
+    return source
+
+
+def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> TrainingResult:
+    """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one."""
+    from predator_si.train.fit import fine_tune
+    from predator_si.train.recipe import TrainingRecipe
+
+    folder, scale = loop.artifacts(cycle_id), loop.plan.scale
+    path = folder / "augmented_dataset.parquet"
+    try:
+        examples = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BadInput(f"{path}: the training data cannot be read ({str(error).splitlines()[0]}). Run the synthetic_dataset asset again.") from error
+    start = trainable(loop, loop.serving().model)
+    recipe = TrainingRecipe(
+        learning_rate=scale.learning_rate,
+        epochs=scale.epochs,
+        groups_per_step=scale.groups_per_step,
+        max_length=scale.max_length,
+        frozen_layers=scale.frozen_layers,
+        average_with_start=scale.average_with_start,
+        seconds=scale.train_seconds,
+        seed=scale.seed,
+    )
+    dataset_id = str(read_manifest(folder / "dataset_manifest.yaml")["dataset_id"])
+    run = tracker.start(cycle_id, f"train {cycle_id}", {**recipe.model_dump(), "start": start, "dataset": dataset_id, "examples": examples.height})
+    status = "FAILED"
+    try:
+        trained = fine_tune(
+            loop.models,
+            start,
+            examples,
+            recipe,
+            folder / "training",
+            name=f"reranker {cycle_id}",
+            should_stop=loop.should_stop(cycle_id),
+            on_progress=on_progress,
+            on_loss=lambda step, loss: tracker.log_metrics({"loss": loss}, step) if step % 10 == 0 else None,
+        )
+        tracker.log_metrics({"pairs": trained.pairs, "train_seconds": trained.seconds, "final_loss": float(np.mean(trained.losses[-10:] or [np.nan]))}, None)
+        tracker.log_file(folder / "dataset_manifest.yaml")
+        tracker.register(trained.digest, loop.models.path(trained.digest), {"cycle": cycle_id, "dataset": dataset_id})
+        status = "FINISHED"
+    finally:
+        tracker.end(status)  # type: ignore[arg-type]
+    result = TrainingResult(start=start, tracker_run=run, **vars(trained))
+    update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
+    loop.save(cycle_id, "training.json", result)
+    return result
+
+
+def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> Any:
+    """Choose the fastest backend that keeps the trained model's ranking; the cycle is then trained, and its challenger is named."""
+    from predator_si.evaluate.optimise import optimise
+
+    scale, corpus = loop.plan.scale, loop.corpus
+    trained = TrainingResult.read(loop.artifacts(cycle_id) / "training.json")
+    queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
+    found = optimise(
+        loop.models,
+        trained.digest,
+        scale.max_length,
+        queries,
+        corpus.judgments(split="dev"),
+        loop.index().candidates,
+        scale.depth,
+        loop.serving().fusion_weight,
+        scores_cache=loop.pair_scores,
+        seed=scale.seed,
+        on_progress=on_progress,
+        should_stop=loop.should_stop(cycle_id),
+    )
+    loop.save(cycle_id, "optimisation.json", found)
+    serving = loop.serving()
+    challenger = ServingConfig(model=found.chosen, depth=serving.depth, fusion_weight=serving.fusion_weight)
+    loop.save(cycle_id, "challenger.json", challenger)
+    tracker.register(found.chosen, loop.models.path(found.chosen), {"cycle": cycle_id, "source": trained.digest})
+    tracker.set_alias("challenger", found.chosen)
+    loop.control.transition(cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest})
+    return found
+
+
+def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:
+    """Champion and challenger on the sealed test queries of what changed: same index, candidates, depth, fusion. Opening the seal is a ledger record."""
+    scale, corpus = loop.plan.scale, loop.corpus
+    challenger = ServingConfig.read(loop.artifacts(cycle_id) / "challenger.json")
+    openings = loop.control.open_sealed(cycle_id, corpus.name, "loop")
+    queries = frozen_sample(corpus.queries(split="test", part="shift"), scale.test_queries, scale.seed)
+    evaluation, frame = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "test", on_progress)
+    loop.control.transition(
+        cycle_id,
+        CycleState.EVALUATED,
+        f"NDCG@10 {evaluation.ndcg_champion:.4f} -> {evaluation.ndcg_challenger:.4f} on {evaluation.n_queries} sealed queries",
+        "loop",
+        {"difference": evaluation.ndcg_difference.model_dump(), "test_openings": openings},
+    )
+    return evaluation, frame
+
+
+def evaluate_drill(loop: Loop, cycle_id: str, challenger: ServingConfig) -> Evaluation:
+    """The same comparison for a drill's model, on dev queries: the seal is not broken for an exercise."""
+    scale, corpus = loop.plan.scale, loop.corpus
+    loop.save(cycle_id, "challenger.json", challenger)
+    queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.watch_probes, scale.seed)
+    evaluation, _ = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "dev", None)
+    loop.control.transition(cycle_id, CycleState.EVALUATED, f"drill: NDCG@10 {evaluation.ndcg_champion:.4f} -> {evaluation.ndcg_challenger:.4f}", "drill")
+    return evaluation
+
+
+def _compare(loop: Loop, cycle: Cycle, challenger: ServingConfig, queries: pl.DataFrame, split: str, on_progress: Progress | None) -> tuple[Evaluation, pl.DataFrame]:
+    corpus, champion = loop.corpus, loop.serving()
+    judgments = corpus.judgments(split=split)
+    packages = corpus.documents().select("doc_id", slice="package")
+    slices: dict[str, set[str]] = {}
+    for query_id, name in judgments.filter(pl.col("relevance") > 0).join(packages, on="doc_id").select("query_id", "slice").iter_rows():
+        slices.setdefault(name, set()).add(query_id)
+    chosen = set(queries["query_id"].to_list())
+    evaluation, frame = compare(
+        corpus.name,
+        split,
+        queries,
+        judgments,
+        loop.index().candidates,
+        offline_reranker(loop, champion.model),
+        offline_reranker(loop, challenger.model),
+        (champion, challenger),
+        cycle_id=cycle.cycle_id,
+        slices={name: members for name, members in sorted(slices.items()) if members & chosen},
+        scores_cache=loop.pair_scores,
+        on_progress=on_progress,
+        should_stop=loop.should_stop(cycle.cycle_id),
+    )
+    frame.write_parquet(loop.artifacts(cycle.cycle_id) / evaluation.per_query)
+    loop.save(cycle.cycle_id, "evaluation.json", evaluation)
+    return evaluation, frame

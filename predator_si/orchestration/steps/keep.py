@@ -1,0 +1,159 @@
+"""After a release: watch it, keep it or take it back, and write down what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from predator_si.errors import Missing, PredatorError
+from predator_si.monitor import probe
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
+from predator_si.release.deny import deny_entries
+from predator_si.release.deploy import confirm
+from predator_si.release.patch import load_patch
+from predator_si.release.recompute import decision_name
+from predator_si.release.rollback import rollback
+from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_margin_of
+from predator_si.reports import manifest, write_cycle_report
+from predator_si.search.events import read_events
+from predator_si.train.tracking import ExperimentTracker
+
+Progress = Callable[[int, int], None]
+_P95_ROLLBACK_MS = 1000.0
+_CONFIRM_SECONDS = 120.0
+_EXTRA_CHECKS = 3
+"""Checks beyond the plan before a release that could not be judged is called unwatched."""
+
+
+def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
+    """What is watched after a cycle's release, fixed by its contour and trigger."""
+    cycle, scale = loop.control.cycle(cycle_id), loop.plan.scale
+    decision = Decision.read(loop.artifacts(cycle_id) / decision_name("promote"))
+    return WatchPlan(
+        cycle_id=cycle_id,
+        released_digest=decision.challenger.model,
+        planned_checks=min(loop.settings.watch.checks, scale.watch_checks),
+        min_requests=min(scale.watch_requests, scale.drill_requests) if decision.drill else scale.watch_requests,
+        p95_limit_ms=_P95_ROLLBACK_MS,
+        ndcg_margin=ndcg_margin_of(cycle.trigger.type),
+    )
+
+
+def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> WatchResult:
+    """One more check of a release, over the traffic since the last one, and what all checks mean together."""
+    folder, scale = loop.artifacts(cycle_id), loop.plan.scale
+    plan = watch_plan(loop, cycle_id)
+    decision = Decision.read(folder / decision_name("promote"))
+    deployment = Deployment.read(folder / "deployment.json")
+    known = WatchResult.read(folder / "watch.json") if (folder / "watch.json").is_file() else None
+    checks = [WatchCheck.model_validate(check) for check in known.checks] if known else []
+    since = checks[-1].at if checks else deployment.created_at
+    served: str | None = None
+    try:
+        loop.flush()
+        served = loop.info()["variants"]["champion"]["model_sha"]
+    except (PredatorError, KeyError, TypeError):
+        served = None  # counted as unknown by the digest gate: the service did not say what it serves
+    now = utc_now()
+    events = read_events(loop.home.events, since, now).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null())
+    failed = int((events["status"] >= 500).sum()) if events.height else 0
+    good = events.filter(pl.col("status") < 500)["latency_ms"]
+    checks.append(
+        WatchCheck(
+            at=now,
+            requests=events.height,
+            failures=failed,
+            slow=int((good > plan.p95_limit_ms).sum()) if plan.p95_limit_ms is not None else None,
+            p95_ms=float(good.quantile(0.95, "higher") or 0.0) if good.len() else None,
+            served_digest=served,
+            probes=_probe_differences(loop, decision, scale.watch_probes, len(checks), on_progress) if served is not None else {},
+        )
+    )
+    result = judge_watch(plan, checks, now)
+    loop.save(cycle_id, "watch.json", result)
+    if loop.control.cycle(cycle_id).state is CycleState.RELEASED:
+        loop.control.transition(cycle_id, CycleState.WATCHING, "first check", "loop")
+    loop.control.append("watch_check", "loop", cycle_id, result.reason, {"answer": result.answer, "requests": result.requests, "failed": result.failed_requests})
+    if result.answer == "keep":
+        loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
+    return result
+
+
+def _probe_differences(loop: Loop, decision: Decision, n: int, round_number: int, on_progress: Progress | None) -> dict[str, float]:
+    """NDCG@10 of the released model over HTTP minus the old champion's on the same candidates, per dev query."""
+    from predator_si.evaluate import evaluate_model
+    from predator_si.orchestration.steps.improve import offline_reranker
+
+    corpus, scale = loop.corpus, loop.plan.scale
+    queries = frozen_sample(corpus.queries(split="dev", part="shift"), n, scale.seed + 10 + round_number)
+    judgments = corpus.judgments(split="dev")
+    released = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", on_progress=on_progress).per_query
+    before = evaluate_model(
+        queries, judgments, loop.index().candidates, offline_reranker(loop, decision.champion.model), decision.champion, scores_cache=loop.pair_scores
+    )
+    joined = released.drop_nulls("ndcg_at_10").select("query_id", new="ndcg_at_10").join(before.select("query_id", old="ndcg_at_10"), on="query_id")
+    return {query_id: new - old for query_id, new, old in joined.iter_rows()}
+
+
+def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, tracker: ExperimentTracker | None = None) -> Rollback:
+    """Reverse what a cycle committed, deny its model, move the alias back; success is the old digest reported by the service.
+
+    This lane asks no lease, approval or kill switch.
+    """
+    folder = loop.artifacts(cycle_id)
+    patches = [load_patch(folder, stage) for stage in ("trial", "promote") if loop.repo.find_commit(cycle_id, stage) is not None]  # type: ignore[arg-type]
+    if not patches:
+        raise Missing(f"cycle {cycle_id} committed nothing, so nothing is to be taken back.")
+    challenger = Decision.read(folder / decision_name("promote" if (folder / decision_name("promote")).is_file() else "trial"))
+    card, old = loop.models.card(challenger.challenger.model), loop.models.card(challenger.champion.model)
+    entries = deny_entries(card, cycle_id=cycle_id, reason=reason[:500], at=utc_now(), keep=[old]) if deny else []
+    url = f"{loop.search_url}/info"
+    result = rollback(
+        loop.repo,
+        patches,
+        entries,
+        reason,
+        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit),
+        (lambda digest: tracker.set_alias("champion", digest)) if tracker is not None else None,
+    )
+    loop.save(cycle_id, "rollback.json", result)
+    loop.control.append("rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest})
+    state = loop.control.cycle(cycle_id).state
+    if state in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE):
+        loop.control.transition(cycle_id, CycleState.ROLLED_BACK, reason, "loop", {"commit": result.commit, "verified": result.verified})
+    return result
+
+
+def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | None = None) -> Rollback:
+    """Roll back because the watch says so: the verdict is recomputed from the stored checks, a check result in Dagster is not believed.
+
+    Raises
+    ------
+    Missing
+        The stored checks do not ask for a rollback.
+    """
+    folder = loop.artifacts(cycle_id)
+    stored = WatchResult.read(folder / "watch.json")
+    again = judge_watch(watch_plan(loop, cycle_id), [WatchCheck.model_validate(check) for check in stored.checks])
+    if again.answer != "rollback":
+        raise Missing(f"cycle {cycle_id}: the watch's own numbers say {again.answer} ({again.reason}); nothing is rolled back. Use `predator-si drill` or the API to force one.")
+    return take_back(loop, cycle_id, again.reason, tracker=tracker)
+
+
+def write_report(loop: Loop, cycle_id: str, **more: Any) -> Path:
+    """``report.html`` and ``manifest.json`` of a cycle."""
+    folder = loop.artifacts(cycle_id)
+    times: dict[str, list[float]] = {}
+    if (folder / "latency.parquet").is_file():
+        for arm, value in pl.read_parquet(folder / "latency.parquet").iter_rows():
+            times.setdefault(arm, []).append(value)
+    path = write_cycle_report(
+        folder, f"Cycle {cycle_id}", ledger=loop.control.records(500, cycle_id=cycle_id), snapshots=loop.snapshots(), latencies=times, **more
+    )
+    manifest(folder)
+    return path

@@ -1,0 +1,167 @@
+"""A home that the loop can work in: models, corpus, first index, first release.
+
+What belongs here: what ``demo`` and ``up`` need before the first tick. What must not: traffic, cycles.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+
+from predator_si.corpora import Corpus, build_python_docs, import_beir
+from predator_si.errors import BadInput, Refused
+from predator_si.orchestration.loop import Loop, LoopPlan
+from predator_si.records import CycleState, ServingConfig, utc_now
+from predator_si.release.deny import DENY_FILE, SEED_DENY
+from predator_si.release.gitops import GitOpsRepo
+from predator_si.release.release_file import seed_release
+from predator_si.search.models import fetch_models
+from predator_si.settings import DemoScale, Settings
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+_TWIN_QUERIES = 20
+
+
+def get_corpus(settings: Settings, scale: DemoScale, name: str, base: Path | None, shift: Path | None, on_progress: Progress | None = None) -> Corpus:
+    """The corpus by name, or from two BEIR folders of which the second arrives later.
+
+    Raises
+    ------
+    BadInput
+        No such corpus, or one whose second part has no judged queries.
+    """
+    if base is not None and shift is not None:
+        folder = settings.folders.corpus / f"{Path(base).stem}+{Path(shift).stem}"
+        shutil.rmtree(folder, ignore_errors=True)
+        corpus = import_beir(base, folder, name=folder.name, shift=shift)
+    elif name == "python-docs":
+        corpus = build_python_docs(settings.cache, limit_per_package=scale.documents_per_package, on_progress=on_progress)
+    else:
+        raise BadInput(f"corpus {name!r}: the demo knows python-docs, or two BEIR folders given with --base and --shift.")
+    for part in ("base", "shift"):
+        for split in ("train", "dev"):
+            if corpus.queries(split=split, part=part).height < 10:
+                raise BadInput(f"corpus {corpus.name}: part {part} has fewer than 10 {split} queries; a demo cannot measure with so few. Use a larger collection.")
+    return corpus
+
+
+def get_models(loop: Loop, scale: DemoScale, corpus: Corpus, on_progress: Progress | None = None) -> tuple[str, Path]:
+    """(digest of the first champion in the model store, folder of the bi-encoder): real weights, or tiny seeded ones trained on the base part."""
+    if scale.models == "real":
+        from predator_si.train.export import export
+
+        folders = fetch_models(loop.settings.cache, ("ms-marco-MiniLM-L-12-v2", "all-MiniLM-L6-v2"), on_progress)
+        original = folders["ms-marco-MiniLM-L-12-v2"]
+        raw = loop.models.add(original, name="ms-marco-MiniLM-L-12-v2", backend="torch-fp32", max_length=512, base="ms-marco-MiniLM-L-12-v2")
+        return export(loop.models, raw, "torch-fp32", scale.champion_length), folders["all-MiniLM-L6-v2"]
+    return _tiny_models(loop, scale, corpus)
+
+
+def _tiny_models(loop: Loop, scale: DemoScale, corpus: Corpus) -> tuple[str, Path]:
+    from predator_si.search.tiny import HashingEmbedder, tiny_cross_encoder
+    from predator_si.train.export import export
+    from predator_si.train.fit import fine_tune
+    from predator_si.train.recipe import TrainingRecipe
+
+    embedder = HashingEmbedder().save(loop.home.path / "embedder")
+    texts = [*corpus.documents()["text"].to_list(), *corpus.queries(split="train")["text"].to_list()]
+    work = loop.home.path / "tiny"
+    shutil.rmtree(work, ignore_errors=True)
+    raw = loop.models.add(tiny_cross_encoder(work / "untrained", texts, scale.seed), name="tiny", backend="torch-fp32", max_length=scale.champion_length)
+    documents = {row["doc_id"]: f"{row['title']}\n{row['text']}" for row in corpus.documents("base").iter_rows(named=True)}
+    ids = sorted(documents)
+    rows = []
+    pairs = corpus.queries(split="train", part="base").join(corpus.judgments(split="train", part="base"), on="query_id").filter(pl.col("relevance") > 0)
+    for number, (text, doc_id) in enumerate(pairs.select("text", "doc_id").head(200).iter_rows()):
+        others = [ids[(number * 7919 + step * 104729) % len(ids)] for step in range(1, 6)]
+        rows += [{"group_id": number, "query": text, "text": documents[other], "label": float(other == doc_id)} for other in [doc_id, *(o for o in others if o != doc_id)]]
+    recipe = TrainingRecipe(learning_rate=1e-3, epochs=2.0, groups_per_step=8, max_length=scale.max_length, seed=scale.seed)
+    first = fine_tune(loop.models, raw, pl.DataFrame(rows), recipe, work / "training", name="tiny champion")
+    return export(loop.models, first.digest, "torch-fp32", scale.champion_length), embedder
+
+
+def prepare_home(settings: Settings, scale: DemoScale, corpus_name: str = "python-docs", base: Path | None = None, shift: Path | None = None, say: Say = lambda text: None,
+                 on_progress: Progress | None = None) -> Loop:  # fmt: skip
+    """Models, corpus and plan in place; state of an earlier demo is set aside, its models, artifacts and ledger stay.
+
+    Raises
+    ------
+    Refused
+        The services of this home are running.
+    """
+    settings.folders.ensure()
+    loop = Loop(settings)
+    say("corpus")
+    corpus = get_corpus(settings, scale, corpus_name, base, shift, on_progress)
+    _set_aside(loop)
+    say("models")
+    champion, embedder = get_models(loop, scale, corpus, on_progress)
+    (loop.home.path / "plan.json").write_text(LoopPlan(corpus=corpus.folder, embedder=embedder, scale=scale).to_json())
+    _seed_repository(loop, ServingConfig(model=champion, depth=scale.depth, fusion_weight=scale.fusion_weight))
+    return loop
+
+
+def _set_aside(loop: Loop) -> None:
+    """Move the served state of an earlier run into ``archive/``; a cycle that was left open by a killed run ends as failed, artifacts kept."""
+    home = loop.home
+    if _alive(home.up_pid):
+        raise Refused(f"{home.path}: the services of this home are running. Stop them first: `predator-si down`.")
+    cycle = loop.control.active_cycle(loop.contour)
+    if cycle is not None:
+        loop.control.transition(cycle.cycle_id, CycleState.FAILED, "the run that worked on it ended without finishing it", "demo")
+    if not (home.path / "plan.json").is_file():
+        return
+    archive = home.path / "archive" / f"{utc_now():%Y%m%dT%H%M%S%f}"
+    archive.mkdir(parents=True)
+    for name in ("service", "snapshots", "applied", "baseline.json", "plan.json"):
+        if (home.path / name).exists():
+            (home.path / name).rename(archive / name)
+    home.ensure()
+
+
+def _alive(pid_file: Path) -> bool:
+    """Whether the supervisor that `up` wrote down still lives."""
+    import psutil
+
+    try:
+        written = json.loads(pid_file.read_text())
+        return abs(psutil.Process(int(written["pid"])).create_time() - float(written["started"])) < 1.0
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return False
+
+
+def _seed_repository(loop: Loop, serving: ServingConfig) -> None:
+    """The first release, or, in a home that has a history, a commit that returns to it."""
+    files = {loop.release_name: seed_release(serving, loop.contour), DENY_FILE: SEED_DENY}
+    if not loop.home.gitops_bare.exists():
+        GitOpsRepo.init_bare(loop.home.gitops_bare, files)
+    else:
+        loop.repo.sync()
+        loop.repo.change(lambda _: files, "seed: return to the first champion")
+    loop.control.append("seeded", "demo", None, f"champion {serving.model}", serving.model_dump())
+
+
+def build_first_index(loop: Loop, on_progress: Progress | None = None) -> None:
+    """Index the base part and publish it as version 1, with the champion's checked twin."""
+    from predator_si.search.index_versions import IndexVersions
+    from predator_si.search.retrieve import HybridIndex, load_embedder
+
+    index = HybridIndex.build(loop.corpus.documents("base"), load_embedder(loop.plan.embedder), on_progress)
+    IndexVersions(loop.home.index).publish(index)
+
+
+def check_twin(loop: Loop) -> dict[str, object]:
+    """Make the champion's fast twin and see that it ranks alike, on dev queries of the base part."""
+    from predator_si.orchestration.steps.observe import frozen_sample
+    from predator_si.evaluate.optimise import fast_twin
+
+    serving = loop.serving()
+    queries = frozen_sample(loop.corpus.queries(split="dev", part="base"), _TWIN_QUERIES, loop.plan.scale.seed)
+    twin, check = fast_twin(loop.models, serving.model, queries, loop.corpus.judgments(split="dev"), loop.index().candidates, serving.depth)
+    loop.control.append("twin_checked", "demo", None, f"{twin} scores for {serving.model}", {"check": check})
+    return {"twin": twin, **check}

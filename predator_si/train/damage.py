@@ -1,0 +1,47 @@
+"""Break a model on purpose, for drills.
+
+What belongs here: making a bad model that cannot be mistaken for the good one. What must not: releasing it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from predator_si.errors import Missing
+from predator_si.search.models import ModelStore
+from predator_si.train.export import export
+
+
+def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
+    """A broken copy for drills: the torch weights behind ``digest`` with the encoder's upper half shuffled, on the same backend.
+
+    The weights differ everywhere in that half, so neither digest nor behaviour is close to the original's.
+
+    Raises
+    ------
+    Missing
+        The torch weights that ``digest`` was made from are not in the store.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    card = store.card(digest)
+    source = card.source_digest or digest
+    if source not in store or not store.card(source).backend.startswith("torch"):
+        raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store; a drill damages a copy of them. Run a cycle first.")
+    model = AutoModelForSequenceClassification.from_pretrained(str(store.path(source)), num_labels=1, local_files_only=True, use_safetensors=True)
+    generator = torch.Generator().manual_seed(seed)
+    layers = list(model.base_model.encoder.layer)
+    with torch.no_grad():
+        for parameter in [p for layer in layers[len(layers) // 2 :] for p in layer.parameters()] + list(model.classifier.parameters()):
+            flat = parameter.reshape(-1)
+            parameter.copy_(flat[torch.randperm(flat.numel(), generator=generator)].reshape(parameter.shape))
+    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        model.save_pretrained(scratch, safe_serialization=True)
+        for file in store.path(source).iterdir():
+            if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
+                shutil.copy2(file, Path(scratch) / file.name)
+        broken = store.add(Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed})
+    return export(store, broken, card.backend, max_length)
