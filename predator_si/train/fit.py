@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from predator_si.corpora.text import digest_lines
 from predator_si.errors import BadInput, Refused
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import chip_has_bf16
@@ -53,13 +54,17 @@ def read_groups(examples: pl.DataFrame) -> list[tuple[str, list[str], list[float
     Raises
     ------
     BadInput
-        No groups, a label that is not a number, or a group without a positive.
+        No examples, a missing value, a label that is not a number, or no group with both a positive and another document (single groups without
+        are left out).
     """
     needed = {"group_id", "query", "text", "label"}
     if not needed <= set(examples.columns):
         raise BadInput(f"the training data lacks the columns {sorted(needed - set(examples.columns))}. Build it with the synthetic_dataset asset.")
     if examples.height == 0:
         raise BadInput("the training data is empty: every example was filtered out. See the yields in dataset_manifest.yaml, and give the loop more traffic.")
+    missing = {column: examples[column].null_count() for column in sorted(needed) if examples[column].null_count()}
+    if missing:
+        raise BadInput(f"the training data has missing values ({', '.join(f'{column}: {n}' for column, n in missing.items())}). Build it again.")
     if not bool(examples["label"].cast(pl.Float64).is_finite().all()):
         raise BadInput("the training data has labels that are not numbers. Build it again.")
     grouped = examples.group_by("group_id", maintain_order=True).agg(pl.first("query"), pl.col("text"), pl.col("label").cast(pl.Float64))
@@ -101,10 +106,15 @@ def fine_tune(
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForSequenceClassification
 
-    groups = [_Group(query, texts, np.asarray(labels), sum(map(len, texts)) // len(texts)) for query, texts, labels in read_groups(examples)]
+    examples_of = read_groups(examples)
+    _check(store, start, examples_of, recipe)
+    groups = [_Group(query, texts, np.asarray(labels), sum(map(len, texts)) // len(texts)) for query, texts, labels in examples_of]
+    run = {"recipe": recipe.model_dump_json(), "start": start, "data": digest_lines([json.dumps(group) for group in examples_of])}
     tokens = _tokenizer(store.path(start), recipe.max_length)
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32
+    )
     initial = {key: value.detach().clone() for key, value in model.state_dict().items()} if recipe.average_with_start else {}
     _freeze(model, recipe.frozen_layers)
     model.train()
@@ -115,7 +125,7 @@ def fine_tune(
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     batches = _schedule(groups, recipe)
     work.mkdir(parents=True, exist_ok=True)
-    first, losses, spent = _resume(work, model, optimiser, recipe, len(batches), load_file)
+    first, losses, spent = _resume(work, model, optimiser, run, len(batches), load_file)
     resumed_from = first
     half = chip_has_bf16()
     began = time.monotonic() - spent
@@ -123,8 +133,10 @@ def fine_tune(
     step = first
     for step in range(first, len(batches)):
         if should_stop():
-            _save_checkpoint(work, model, optimiser, recipe, step, len(batches), losses, time.monotonic() - began, save_file)
-            raise Refused(f"training was told to stop before step {step + 1} of {len(batches)}; the checkpoint in {work.name} stays, and the same run goes on from it.")
+            _save_checkpoint(work, model, optimiser, run, step, len(batches), losses, time.monotonic() - began, save_file)
+            raise Refused(
+                f"training was told to stop before step {step + 1} of {len(batches)}; the checkpoint in {work.name} stays, and the same run goes on from it."
+            )
         if recipe.seconds is not None and time.monotonic() - began > recipe.seconds:
             break
         rate = recipe.learning_rate * _rate(step, len(batches), recipe, (time.monotonic() - began) / recipe.seconds if recipe.seconds else 0.0)
@@ -136,7 +148,9 @@ def fine_tune(
             logits = model(**encoded).logits
         loss = _loss(logits.float().reshape(-1), batch, recipe)
         if not torch.isfinite(loss):
-            raise BadInput(f"the loss is {float(loss)} at step {step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data.")
+            raise BadInput(
+                f"the loss is {float(loss)} at step {step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
         optimiser.step()
@@ -148,13 +162,34 @@ def fine_tune(
         if on_progress:
             on_progress(step + 1, len(batches))
         if (step + 1) % recipe.checkpoint_every == 0:
-            _save_checkpoint(work, model, optimiser, recipe, step + 1, len(batches), losses, time.monotonic() - began, save_file)
-    if recipe.average_with_start:
-        share = recipe.average_with_start
-        mixed = {key: share * initial[key] + (1 - share) * value if value.is_floating_point() else value for key, value in model.state_dict().items()}
-        model.load_state_dict(mixed)
+            _save_checkpoint(work, model, optimiser, run, step + 1, len(batches), losses, time.monotonic() - began, save_file)
+    if not losses:
+        raise BadInput(f"{recipe.seconds} seconds of training were over before the first step: nothing was learned or stored. Give it more time.")
+    if recipe.average_with_start:  # as a move towards the start, so that weights which did not change stay exactly as they were
+        final = model.state_dict()
+        move = recipe.average_with_start
+        model.load_state_dict({key: value + move * (initial[key] - value) if value.is_floating_point() else value for key, value in final.items()})
+    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
+        raise BadInput(f"the weights are not numbers after step {len(losses)}: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
     digest = _store(store, model, start, work, name, recipe)
     return Trained(digest, len(losses), pairs, time.monotonic() - began, losses, half, resumed_from)
+
+
+def _check(store: ModelStore, start: str, groups: list[tuple[str, list[str], list[float]]], recipe: TrainingRecipe) -> None:
+    """Refuse what would train nonsense or fail deep inside torch."""
+    card = store.card(start)
+    if not card.backend.startswith("torch"):
+        raise BadInput(f"{start} is a {card.backend} model; training starts from torch weights. Train its source, {card.source_digest}.")
+    positions = json.loads((store.path(start) / "config.json").read_text()).get("max_position_embeddings")
+    if positions is not None and recipe.max_length > positions:
+        raise BadInput(f"max_length {recipe.max_length}: {card.name} reads at most {positions} tokens. Lower it in the recipe.")
+    labels = [label for _, _, group in groups for label in group]
+    if recipe.loss == "bce" and not 0 <= min(labels) <= max(labels) <= 1:
+        raise BadInput(f"labels from {min(labels)} to {max(labels)}: the bce loss takes 0 to 1. Use the listwise loss, or scale them.")
+    if recipe.loss == "listwise" and recipe.target_temperature == 1.0 and min(labels) < 0:
+        raise BadInput(
+            f"a label of {min(labels)}: at target_temperature 1 labels are shares of a group, 0 or more. Set another temperature for a teacher's scores."
+        )
 
 
 def _tokenizer(folder: Path, max_length: int) -> Callable[[list[str], list[str]], dict[str, Any]]:
@@ -206,7 +241,7 @@ def _rate(step: int, steps: int, recipe: TrainingRecipe, spent: float) -> float:
     """Linear warm-up, then cosine to a twentieth; ``spent`` is the share of a time budget, which may run out before the steps do."""
     done = max(step / steps, spent)
     if done < recipe.warmup:
-        return (done + 1 / steps) / recipe.warmup if recipe.warmup else 1.0
+        return min(1.0, (done + 1 / steps) / recipe.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - recipe.warmup) / max(1e-9, 1 - recipe.warmup))))
 
 
@@ -227,22 +262,28 @@ def _loss(logits: Any, batch: list[_Group], recipe: TrainingRecipe) -> Any:
     return total / len(batch)
 
 
-def _save_checkpoint(work: Path, model: Any, optimiser: Any, recipe: TrainingRecipe, step: int, steps: int, losses: list[float], spent: float, save_file: Any) -> None:
+def _save_checkpoint(
+    work: Path, model: Any, optimiser: Any, run: dict[str, str], step: int, steps: int, losses: list[float], spent: float, save_file: Any
+) -> None:
+    from safetensors import SafetensorError
+
     state = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
     for index, entry in optimiser.state_dict()["state"].items():
         for key, value in entry.items():
             state[f"optimiser.{index}.{key}"] = value.contiguous()
     temporary = work / f"{_CHECKPOINT}.writing"
-    facts = {"step": str(step), "steps": str(steps), "losses": json.dumps(losses), "spent": str(spent), "recipe": recipe.model_dump_json()}
+    facts = {"step": str(step), "steps": str(steps), "losses": json.dumps(losses), "spent": str(spent), **run}
     try:
         save_file(state, str(temporary), metadata=facts)
         temporary.replace(work / _CHECKPOINT)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise BadInput(f"{work}: the checkpoint cannot be written ({error}). Free some space and run the cycle again: it goes on from the last checkpoint.") from error
+        raise BadInput(
+            f"{work}: the checkpoint cannot be written ({error}). Free some space and run the cycle again: it goes on from the last checkpoint."
+        ) from error
 
 
-def _resume(work: Path, model: Any, optimiser: Any, recipe: TrainingRecipe, steps: int, load_file: Any) -> tuple[int, list[float], float]:
+def _resume(work: Path, model: Any, optimiser: Any, run: dict[str, str], steps: int, load_file: Any) -> tuple[int, list[float], float]:
     from safetensors import SafetensorError, safe_open
 
     path = work / _CHECKPOINT
@@ -252,10 +293,12 @@ def _resume(work: Path, model: Any, optimiser: Any, recipe: TrainingRecipe, step
         with safe_open(str(path), "pt") as opened:
             facts = opened.metadata()
         state = load_file(str(path))
-    except SafetensorError as error:
+        first, losses, spent = int(facts["step"]), json.loads(facts["losses"]), float(facts["spent"])
+        same = all(facts.get(key) == value for key, value in run.items()) and int(facts["steps"]) == steps
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: the checkpoint is damaged ({error}). Delete it to train from the start.") from error
-    if facts["recipe"] != recipe.model_dump_json() or int(facts["steps"]) != steps:
-        path.unlink()  # another recipe or other data: its weights would not be this run's
+    if not same:
+        path.unlink()  # another recipe, start or other data: its weights would not be this run's
         return 0, [], 0.0
     model.load_state_dict({key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")})
     saved = optimiser.state_dict()
@@ -266,7 +309,7 @@ def _resume(work: Path, model: Any, optimiser: Any, recipe: TrainingRecipe, step
             entries.setdefault(int(index), {})[field] = value
     saved["state"] = entries
     optimiser.load_state_dict(saved)
-    return int(facts["step"]), json.loads(facts["losses"]), float(facts["spent"])
+    return first, losses, spent
 
 
 def _store(store: ModelStore, model: Any, start: str, work: Path, name: str, recipe: TrainingRecipe) -> str:
@@ -278,7 +321,9 @@ def _store(store: ModelStore, model: Any, start: str, work: Path, name: str, rec
     for file in store.path(start).iterdir():
         if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
             shutil.copy2(file, out / file.name)
-    digest = store.add(out, name=name, backend="torch-fp32", max_length=store.card(start).max_length, base=start, origin={"recipe": recipe.model_dump(mode="json")})
+    digest = store.add(
+        out, name=name, backend="torch-fp32", max_length=store.card(start).max_length, base=start, origin={"recipe": recipe.model_dump(mode="json")}
+    )
     shutil.rmtree(out)
     (work / _CHECKPOINT).unlink(missing_ok=True)
     (work / _PROGRESS).write_text(json.dumps({"digest": digest, "start": start}) + "\n")
