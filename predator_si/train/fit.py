@@ -155,7 +155,7 @@ def fine_tune(
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         pairs += sum(len(g.texts) for g in batch)
         if on_loss:
             on_loss(step, losses[-1])
