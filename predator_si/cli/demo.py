@@ -41,7 +41,14 @@ def demo(
         raise BadInput("--base and --shift belong together: one collection that is there from the start, one that arrives later.")
     settings = settings_of(context)
     console = Console(stderr=True)
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(), console=console) as bar:
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        console=console,
+    ) as bar:
         task = bar.add_task("starting", total=1)
 
         def say(text: str) -> None:
@@ -85,7 +92,13 @@ def _show(figures: dict[str, Any]) -> None:
     drill = figures.get("drill")
     if drill:
         word = "rolled back" if drill["rolled_back"] else "NOT rolled back"
-        console.print(f"Drill: a damaged model was released past the gates and {word} in {drill['seconds_to_old_digest'] or float('nan'):.1f} s ({drill['cycle_id']}).")
+        console.print(
+            f"Drill: a damaged model was released past the gates and {word} in {drill['seconds_to_old_digest'] or float('nan'):.1f} s ({drill['cycle_id']})."
+        )
     else:
         console.print(f"Nothing was released: {figures['reason']}")
-    console.print(f"{figures['n_queries']} sealed queries, {figures['seconds']:.0f} s after set-up, {figures['peak_rss_mb']:,} MB at the peak. Report: {figures['artifacts']}/report.html", soft_wrap=True)
+    console.print(
+        f"{figures['n_queries']} sealed queries, {figures['seconds']:.0f} s after set-up, {figures['peak_rss_mb']:,} MB at the peak. "
+        f"Report: {figures['artifacts']}/report.html",
+        soft_wrap=True,
+    )

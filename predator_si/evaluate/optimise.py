@@ -70,17 +70,14 @@ def fast_twin(
     judgments: pl.DataFrame,
     candidates: Callable[[list[str], int], list[Candidates]],
     depth: int,
-    agreement: float = 0.9,
-    margin: float = 0.02,
+    agreement: float = 0.95,
 ) -> tuple[str, dict[str, Any]]:
     """The same weights on this chip's reference backend, after both scored the same pairs.
 
     Parameters
     ----------
     agreement
-        Least mean Kendall's tau-b per query.
-    margin
-        Largest difference of the mean NDCG@10.
+        Least mean Kendall's tau-b per query; besides, the 95% interval of the NDCG@10 difference must hold zero.
 
     Returns
     -------
@@ -96,11 +93,11 @@ def fast_twin(
     if not card.backend.startswith("torch"):
         return digest, {"same": True}
     twin = export(store, digest, reference_backend(), card.max_length)
-    found = equality_check(load_reranker(store.path(digest)), load_reranker(store.path(twin)), queries, judgments, candidates, depth=depth, margin=margin)
-    tau, difference = found.rank_correlation, found.ndcg_difference.estimate
-    if tau is None or tau < agreement or abs(difference) > margin:
+    found = equality_check(load_reranker(store.path(digest)), load_reranker(store.path(twin)), queries, judgments, candidates, depth=depth)
+    tau, difference = found.rank_correlation, found.ndcg_difference
+    if tau is None or tau < agreement or not difference.low <= 0.0 <= difference.high:
         raise BadInput(
-            f"the {reference_backend()} twin of {digest} does not rank alike (mean tau {tau}, NDCG@10 {difference:+.4f} on {found.n_queries} queries): "
+            f"the {reference_backend()} twin of {digest} does not rank alike (mean tau {tau}, NDCG@10 {difference.estimate:+.4f} on {found.n_queries} queries): "
             "it cannot stand in for it. Score with torch instead."
         )
     check = found.model_dump(mode="json")
@@ -166,16 +163,32 @@ def optimise(
         common: dict[str, Any] = {"scores_cache": scores_cache, "should_stop": should_stop}
         if reference is None:
             reference = evaluate_model(
-                queries, judgments, candidates, reference_model, ServingConfig(model=plain, depth=depth, fusion_weight=fusion_weight), on_progress=on_progress, **common
+                queries,
+                judgments,
+                candidates,
+                reference_model,
+                ServingConfig(model=plain, depth=depth, fusion_weight=fusion_weight),
+                on_progress=on_progress,
+                **common,
             )
         own = evaluate_model(
-            queries, judgments, candidates, models[backend], ServingConfig(model=digests[backend], depth=depth, fusion_weight=fusion_weight), on_progress=on_progress, **common
+            queries,
+            judgments,
+            candidates,
+            models[backend],
+            ServingConfig(model=digests[backend], depth=depth, fusion_weight=fusion_weight),
+            on_progress=on_progress,
+            **common,
         )
         joined = reference.select("query_id", before="ndcg_at_10").join(own.select("query_id", after="ndcg_at_10"), on="query_id", how="inner")
         difference = paired_interval((joined["after"] - joined["before"]).to_numpy(), seed=seed)
         good = difference.low > -margin
         variants.append(Variant(**facts, ndcg_difference=difference, non_inferior=good))
         if good:
-            chosen, reason = digests[backend], f"{backend} is the fastest and not inferior: NDCG@10 {difference.estimate:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}], n={difference.n}"
+            chosen, reason = (
+                digests[backend],
+                f"{backend} is the fastest and not inferior: NDCG@10 {difference.estimate:+.4f} "
+                f"[{difference.low:+.4f}, {difference.high:+.4f}], n={difference.n}",
+            )
     n = 0 if reference is None else reference.height
     return Optimisation(source=trained, chosen=chosen, depth=depth, n_queries=n, variants=variants, reason=reason, seconds=time.monotonic() - started)

@@ -19,7 +19,12 @@ def _selection(*names: str) -> dg.AssetSelection:
 
 def _job(name: str, lane: Lane, *assets: str, description: str, tags: dict[str, str] | None = None) -> dg.UnresolvedAssetJobDefinition:  # type: ignore[name-defined]
     return dg.define_asset_job(
-        name, selection=_selection(*assets), partitions_def=cycles, tags={**lane.tags, **(tags or {})}, description=description, executor_def=dg.in_process_executor
+        name,
+        selection=_selection(*assets),
+        partitions_def=cycles,
+        tags={**lane.tags, **(tags or {})},
+        description=description,
+        executor_def=dg.in_process_executor,
     )
 
 

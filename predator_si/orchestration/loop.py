@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,8 @@ class LoopPlan(Record):
     corpus: Path
     embedder: Path
     scale: DemoScale
+    prepared_at: datetime
+    """Policy counts the cycles since then: setting a home up anew is a person's act."""
 
 
 class Loop:
@@ -161,7 +164,9 @@ class Loop:
         try:
             httpx.post(f"{self.search_url}/flush", timeout=30.0, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
-            raise Unavailable(f"{self.search_url}/flush failed ({type(error).__name__}: {error}); the newest events are not on disk. Is the service running?") from error
+            raise Unavailable(
+                f"{self.search_url}/flush failed ({type(error).__name__}: {error}); the newest events are not on disk. Is the service running?"
+            ) from error
 
     # ----------------------------------------------------------------- cycles and their artifacts
 

@@ -47,7 +47,9 @@ def check_results(key: Sequence[str], gates: Sequence[GateResult], specs: Sequen
         answer = gate.answer if gate is not None else Answer.NOT_APPLICABLE
         metadata: dict[str, Any] = {"answer": answer.value, "reason": gate.reason if gate is not None else "not a criterion of this cycle's trigger"}
         if gate is not None:
-            metadata |= {name: float(value) for name, value in (("value", gate.value), ("limit", gate.limit), ("reference", gate.reference)) if value is not None}
+            metadata |= {
+                name: float(value) for name, value in (("value", gate.value), ("limit", gate.limit), ("reference", gate.reference)) if value is not None
+            }
             metadata["n"] = gate.n
         failed = answer is Answer.FAIL and (gate is None or gate.criterion.critical)
         results.append(

@@ -3,7 +3,6 @@
 Each asks one pure question and explains every skip. None imports a heavy library.
 """
 
-
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +19,13 @@ from predator_si.records import CycleState, WatchResult, utc_now
 from predator_si.settings import Settings
 
 _JOB_BY_NAME = {job.name: job for job in JOBS}
-_UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+_UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
 
@@ -29,7 +34,12 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
     """The sensors of a contour; running from the start where it enables the loop."""
     status = dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
 
-    @dg.sensor(job=cycle_prepare_job, minimum_interval_seconds=60, default_status=status, description="A failed gate of the newest snapshot starts a cycle; unknown never does.")
+    @dg.sensor(
+        job=cycle_prepare_job,
+        minimum_interval_seconds=60,
+        default_status=status,
+        description="A failed gate of the newest snapshot starts a cycle; unknown never does.",
+    )
     def quality_gate_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         loop = Loop(settings)
         try:
@@ -41,12 +51,19 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         cycle = loop.control.open_cycle(loop.contour, answer.trigger, "quality_gate_sensor", answer.reason)
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=f"{cycle.cycle_id}:opened:0", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, answer.trigger.type, answer.reason))
+                dg.RunRequest(
+                    run_key=f"{cycle.cycle_id}:opened:0", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, answer.trigger.type, answer.reason)
+                )
             ],
             dynamic_partitions_requests=[cycles.build_add_request([cycle.cycle_id])],
         )
 
-    @dg.sensor(jobs=JOBS, minimum_interval_seconds=15, default_status=status, description="Gives the active cycle the job that its state needs, once; waits for traffic and people.")
+    @dg.sensor(
+        jobs=JOBS,
+        minimum_interval_seconds=15,
+        default_status=status,
+        description="Gives the active cycle the job that its state needs, once; waits for traffic and people.",
+    )
     def cycle_advance_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         loop = Loop(settings)
         cycle = loop.control.active_cycle(loop.contour)
@@ -63,12 +80,23 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         since = [record for record in runs if record.create_timestamp.timestamp() >= cycle.updated_at.timestamp()]
         failed = [record for record in since if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]
         if len(failed) >= _TRIES and cycle.state not in (CycleState.RELEASED, CycleState.WATCHING):
-            loop.control.transition(cycle.cycle_id, CycleState.FAILED, f"{name} failed {len(failed)} times in state {cycle.state.value}", "cycle_advance_sensor")
+            loop.control.transition(
+                cycle.cycle_id, CycleState.FAILED, f"{name} failed {len(failed)} times in state {cycle.state.value}", "cycle_advance_sensor"
+            )
             return dg.SkipReason(f"{cycle.cycle_id} has failed: {name} did not succeed in {len(failed)} runs")
         key = f"{cycle.cycle_id}:{cycle.state.value}:{len(runs)}"
-        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, job_name=name, partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, cycle.reason))])
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(run_key=key, job_name=name, partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, cycle.reason))
+            ]
+        )
 
-    @dg.sensor(job=rollback_job, minimum_interval_seconds=10, default_status=status, description="A watch that asks for a rollback gets one; the stored numbers are judged again first.")
+    @dg.sensor(
+        job=rollback_job,
+        minimum_interval_seconds=10,
+        default_status=status,
+        description="A watch that asks for a rollback gets one; the stored numbers are judged again first.",
+    )
     def rollback_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         loop = Loop(settings)
         for cycle in loop.control.cycles(20, loop.contour):
@@ -76,7 +104,9 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             if cycle.state in (CycleState.RELEASED, CycleState.WATCHING) and path.is_file() and WatchResult.read(path).answer == "rollback":
                 if not settings.rollback_on_degrade:
                     return dg.SkipReason(f"{cycle.cycle_id} is degraded, and this contour leaves the rollback to a person")
-                return dg.RunRequest(run_key=f"rollback:{cycle.cycle_id}", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, "degraded"))
+                return dg.RunRequest(
+                    run_key=f"rollback:{cycle.cycle_id}", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, "degraded")
+                )
         return dg.SkipReason("no released cycle asks for a rollback")
 
     @dg.run_failure_sensor(monitored_jobs=JOBS, default_status=status, description="Writes each failed run into the audit trail and closes its MLflow run.")
@@ -90,7 +120,12 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
             MlflowTracker(loop.home).close_runs(run.run_id, "FAILED")
 
-    @dg.sensor(job_name="observe_job", minimum_interval_seconds=60, default_status=status, description="Errors, latency and index health each minute: those rows of the trigger table cannot wait.")
+    @dg.sensor(
+        job_name="observe_job",
+        minimum_interval_seconds=60,
+        default_status=status,
+        description="Errors, latency and index health each minute: those rows of the trigger table cannot wait.",
+    )
     def service_guard_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         loop = Loop(settings)
         try:
@@ -156,7 +191,9 @@ def _watch_waits(loop: Loop, cycle_id: str) -> str | None:
         return f"the next check is due at {since + interval:%H:%M:%S} UTC" if utc_now() < since + interval else None
     plan = watch_plan(loop, cycle_id)
     needed = -(-plan.min_requests // plan.planned_checks)
-    seen = read_events(loop.home.events, since, utc_now()).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
+    seen = (
+        read_events(loop.home.events, since, utc_now()).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
+    )
     return f"{seen} of {needed} requests since the last check" if seen < needed else None
 
 
@@ -170,7 +207,13 @@ def guard_reasons(loop: Loop) -> list[str]:
     now = utc_now()
     info: dict[str, Any] = loop.info()
     snapshot = measure_window(
-        read_events(loop.home.events, now - timedelta(minutes=5), now), now - timedelta(minutes=5), now, now, champion=loop.serving().model, contour=loop.contour, ingest=info.get("ingest")
+        read_events(loop.home.events, now - timedelta(minutes=5), now),
+        now - timedelta(minutes=5),
+        now,
+        now,
+        champion=loop.serving().model,
+        contour=loop.contour,
+        ingest=info.get("ingest"),
     )
     quick = [gate for gate in loop.settings.quality_gates if gate.metric in ("error_rate", "index_errors", "etl_lag_seconds")]
     newest = loop.snapshots(1)

@@ -119,7 +119,9 @@ def _port_is_free(settings: Settings) -> None:
         try:
             probe_socket.bind(("127.0.0.1", settings.ports.search))
         except OSError as error:
-            raise Unavailable(f"port {settings.ports.search} (search) is busy ({error.strerror}). Stop what uses it, or move it: PREDATOR_SI_PORTS=search=8180.") from error
+            raise Unavailable(
+                f"port {settings.ports.search} (search) is busy ({error.strerror}). Stop what uses it, or move it: PREDATOR_SI_PORTS=search=8180."
+            ) from error
 
 
 class _Traffic:
@@ -133,7 +135,9 @@ class _Traffic:
     def send(self, part: str, n: int, *, fast: bool = False) -> ReplayResult:
         """``n`` searches of a part's train queries, with clicks."""
         self._seed += 1
-        result = replay(self._loop.search_url, self._loop.corpus, part, n=n, seed=self._loop.plan.scale.seed + self._seed, fast=fast, on_progress=self._told.on_progress)
+        result = replay(
+            self._loop.search_url, self._loop.corpus, part, n=n, seed=self._loop.plan.scale.seed + self._seed, fast=fast, on_progress=self._told.on_progress
+        )
         self.requests += result.requests
         self.failed += result.failed + result.degraded
         return result
@@ -292,8 +296,15 @@ def _drill(loop: Loop, scale: DemoScale, told: Narrator, dagster: Dagster) -> di
 def _figures(loop: Loop, scale: DemoScale, told: Narrator, traffic: _Traffic, cycle_id: str, released: bool) -> dict[str, Any]:
     """What the demo measured: before is the champion on the full index, after the released digest asked over HTTP."""
     folder = loop.artifacts(cycle_id)
-    found: dict[str, Any] = {"cycle_id": cycle_id, "artifacts": str(folder), "state": loop.control.cycle(cycle_id).state.value, "reason": loop.control.cycle(cycle_id).reason}
-    found |= dict.fromkeys(("ndcg_before", "ndcg_after", "ndcg_gain_ci", "n_queries", "p95_before_ms", "p95_after_ms", "ndcg_noninferior", "released_digest", "commit", "drill"))
+    found: dict[str, Any] = {
+        "cycle_id": cycle_id,
+        "artifacts": str(folder),
+        "state": loop.control.cycle(cycle_id).state.value,
+        "reason": loop.control.cycle(cycle_id).reason,
+    }
+    found |= dict.fromkeys(
+        ("ndcg_before", "ndcg_after", "ndcg_gain_ci", "n_queries", "p95_before_ms", "p95_after_ms", "ndcg_noninferior", "released_digest", "commit", "drill")
+    )
     if (folder / "evaluation.json").is_file():
         evaluation = Evaluation.read(folder / "evaluation.json")
         gain = evaluation.ndcg_difference
@@ -309,11 +320,20 @@ def _figures(loop: Loop, scale: DemoScale, told: Narrator, traffic: _Traffic, cy
             asked = probe(loop.search_url, frame.select("query_id", "text"), loop.corpus.judgments(split="test"), k=20, on_progress=told.on_progress)
         traffic.requests += asked.n
         traffic.failed += asked.failed
-        both = asked.per_query.drop_nulls("ndcg_at_10").select("query_id", after="ndcg_at_10").join(frame.select("query_id", before="ndcg_champion"), on="query_id")
+        both = (
+            asked.per_query.drop_nulls("ndcg_at_10")
+            .select("query_id", after="ndcg_at_10")
+            .join(frame.select("query_id", before="ndcg_champion"), on="query_id")
+        )
         gain = paired_interval((both["after"] - both["before"]).to_numpy(), seed=scale.seed, n_boot=scale.resamples)
         found |= {
-            "ndcg_after": float(np.mean(both["after"].to_numpy())), "ndcg_gain": gain.estimate, "ndcg_gain_ci": [gain.low, gain.high], "ndcg_gain_p": gain.p_value,
-            "ndcg_noninferior": gain.low > -0.01, "released_digest": next(iter(asked.digests)) if len(asked.digests) == 1 else None, "commit": load_patch(folder, "promote").commit,
+            "ndcg_after": float(np.mean(both["after"].to_numpy())),
+            "ndcg_gain": gain.estimate,
+            "ndcg_gain_ci": [gain.low, gain.high],
+            "ndcg_gain_p": gain.p_value,
+            "ndcg_noninferior": gain.low > -0.01,
+            "released_digest": next(iter(asked.digests)) if len(asked.digests) == 1 else None,
+            "commit": load_patch(folder, "promote").commit,
         }  # fmt: skip
         found |= _costs(loop, cycle_id, evaluation)
     return found | {"requests": traffic.requests, "failed_requests": traffic.failed}
@@ -330,7 +350,10 @@ def _costs(loop: Loop, cycle_id: str, evaluation: Evaluation) -> dict[str, Any]:
     served = events.filter(~pl.col("probe") & pl.col("stands_for").is_null() & pl.col("cpu_seconds").is_not_null())
     price = loop.settings.prices.usd_per_vcpu_hour / 3600.0 * 1000.0
     means = dict(served.group_by("model_digest").agg(pl.col("cpu_seconds").mean()).iter_rows())
-    return {f"cost_per_1k_{side}": means[digest] * price if digest in means else None for side, digest in (("before", evaluation.champion.model), ("after", evaluation.challenger.model))}
+    return {
+        f"cost_per_1k_{side}": means[digest] * price if digest in means else None
+        for side, digest in (("before", evaluation.champion.model), ("after", evaluation.challenger.model))
+    }
 
 
 def comparison(figures: Mapping[str, Any]) -> list[ComparisonRow]:
@@ -338,12 +361,26 @@ def comparison(figures: Mapping[str, Any]) -> list[ComparisonRow]:
     gain = figures.get("ndcg_gain_ci")
     drill = figures.get("drill") or {}
     return [
-        ComparisonRow("NDCG@10", figures["ndcg_before"], figures["ndcg_after"], better="up", interval=(gain[0], gain[1]) if gain else None, source="sealed queries over HTTP"),
+        ComparisonRow(
+            "NDCG@10",
+            figures["ndcg_before"],
+            figures["ndcg_after"],
+            better="up",
+            interval=(gain[0], gain[1]) if gain else None,
+            source="sealed queries over HTTP",
+        ),
         ComparisonRow("P95 of search", figures["p95_before_ms"], figures["p95_after_ms"], unit="ms", better="down", source="closed loop, arms interleaved"),
-        ComparisonRow("Cost per 1,000 searches", figures.get("cost_per_1k_before"), figures.get("cost_per_1k_after"), unit="USD", better="down", source="estimated"),
+        ComparisonRow(
+            "Cost per 1,000 searches", figures.get("cost_per_1k_before"), figures.get("cost_per_1k_after"), unit="USD", better="down", source="estimated"
+        ),
         ComparisonRow("Requests failed", None, float(figures["failed_requests"]), better="down", after_of=int(figures["requests"]), source="all of the demo"),
         ComparisonRow(
-            "Requests failed in the drill", None, drill.get("failed_requests"), better="down", after_of=drill.get("requests"), source="damaged model released and taken back"
+            "Requests failed in the drill",
+            None,
+            drill.get("failed_requests"),
+            better="down",
+            after_of=drill.get("requests"),
+            source="damaged model released and taken back",
         ),
     ]
 

@@ -38,7 +38,19 @@ def services(loop: Loop) -> Iterator[None]:
         started.append(_start(reconcile, home.logs / "reconciler.log", environment))
         _wait(lambda: home.release_file(loop.contour).is_file(), started[-1], home.logs / "reconciler.log", "the reconciler applied no release")
         port = str(settings.ports.search)
-        search = [sys.executable, "-m", "predator_si.search", "--home", str(home.path), "--contour", loop.contour, "--port", port, "--embedder", str(loop.plan.embedder)]
+        search = [
+            sys.executable,
+            "-m",
+            "predator_si.search",
+            "--home",
+            str(home.path),
+            "--contour",
+            loop.contour,
+            "--port",
+            port,
+            "--embedder",
+            str(loop.plan.embedder),
+        ]
         started.append(_start(search, home.logs / "search.log", environment))
         _wait(lambda: _answers(loop), started[-1], home.logs / "search.log", "the search service does not answer")
         yield

@@ -10,8 +10,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
-
 from predator_si.corpora import Corpus, build_python_docs, import_beir
 from predator_si.errors import BadInput, Refused
 from predator_si.orchestration.loop import Loop, LoopPlan
@@ -46,12 +44,14 @@ def get_corpus(settings: Settings, scale: DemoScale, name: str, base: Path | Non
     for part in ("base", "shift"):
         for split in ("train", "dev"):
             if corpus.queries(split=split, part=part).height < 10:
-                raise BadInput(f"corpus {corpus.name}: part {part} has fewer than 10 {split} queries; a demo cannot measure with so few. Use a larger collection.")
+                raise BadInput(
+                    f"corpus {corpus.name}: part {part} has fewer than 10 {split} queries; a demo cannot measure with so few. Use a larger collection."
+                )
     return corpus
 
 
-def get_models(loop: Loop, scale: DemoScale, corpus: Corpus, on_progress: Progress | None = None) -> tuple[str, Path]:
-    """(digest of the first champion in the model store, folder of the bi-encoder): real weights, or tiny seeded ones trained on the base part."""
+def get_models(loop: Loop, scale: DemoScale, on_progress: Progress | None = None) -> tuple[str, Path]:
+    """(digest of the first champion in the model store, folder of the bi-encoder): real weights, or tiny seeded ones."""
     if scale.models == "real":
         from predator_si.train.export import export
 
@@ -59,34 +59,38 @@ def get_models(loop: Loop, scale: DemoScale, corpus: Corpus, on_progress: Progre
         original = folders["ms-marco-MiniLM-L-12-v2"]
         raw = loop.models.add(original, name="ms-marco-MiniLM-L-12-v2", backend="torch-fp32", max_length=512, base="ms-marco-MiniLM-L-12-v2")
         return export(loop.models, raw, "torch-fp32", scale.champion_length), folders["all-MiniLM-L6-v2"]
-    return _tiny_models(loop, scale, corpus)
+    return _tiny_models(loop, scale)
 
 
-def _tiny_models(loop: Loop, scale: DemoScale, corpus: Corpus) -> tuple[str, Path]:
-    from predator_si.search.tiny import HashingEmbedder, tiny_cross_encoder
+def _tiny_models(loop: Loop, scale: DemoScale) -> tuple[str, Path]:
+    """A two-layer body with a seeded head that knows nothing yet, and an embedder that hashes words: the loop has everything to teach."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from predator_si.search.tiny import HashingEmbedder
     from predator_si.train.export import export
-    from predator_si.train.fit import fine_tune
-    from predator_si.train.recipe import TrainingRecipe
 
     embedder = HashingEmbedder().save(loop.home.path / "embedder")
-    texts = [*corpus.documents()["text"].to_list(), *corpus.queries(split="train")["text"].to_list()]
+    body = fetch_models(loop.settings.cache, ("bert-tiny",))["bert-tiny"]
     work = loop.home.path / "tiny"
     shutil.rmtree(work, ignore_errors=True)
-    raw = loop.models.add(tiny_cross_encoder(work / "untrained", texts, scale.seed), name="tiny", backend="torch-fp32", max_length=scale.champion_length)
-    documents = {row["doc_id"]: f"{row['title']}\n{row['text']}" for row in corpus.documents("base").iter_rows(named=True)}
-    ids = sorted(documents)
-    rows = []
-    pairs = corpus.queries(split="train", part="base").join(corpus.judgments(split="train", part="base"), on="query_id").filter(pl.col("relevance") > 0)
-    for number, (text, doc_id) in enumerate(pairs.select("text", "doc_id").head(200).iter_rows()):
-        others = [ids[(number * 7919 + step * 104729) % len(ids)] for step in range(1, 6)]
-        rows += [{"group_id": number, "query": text, "text": documents[other], "label": float(other == doc_id)} for other in [doc_id, *(o for o in others if o != doc_id)]]
-    recipe = TrainingRecipe(learning_rate=1e-3, epochs=2.0, groups_per_step=8, max_length=scale.max_length, seed=scale.seed)
-    first = fine_tune(loop.models, raw, pl.DataFrame(rows), recipe, work / "training", name="tiny champion")
-    return export(loop.models, first.digest, "torch-fp32", scale.champion_length), embedder
+    torch.manual_seed(scale.seed)
+    AutoModelForSequenceClassification.from_pretrained(str(body), num_labels=1, local_files_only=True, use_safetensors=True).save_pretrained(str(work))
+    for file in body.glob("tokenizer*"):
+        shutil.copy2(file, work / file.name)
+    raw = loop.models.add(work, name="bert-tiny", backend="torch-fp32", max_length=scale.champion_length, base="bert-tiny")
+    return export(loop.models, raw, "torch-fp32", scale.champion_length), embedder
 
 
-def prepare_home(settings: Settings, scale: DemoScale, corpus_name: str = "python-docs", base: Path | None = None, shift: Path | None = None, say: Say = lambda text: None,
-                 on_progress: Progress | None = None) -> Loop:  # fmt: skip
+def prepare_home(
+    settings: Settings,
+    scale: DemoScale,
+    corpus_name: str = "python-docs",
+    base: Path | None = None,
+    shift: Path | None = None,
+    say: Say = lambda text: None,
+    on_progress: Progress | None = None,
+) -> Loop:
     """Models, corpus and plan in place; state of an earlier demo is set aside, its models, artifacts and ledger stay.
 
     Raises
@@ -100,8 +104,8 @@ def prepare_home(settings: Settings, scale: DemoScale, corpus_name: str = "pytho
     corpus = get_corpus(settings, scale, corpus_name, base, shift, on_progress)
     _set_aside(loop)
     say("models")
-    champion, embedder = get_models(loop, scale, corpus, on_progress)
-    (loop.home.path / "plan.json").write_text(LoopPlan(corpus=corpus.folder, embedder=embedder, scale=scale).to_json())
+    champion, embedder = get_models(loop, scale, on_progress)
+    (loop.home.path / "plan.json").write_text(LoopPlan(corpus=corpus.folder, embedder=embedder, scale=scale, prepared_at=utc_now()).to_json())
     _seed_repository(loop, ServingConfig(model=champion, depth=scale.depth, fusion_weight=scale.fusion_weight))
     return loop
 
@@ -157,8 +161,8 @@ def build_first_index(loop: Loop, on_progress: Progress | None = None) -> None:
 
 def check_twin(loop: Loop) -> dict[str, object]:
     """Make the champion's fast twin and see that it ranks alike, on dev queries of the base part."""
-    from predator_si.orchestration.steps.observe import frozen_sample
     from predator_si.evaluate.optimise import fast_twin
+    from predator_si.orchestration.steps.observe import frozen_sample
 
     serving = loop.serving()
     queries = frozen_sample(loop.corpus.queries(split="dev", part="base"), _TWIN_QUERIES, loop.plan.scale.seed)

@@ -43,5 +43,7 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
         for file in store.path(source).iterdir():
             if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
                 shutil.copy2(file, Path(scratch) / file.name)
-        broken = store.add(Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed})
+        broken = store.add(
+            Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
+        )
     return export(store, broken, card.backend, max_length)

@@ -156,3 +156,20 @@ def _export_torch(folder: Path, out: Path, bound: dict[str, str]) -> None:
     model = _model(folder).to(torch.bfloat16 if bound["backend"] == "torch-bf16" else torch.float32)
     model.config.save_pretrained(str(out))
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, str(out / "model.safetensors"), metadata={"format": "pt", **bound})
+    _order_metadata(out / "model.safetensors")
+
+
+def _order_metadata(path: Path) -> None:
+    """Write the metadata of a safetensors file in the order of its keys.
+
+    The library writes it in the random order of a hash map: with two keys or more, another digest each time.
+    """
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        ordered = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(ordered) > size:
+            raise BadInput(f"{path.name}: its header does not fit where it stood ({len(ordered)} bytes for {size}). Another safetensors version is needed.")
+        stream.seek(8)
+        stream.write(ordered.ljust(size))

@@ -1,6 +1,5 @@
 """One pass of the loop, from the reason of a drop to the model that serves."""
 
-
 import dagster as dg
 
 from predator_si.orchestration.assets.external import JUDGMENTS
@@ -17,7 +16,9 @@ from predator_si.train.tracking import ExperimentTracker
 _PROMOTION = [criterion for criteria in PROMOTION_CRITERIA.values() for criterion in criteria]
 _TRIAL_SPECS = gate_specs(["cycle", "trial_decision"], _PROMOTION, blocking=True)
 _RELEASE_SPECS = gate_specs(["cycle", "release_decision"], _PROMOTION, blocking=True)
-_EXPERIMENT_CHECK = dg.AssetCheckSpec("no_harm", asset=dg.AssetKey(["cycle", "experiment_result"]), partitions_def=cycles, description="No guardrail of the trial failed.")
+_EXPERIMENT_CHECK = dg.AssetCheckSpec(
+    "no_harm", asset=dg.AssetKey(["cycle", "experiment_result"]), partitions_def=cycles, description="No guardrail of the trial failed."
+)
 _DEPLOYED_CHECK = dg.AssetCheckSpec(
     "digest_served", asset=dg.AssetKey(["cycle", "deployment"]), blocking=True, partitions_def=cycles, description="The service reports the committed digest."
 )
@@ -48,14 +49,24 @@ def synthetic_dataset(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
     with loop.working_on(context.partition_key) as cycle:
         dataset = prepare.build_data(loop, cycle.cycle_id, lambda done, total: context.log.debug("data: %s of %s", done, total))
     folder = loop.artifacts(cycle.cycle_id)
-    return Result(metadata={"examples": dataset.examples.height, "dataset": dataset.dataset_id, **files(folder / "dataset_manifest.yaml", folder / "augmented_dataset.parquet")})
+    return Result(
+        metadata={
+            "examples": dataset.examples.height,
+            "dataset": dataset.dataset_id,
+            **files(folder / "dataset_manifest.yaml", folder / "augmented_dataset.parquet"),
+        }
+    )
 
 
-@dg.asset(key=["cycle", "reranker_model"], kinds={"pytorch", "mlflow"}, deps=[synthetic_dataset], pool=GPU_POOL, op_tags={K8S_CONFIG: GPU_K8S_CONFIG}, **_COMMON)
+@dg.asset(
+    key=["cycle", "reranker_model"], kinds={"pytorch", "mlflow"}, deps=[synthetic_dataset], pool=GPU_POOL, op_tags={K8S_CONFIG: GPU_K8S_CONFIG}, **_COMMON
+)
 def reranker_model(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """The champion's weights, fine-tuned on the cycle's data; resumes from a checkpoint."""
     with loop.working_on(context.partition_key) as cycle:
-        trained = improve.train_model(loop, cycle.cycle_id, tracker, lambda done, total: context.log.info("step %s of %s", done, total) if done % 25 == 0 else None)
+        trained = improve.train_model(
+            loop, cycle.cycle_id, tracker, lambda done, total: context.log.info("step %s of %s", done, total) if done % 25 == 0 else None
+        )
     return Result(metadata=scalars(trained), data_version=dg.DataVersion(trained.digest))
 
 
@@ -64,7 +75,10 @@ def optimized_reranker(context: dg.AssetExecutionContext, loop: LoopParam, track
     """The fastest way to run the new model on this chip that keeps its ranking, query by query."""
     with loop.working_on(context.partition_key) as cycle:
         found = improve.shrink_model(loop, cycle.cycle_id, tracker)
-    rows = [dg.TableRecord(scalars(variant)) for variant in found.variants]
+    rows = [
+        dg.TableRecord({"backend": one.backend, "p50_ms": round(one.p50_ms, 1), "p95_ms": round(one.p95_ms, 1), "non_inferior": str(one.non_inferior)})
+        for one in found.variants
+    ]
     return Result(metadata={**scalars(found), "variants": dg.MetadataValue.table(rows)}, data_version=dg.DataVersion(found.chosen))
 
 
@@ -102,10 +116,15 @@ def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
     with loop.working_on(context.partition_key) as cycle:
         result, times = deciding.judge_trial(loop, cycle.cycle_id)
     check = dg.AssetCheckResult(
-        check_name="no_harm", passed=result.verdict is Verdict.PROMOTE, severity=dg.AssetCheckSeverity.ERROR if result.verdict is Verdict.REJECT else dg.AssetCheckSeverity.WARN,
+        check_name="no_harm",
+        passed=result.verdict is Verdict.PROMOTE,
+        severity=dg.AssetCheckSeverity.ERROR if result.verdict is Verdict.REJECT else dg.AssetCheckSeverity.WARN,
         metadata={"reason": result.reason, "verdict": result.verdict.value},
     )  # fmt: skip
-    return Result(metadata={"verdict": result.verdict.value, "reason": result.reason, "requests": dg.MetadataValue.json(result.requests), **latency_metadata(times)}, check_results=[check])
+    return Result(
+        metadata={"verdict": result.verdict.value, "reason": result.reason, "requests": dg.MetadataValue.json(result.requests), **latency_metadata(times)},
+        check_results=[check],
+    )
 
 
 @dg.asset(key=["cycle", "release_decision"], kinds={"python"}, deps=[experiment_result], check_specs=_RELEASE_SPECS, **_COMMON)
@@ -135,7 +154,9 @@ def deployment(context: dg.AssetExecutionContext, loop: LoopParam, tracker: Trac
             result = dg.AssetCheckResult(check_name="digest_served", passed=True, metadata={"reason": f"nothing was deployed: {why}"})
             return Result(metadata={"deployed": False}, check_results=[result])
         found = deciding.deploy(loop, cycle.cycle_id, "promote", tracker)
-    served = dg.AssetCheckResult(check_name="digest_served", passed=found.confirmed, metadata={"served": found.served_digest or "unknown", "reason": found.reason})
+    served = dg.AssetCheckResult(
+        check_name="digest_served", passed=found.confirmed, metadata={"served": found.served_digest or "unknown", "reason": found.reason}
+    )
     return Result(metadata=scalars(found), check_results=[served])
 
 

@@ -1,10 +1,20 @@
 """Assets that others make: the search service and the judgments."""
 
-
 import dagster as dg
 
-SERVICE = dg.AssetSpec(["search", "service"], group_name="search", kinds={"fastapi"}, description="The search service: what people ask and get; its release file is in Git.")
-JUDGMENTS = dg.AssetSpec(["search", "judgments"], group_name="search", kinds={"parquet"}, description="Judged queries: dev ones are probes, test ones stay sealed until a gate opens them.")
+SERVICE = dg.AssetSpec(
+    ["search", "service"], group_name="search", kinds={"fastapi"}, description="The search service: what people ask and get; its release file is in Git."
+)
+JUDGMENTS = dg.AssetSpec(
+    ["search", "judgments"],
+    group_name="search",
+    kinds={"parquet"},
+    description="Judged queries: dev ones are probes, test ones stay sealed until a gate opens them.",
+)
 EVENTS = dg.AssetSpec(
-    ["observe", "search_events"], group_name="observe", kinds={"parquet"}, deps=[SERVICE], description="Served requests with their clicks: an append-only spool, rolled into Parquet by the hour."
+    ["observe", "search_events"],
+    group_name="observe",
+    kinds={"parquet"},
+    deps=[SERVICE],
+    description="Served requests with their clicks: an append-only spool, rolled into Parquet by the hour.",
 )

@@ -1,6 +1,5 @@
 """After a release: the watch, and the way back."""
 
-
 import dagster as dg
 
 from predator_si.orchestration.assets.cycle import _COMMON, LoopParam, Result, TrackerParam, deployment
@@ -11,7 +10,9 @@ from predator_si.release.watch import WatchPlan, watch_criteria
 
 _PLAN = WatchPlan(cycle_id="si_2000_01_01_001", released_digest="sha256:" + "0" * 64)
 WATCH_SPECS = gate_specs(["cycle", "watch"], watch_criteria(_PLAN), blocking=False)
-_BACK_CHECK = dg.AssetCheckSpec("old_digest_served", asset=dg.AssetKey(["cycle", "rollback"]), partitions_def=cycles, description="The service reports the old digest again.")
+_BACK_CHECK = dg.AssetCheckSpec(
+    "old_digest_served", asset=dg.AssetKey(["cycle", "rollback"]), partitions_def=cycles, description="The service reports the old digest again."
+)
 
 
 @dg.asset(key=["cycle", "watch"], kinds={"polars"}, deps=[deployment], check_specs=WATCH_SPECS, **_COMMON)

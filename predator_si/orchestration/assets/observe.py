@@ -1,6 +1,5 @@
 """What every tick sees."""
 
-
 from datetime import timedelta
 
 import dagster as dg

@@ -121,7 +121,13 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     what = "trial" if stage == "trial" else "deploy"
     committed = commit_patch(loop.repo, patch, f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}")
     save_patch(folder, committed)
-    loop.control.append(f"patch_{stage}", "drill" if decision.drill else "loop", cycle_id, f"committed {committed.commit}", {"commit": committed.commit, "changes": committed.changes})
+    loop.control.append(
+        f"patch_{stage}",
+        "drill" if decision.drill else "loop",
+        cycle_id,
+        f"committed {committed.commit}",
+        {"commit": committed.commit, "changes": committed.changes},
+    )
     return committed
 
 
@@ -148,7 +154,13 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         commit=patch.commit,
     )
     loop.save(cycle_id, "deployment.json" if stage == "promote" else "deployment-trial.json", deployment)
-    loop.control.append(f"deployment_{stage}", "loop", cycle_id, deployment.reason, {"digest": deployment.served_digest, "confirmed": deployment.confirmed, "seconds": deployment.seconds})
+    loop.control.append(
+        f"deployment_{stage}",
+        "loop",
+        cycle_id,
+        deployment.reason,
+        {"digest": deployment.served_digest, "confirmed": deployment.confirmed, "seconds": deployment.seconds},
+    )
     if not deployment.confirmed:
         from predator_si.orchestration.steps.keep import take_back
 
@@ -202,9 +214,9 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
     texts = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.latency_requests + 5, scale.seed)["text"].to_list()
     arms = measure_latency(loop.search_url, texts, ["champion", "candidate"], scale.latency_requests, warmup=2, on_progress=on_progress)
     times = {"champion": arms["champion"].tolist(), "challenger": arms["candidate"].tolist()}
-    pl.DataFrame({"arm": [arm for arm, values in times.items() for _ in values], "milliseconds": [value for values in times.values() for value in values]}).write_parquet(
-        folder / "latency.parquet"
-    )
+    pl.DataFrame(
+        {"arm": [arm for arm, values in times.items() for _ in values], "milliseconds": [value for values in times.values() for value in values]}
+    ).write_parquet(folder / "latency.parquet")
     loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed))
     result = judge_ab(
         read_events(loop.home.events, started, now),
@@ -220,5 +232,7 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
         seed=scale.seed,
     )
     loop.save(cycle_id, "ab_test_results.json", result)
-    loop.control.transition(cycle_id, CycleState.DECIDED, f"trial judged: {result.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests})
+    loop.control.transition(
+        cycle_id, CycleState.DECIDED, f"trial judged: {result.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests}
+    )
     return result, times

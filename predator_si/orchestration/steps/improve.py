@@ -74,7 +74,9 @@ def trainable(loop: Loop, digest: str) -> str:
     card = loop.models.card(digest)
     source = digest if card.backend.startswith("torch") else card.source_digest
     if source is None or source not in loop.models:
-        raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store, so nothing can be trained from it. Restore the store from its backup.")
+        raise Missing(
+            f"the torch weights behind {digest} ({source}) are not in the model store, so nothing can be trained from it. Restore the store from its backup."
+        )
     return source
 
 
@@ -154,7 +156,9 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     loop.save(cycle_id, "challenger.json", challenger)
     tracker.register(found.chosen, loop.models.path(found.chosen), {"cycle": cycle_id, "source": trained.digest})
     tracker.set_alias("challenger", found.chosen)
-    loop.control.transition(cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest})
+    loop.control.transition(
+        cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest}
+    )
     return found
 
 
@@ -185,7 +189,9 @@ def evaluate_drill(loop: Loop, cycle_id: str, challenger: ServingConfig) -> Eval
     return evaluation
 
 
-def _compare(loop: Loop, cycle: Cycle, challenger: ServingConfig, queries: pl.DataFrame, split: str, on_progress: Progress | None) -> tuple[Evaluation, pl.DataFrame]:
+def _compare(
+    loop: Loop, cycle: Cycle, challenger: ServingConfig, queries: pl.DataFrame, split: str, on_progress: Progress | None
+) -> tuple[Evaluation, pl.DataFrame]:
     corpus, champion = loop.corpus, loop.serving()
     judgments = corpus.judgments(split=split)
     packages = corpus.documents().select("doc_id", slice="package")

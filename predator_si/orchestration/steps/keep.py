@@ -78,7 +78,9 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -
     loop.save(cycle_id, "watch.json", result)
     if loop.control.cycle(cycle_id).state is CycleState.RELEASED:
         loop.control.transition(cycle_id, CycleState.WATCHING, "first check", "loop")
-    loop.control.append("watch_check", "loop", cycle_id, result.reason, {"answer": result.answer, "requests": result.requests, "failed": result.failed_requests})
+    loop.control.append(
+        "watch_check", "loop", cycle_id, result.reason, {"answer": result.answer, "requests": result.requests, "failed": result.failed_requests}
+    )
     if result.answer == "keep":
         loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
     return result
@@ -122,7 +124,9 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
         (lambda digest: tracker.set_alias("champion", digest)) if tracker is not None else None,
     )
     loop.save(cycle_id, "rollback.json", result)
-    loop.control.append("rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest})
+    loop.control.append(
+        "rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest}
+    )
     state = loop.control.cycle(cycle_id).state
     if state in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE):
         loop.control.transition(cycle_id, CycleState.ROLLED_BACK, reason, "loop", {"commit": result.commit, "verified": result.verified})
@@ -141,7 +145,9 @@ def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | N
     stored = WatchResult.read(folder / "watch.json")
     again = judge_watch(watch_plan(loop, cycle_id), [WatchCheck.model_validate(check) for check in stored.checks])
     if again.answer != "rollback":
-        raise Missing(f"cycle {cycle_id}: the watch's own numbers say {again.answer} ({again.reason}); nothing is rolled back. Use `predator-si drill` or the API to force one.")
+        raise Missing(
+            f"cycle {cycle_id}: the watch's own numbers say {again.answer} ({again.reason}); nothing is rolled back."
+        )
     return take_back(loop, cycle_id, again.reason, tracker=tracker)
 
 

@@ -100,7 +100,9 @@ def frozen_sample(queries: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
     """At most ``n`` queries, the same ones every time, in an order that depends on their ids and the seed alone."""
     from predator_si.corpora.text import stable_fraction
 
-    keyed = queries.with_columns(pl.col("query_id").map_elements(lambda query_id: stable_fraction(f"{seed}:{query_id}"), return_dtype=pl.Float64).alias("_order"))
+    keyed = queries.with_columns(
+        pl.col("query_id").map_elements(lambda query_id: stable_fraction(f"{seed}:{query_id}"), return_dtype=pl.Float64).alias("_order")
+    )
     return keyed.sort("_order").head(n).drop("_order")
 
 
@@ -117,7 +119,7 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
     state = GateState(
         enabled=loop.settings.enabled,
         kill_switch=loop.settings.kill_switch or loop.control.kill_switch(loop.contour),
-        cycles=loop.control.cycles(100, loop.contour),
+        cycles=[cycle for cycle in loop.control.cycles(100, loop.contour) if cycle.opened_at >= loop.plan.prepared_at],
         max_cycles_per_day=loop.settings.max_cycles_per_day,
         cycle_interval=loop.settings.cycle_interval,
         mock_signals=loop.settings.mock_signals,

@@ -100,5 +100,7 @@ def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, t
     version = DatasetRepo(loop.home.datasets, loop.home.path / "datasets-store").commit([paths["parquet"], paths["csv"]], dataset.dataset_id)
     update_manifest(paths["manifest"], dvc={"path": version["path"], "hash": version["hash"]})
     loop.control.append("dataset_versioned", "loop", cycle_id, f"{dataset.dataset_id}: {dataset.examples.height} examples", dict(version))
-    loop.control.transition(cycle_id, CycleState.PREPARED, f"data set {dataset.dataset_id} with {dataset.examples.height} examples", "loop", {"dataset": dataset.dataset_id})
+    loop.control.transition(
+        cycle_id, CycleState.PREPARED, f"data set {dataset.dataset_id} with {dataset.examples.height} examples", "loop", {"dataset": dataset.dataset_id}
+    )
     return dataset
