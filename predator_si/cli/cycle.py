@@ -1,18 +1,74 @@
-"""`cycle list`, `cycle show`: what the loop did."""
+"""`cycle run`, `cycle list`, `cycle show`: start or go on with a pass of the loop, and see what it did."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
-from predator_si.cli.screen import say, show_json, show_table
-from predator_si.errors import Missing
+from predator_si.cli.screen import remark, say, show_json, show_table
+from predator_si.errors import BadInput, Missing
 from predator_si.settings import Settings
 
 app = typer.Typer(help="Passes of the loop.", no_args_is_help=True)
+
+_VERDICTS = {
+    "evaluation.json": "champion against challenger",
+    "decision-trial.json": "trial",
+    "ab_test_results.json": "experiment",
+    "decision-promote.json": "promotion",
+    "deployment.json": "deployment",
+    "watch.json": "watch",
+    "rollback.json": "rollback",
+}
+"""Files that carry an answer, in the order of a cycle's life."""
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    trigger: Annotated[str | None, typer.Option(help="Only for this trigger, such as ndcg_at_10_down; with --force whether or not a gate failed.")] = None,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Pass the interval between cycles; with --trigger, start without a failed gate.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Open a cycle for the newest snapshot, or go on with the active one, and run its jobs until it ends or must wait.
+
+    A cycle that waits for traffic, a person or the service is left as it is: run this again later, also after a killed run. Exit code 1 when
+    nothing could start, a job failed, or the cycle ended without a stable release.
+
+    Example: `predator-si cycle run --trigger ndcg_at_10_down --reason "new documentation"`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.monitor import Skip
+    from predator_si.orchestration.loop import Loop
+    from predator_si.proof.drive import Dagster, drive, open_or_resume
+    from predator_si.records import CycleState
+
+    settings = settings_of(context)
+    if not settings.folders.control_db.exists():
+        raise Missing(f"{settings.home}: this home was not prepared. Run `predator-si up` or `predator-si demo` first.")
+    loop = Loop(settings)
+    found = open_or_resume(loop, actor(), trigger, reason, force=force)
+    if isinstance(found, Skip):
+        if as_json:
+            show_json({"cycle_id": None, "state": None, "jobs": [], "why": list(found.reasons), "retry_at": found.retry_at})
+        else:
+            say("no cycle was started: " + "; ".join(found.reasons))
+        raise typer.Exit(1)
+    remark(f"{found.cycle_id} is {found.state.value}: {found.reason}")
+    driven = drive(loop, Dagster(settings, actor()), found.cycle_id, remark)
+    cycle = driven.cycle
+    if as_json:
+        jobs = list(driven.jobs)
+        show_json({"cycle_id": cycle.cycle_id, "state": cycle.state.value, "jobs": jobs, "why": driven.why, "failure": driven.failure})
+    else:
+        say(f"{cycle.cycle_id} is {cycle.state.value} after {len(driven.jobs)} jobs: {driven.failure or driven.why}")
+    ended = (CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.ROLLED_BACK)
+    raise typer.Exit(1 if driven.failure is not None or cycle.state in ended else 0)
 
 
 @app.command("list")
@@ -35,7 +91,7 @@ def list_cycles(context: typer.Context, limit: Annotated[int, typer.Option(min=1
 
 @app.command()
 def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="si_YYYY_MM_DD_NNN")], as_json: JsonFlag = False) -> None:
-    """Tell one cycle's story: its state, its ledger records, its artifacts.
+    """Tell one cycle's story: its state, its verdicts, its ledger records, its artifacts.
 
     Example: `predator-si cycle show si_2026_11_22_001`
     """
@@ -48,10 +104,12 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
     cycle = control.cycle(cycle_id)
     records = control.records(limit=1000, cycle_id=cycle_id)
     files = _artifacts(settings, cycle_id)
+    verdicts = _verdicts(settings.folders.artifacts / cycle_id)
     if as_json:
         show_json(
             {
                 "cycle": cycle.model_dump(mode="json"),
+                "verdicts": verdicts,
                 "records": [record.model_dump(mode="json") for record in records],
                 "artifacts": [str(file) for file in files],
             }
@@ -59,8 +117,36 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
         return
     say(f"{cycle.cycle_id}  {cycle.state}  {cycle.reason}")
     say(f"trigger: {cycle.trigger.reason} (actions: {', '.join(cycle.trigger.actions) or 'none'})")
+    show_table("", ("stage", "answer", "why"), [(v["stage"], v["answer"], v["reason"]) for v in verdicts], "no verdicts yet")
     show_table("", ("time (UTC)", "what", "who", "why"), [(f"{r.timestamp:%H:%M:%S}", r.action, r.actor, r.reason) for r in records], "no ledger records")
     show_table("", ("artifact", "bytes"), [(file, file.stat().st_size) for file in files], "no artifacts yet")
+
+
+def _verdicts(folder: Path) -> list[dict[str, Any]]:
+    """The answers in a cycle's artifacts: stage, file, answer, reason."""
+    found = []
+    for name, stage in _VERDICTS.items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            answer, why = _answer(name, content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"{path}: not what a cycle writes ({type(error).__name__}: {error}). Restore it, or run its job again.") from error
+        found.append({"stage": stage, "file": name, "answer": answer, "reason": why})
+    return found
+
+
+def _answer(name: str, content: dict[str, Any]) -> tuple[str, str]:
+    if name == "evaluation.json":
+        gain = content["ndcg_difference"]
+        return f"NDCG@10 {gain['estimate']:+.4f}", f"95% interval [{gain['low']:+.4f}, {gain['high']:+.4f}], {content['n_queries']} sealed queries"
+    if name == "deployment.json":
+        return "confirmed" if content["confirmed"] else "not confirmed", content["reason"]
+    if name == "rollback.json":
+        return "verified" if content["verified"] else "NOT verified", content["reason"]
+    return str(content["answer" if name == "watch.json" else "verdict"]), content["reason"]
 
 
 def _artifacts(settings: Settings, cycle_id: str) -> list[Path]:

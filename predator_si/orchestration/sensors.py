@@ -14,18 +14,12 @@ from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_prepare_job, ro
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
+from predator_si.orchestration.runs import UNFINISHED, fail_orphans
 from predator_si.orchestration.steps import observe
 from predator_si.records import CycleState, WatchResult, utc_now
 from predator_si.settings import Settings
 
 _JOB_BY_NAME = {job.name: job for job in JOBS}
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
 
@@ -74,8 +68,9 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
+        fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
         runs = context.instance.get_run_records(filters)
-        if any(record.dagster_run.status in _UNFINISHED for record in runs):
+        if any(record.dagster_run.status in UNFINISHED for record in runs):
             return dg.SkipReason(f"{name} of {cycle.cycle_id} is under way")
         since = [record for record in runs if record.create_timestamp.timestamp() >= cycle.updated_at.timestamp()]
         failed = [record for record in since if record.dagster_run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)]

@@ -20,6 +20,7 @@ from predator_si.monitor import Skip, probe
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import improve, keep
 from predator_si.orchestration.steps import observe as observing
+from predator_si.proof.drive import Dagster
 from predator_si.proof.machines import Memory, services
 from predator_si.proof.prepare import build_first_index, check_twin, prepare_home
 from predator_si.provenance import provenance
@@ -51,35 +52,6 @@ class Narrator:
             yield
         finally:
             self.seconds[name] = round(time.monotonic() - began, 1)
-
-
-class Dagster:
-    """The jobs of this home, run in this process against its real instance: ``make up`` shows their history afterwards."""
-
-    def __init__(self, settings: Settings) -> None:
-        import os
-
-        import dagster as dg
-
-        from predator_si.build import build_defs
-
-        os.environ["DAGSTER_HOME"] = str(settings.folders.dagster)
-        self.instance = dg.DagsterInstance.get()
-        self._definitions = build_defs(settings)
-
-    def run(self, job: str, cycle_id: str | None = None, config: Mapping[str, Any] | None = None) -> bool:
-        """Run a job to its end; whether it succeeded."""
-        from predator_si.orchestration.partitions import add_cycle
-
-        if cycle_id is not None:
-            add_cycle(self.instance, cycle_id)
-        tags = {"predator/actor": "demo", **({"predator/cycle": cycle_id} if cycle_id else {})}
-        result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, partition_key=cycle_id, run_config=dict(config or {}), tags=tags, raise_on_error=False
-        )
-        self.last_failure = next((str(event.event_specific_data.error.message if event.event_specific_data.error else event.message)  # type: ignore[union-attr]
-                                  for event in result.all_events if event.event_type_value == "STEP_FAILURE"), None)  # fmt: skip
-        return bool(result.success)
 
 
 def run_demo(
