@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from predator_si.cli.choices import settings_of
 from predator_si.cli.screen import say
+from predator_si.settings import Settings
 
+if TYPE_CHECKING:
+    from predator_si.orchestration.runs import EndedRun
+
+_HOW = {
+    "canceled": "canceled",
+    "asked": "told to end",
+    "flagged": "ends when it next looks at the kill switch",
+}
 Reason = Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")]
 
 
@@ -25,12 +35,15 @@ def actor() -> str:
 
 
 def stop(context: typer.Context, reason: Reason = "asked for on the command line") -> None:
-    """Press the kill switch: no new cycle, no promotion; training stops at its next check. Watch and rollback go on.
+    """Press the kill switch: no new cycle, no promotion, and what a cycle has queued or running is ended. Watch and rollback go on.
 
     Example: `predator-si stop --reason "release freeze"`
     """
+    settings = settings_of(context)
     changed = _set(context, True, reason)
     say("the kill switch is on" if changed else "the kill switch was on already")
+    for run in _terminate(settings, reason):
+        say(f"{run.job} ({run.run_id[:8]}): {_HOW[run.how]}")
 
 
 def start(context: typer.Context, reason: Reason = "asked for on the command line") -> None:
@@ -47,3 +60,23 @@ def _set(context: typer.Context, on: bool, reason: str) -> bool:
 
     settings = settings_of(context)
     return Control(settings.folders.ensure().control_db).set_kill_switch(settings.contour, on, actor(), reason)
+
+
+def _terminate(settings: Settings, reason: str) -> list[EndedRun]:
+    """End what the cycle and training lanes of this home have queued or running, with one ledger record where there was anything."""
+    if not (settings.folders.dagster / "history").is_dir():
+        return []  # Dagster never ran here, and opening an instance would make its storage
+    import os
+
+    import dagster as dg
+
+    from predator_si.control import Control
+    from predator_si.orchestration.runs import terminate_runs
+
+    os.environ.update(settings.environment())  # what the instance's own classes read
+    with dg.DagsterInstance.from_config(str(settings.folders.dagster)) as instance:
+        ended = terminate_runs(instance)
+    if ended:
+        payload = {"contour": settings.contour, "runs": [asdict(run) for run in ended]}
+        Control(settings.folders.control_db).append("runs_terminated", actor(), None, reason, payload)
+    return ended
