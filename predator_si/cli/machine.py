@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
-from predator_si.cli.screen import remark, say, show_json, show_table
+from predator_si.cli.screen import remark, say, show_json, show_table, stages
 from predator_si.errors import BadInput, Missing
 from predator_si.settings import Settings
 
@@ -23,17 +24,37 @@ def register(app: typer.Typer) -> None:
 
 def up(
     context: typer.Context,
+    scale: Annotated[str, typer.Option(help="What a home that was never set up gets: full, or small (tiny seeded models).")] = "full",
     quiet: Annotated[bool, typer.Option("--quiet", help="Only write the logs, do not show them.")] = False,
 ) -> None:
-    """Start Dagster, MLflow, the search service and the reconciler; Ctrl-C or `predator-si down` ends all.
+    """Start Dagster, MLflow, the search service and the reconciler; Ctrl-C or `predator-si down` ends all. A new home is set up first.
 
     Example: `predator-si up --home ./.predator`
     """
-    from predator_si.cli.supervisor import bring_up, require_something_to_serve
+    from predator_si.cli.supervisor import bring_up, require_free_ports, require_something_to_serve, services
 
     settings = settings_of(context)
-    require_something_to_serve(settings.folders.ensure())
+    _set_up(settings, scale, lambda: require_free_ports(services(settings)))
+    require_something_to_serve(settings.folders)
     raise typer.Exit(bring_up(settings, on_ready=remark, quiet=quiet))
+
+
+def _set_up(settings: Settings, scale: str, before: Callable[[], None]) -> None:
+    """Set a home up that was never set up; ``before`` raises where `up` could not start anyway, since this may take minutes."""
+    from predator_si.cli.supervisor import running
+    from predator_si.settings import DEMO_SCALES
+
+    if scale not in DEMO_SCALES:
+        raise BadInput(f"--scale {scale!r}: there are {' and '.join(DEMO_SCALES)}.")
+    if running(settings.folders.ensure()) is not None:
+        return  # bring_up says whose they are
+    from predator_si.orchestration.loop import Loop
+    from predator_si.proof.prepare import not_prepared, prepare_for_service
+
+    if not_prepared(Loop(settings)):
+        before()
+        with stages() as (tell, report):
+            prepare_for_service(settings, DEMO_SCALES[scale], tell, report)
 
 
 def down(context: typer.Context) -> None:

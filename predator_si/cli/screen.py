@@ -119,3 +119,22 @@ def progress(label: str) -> Iterator[OnProgress]:
         late.join()
         if bar.live.is_started:
             bar.stop()
+
+
+@contextmanager
+def stages() -> Iterator[tuple[Callable[[str], None], OnProgress]]:
+    """Two callbacks for long work in stages: one that names the next stage, one that says how far it is; both on standard error."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(text: str) -> None:
+            bar.console.print(text, markup=False, soft_wrap=True)
+            bar.reset(task, description=text, total=None)
+
+        def report(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tell, report

@@ -224,13 +224,20 @@ def bring_up(settings: Settings, on_ready: Callable[[str], None], what: list[Ser
             if found is not None:
                 pids = ", ".join(map(str, found.children))
                 raise Refused(f"{home.path}: processes of an earlier `up` that was killed still run (pid {pids}); end them with `predator-si down`.")
-            _require_free_ports(chosen)
+            require_free_ports(chosen)
             return _supervise(settings, home, chosen, on_ready, quiet)
     except filelock.Timeout as error:
         raise Refused(f"{home.path}: `predator-si up` runs here already; end it with `predator-si down`.") from error
 
 
-def _require_free_ports(chosen: list[Service]) -> None:
+def require_free_ports(chosen: list[Service]) -> None:
+    """Raise where a port is in use.
+
+    Raises
+    ------
+    Unavailable
+        With all such ports, and how to move ours.
+    """
     from predator_si.cli.doctor import port_is_busy
 
     busy = [service for service in chosen if service.port is not None and port_is_busy(service.port)]

@@ -97,7 +97,7 @@ def fast_twin(
     tau, difference = found.rank_correlation, found.ndcg_difference
     if tau is None or tau < agreement or not difference.low <= 0.0 <= difference.high:
         raise BadInput(
-            f"the {reference_backend()} twin of {digest} does not rank alike (mean tau {tau}, NDCG@10 {difference.estimate:+.4f} on {found.n_queries} queries): "
+            f"the {reference_backend()} twin of {digest} ranks otherwise (mean tau {tau}, NDCG@10 {difference.estimate:+.4f} on {found.n_queries} queries): "
             "it cannot stand in for it. Score with torch instead."
         )
     check = found.model_dump(mode="json")

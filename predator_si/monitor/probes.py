@@ -151,7 +151,12 @@ def _read(answer: dict[str, Any]) -> dict[str, Any]:
     first = [result.get("first_stage_score") for result in results]
     whole = answer.get("depth") is not None and answer["depth"] <= len(ids) and None not in first
     candidates = [ids[i] for i in sorted(range(len(ids)), key=lambda i: -first[i])] if whole else None
-    return {"took_ms": float(answer["took_ms"]), "model_digest": answer.get("stands_for") or answer["model_digest"], "result_ids": ids, "candidate_ids": candidates}
+    return {
+        "took_ms": float(answer["took_ms"]),
+        "model_digest": answer.get("stands_for") or answer["model_digest"],
+        "result_ids": ids,
+        "candidate_ids": candidates,
+    }
 
 
 def _scores(answers: pl.DataFrame, judgments: pl.DataFrame) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ from predator_si.orchestration.steps import improve, keep
 from predator_si.orchestration.steps import observe as observing
 from predator_si.proof.drive import Dagster
 from predator_si.proof.machines import Memory, services
-from predator_si.proof.prepare import build_first_index, check_twin, prepare_home
+from predator_si.proof.prepare import build_first_index, check_twin, prepare_home, register_champion
 from predator_si.provenance import provenance
 from predator_si.records import CycleState, Evaluation, Rollback, ServingConfig, Trigger
 from predator_si.release.patch import load_patch
@@ -104,7 +104,7 @@ class _Traffic:
         self.requests = self.failed = 0
         self._seed = 0
 
-    def send(self, part: str, n: int, *, fast: bool = False) -> ReplayResult:
+    def send(self, part: Literal["base", "shift"], n: int, *, fast: bool = False) -> ReplayResult:
         """``n`` searches of a part's train queries, with clicks."""
         self._seed += 1
         result = replay(
@@ -116,17 +116,12 @@ class _Traffic:
 
 
 def _whole_loop(loop: Loop, scale: DemoScale, told: Narrator) -> dict[str, Any]:
-    from predator_si.orchestration.tracking import MlflowTracker
-
     dagster = Dagster(loop.settings)
     with told.stage("index the base documents"):
         build_first_index(loop, told.on_progress)
     with told.stage("check the champion's fast twin"):
         check = check_twin(loop)
-    champion = loop.serving().model
-    tracker = MlflowTracker(loop.home)
-    tracker.register(champion, loop.models.path(champion), {"origin": "seed"})
-    tracker.set_alias("champion", champion)
+    register_champion(loop)
     with services(loop):
         traffic = _Traffic(loop, told)
         with told.stage("traffic before the shift"):

@@ -14,9 +14,9 @@ from predator_si.corpora import Corpus, build_python_docs, import_beir
 from predator_si.errors import BadInput, Refused
 from predator_si.orchestration.loop import Loop, LoopPlan
 from predator_si.records import CycleState, ServingConfig, utc_now
-from predator_si.release.deny import DENY_FILE, SEED_DENY
+from predator_si.release.deny import SEED_DENY
 from predator_si.release.gitops import GitOpsRepo
-from predator_si.release.release_file import seed_release
+from predator_si.release.release_file import DENY_FILE, seed_release
 from predator_si.search.models import fetch_models
 from predator_si.settings import DemoScale, Settings
 
@@ -134,7 +134,7 @@ def _alive(pid_file: Path) -> bool:
 
     try:
         written = json.loads(pid_file.read_text())
-        return abs(psutil.Process(int(written["pid"])).create_time() - float(written["started"])) < 1.0
+        return bool(abs(psutil.Process(int(written["pid"])).create_time() - float(written["started"])) < 1.0)
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return False
 
@@ -150,22 +150,80 @@ def _seed_repository(loop: Loop, serving: ServingConfig) -> None:
     loop.control.append("seeded", "demo", None, f"champion {serving.model}", serving.model_dump())
 
 
-def build_first_index(loop: Loop, on_progress: Progress | None = None) -> None:
-    """Index the base part and publish it as version 1, with the champion's checked twin."""
+def prepare_for_service(
+    settings: Settings,
+    scale: DemoScale,
+    say: Say = lambda text: None,
+    on_progress: Progress | None = None,
+    corpus_name: str = "python-docs",
+) -> Loop | None:
+    """What `up` needs in a home that was never set up: models, corpus, an index of all documents, the first release, the checked twin.
+
+    A home that has all of it is left as it is, whatever its scale, and None is returned; one whose setting-up was cut short is set up anew.
+
+    Raises
+    ------
+    Refused
+        The services of this home are running.
+    """
+    settings.folders.ensure()
+    lacking = not_prepared(Loop(settings))
+    if not lacking:
+        return None
+    say(f"setting up {settings.home}, once: {', '.join(lacking)} missing")
+    loop = prepare_home(settings, scale, corpus_name, say=say, on_progress=on_progress)
+    say("index of all documents")
+    build_first_index(loop, on_progress, part=None)
+    say("check of the champion's fast twin")
+    check_twin(loop, part=None)
+    register_champion(loop)
+    return loop
+
+
+def not_prepared(loop: Loop) -> list[str]:
+    """What a home lacks before its services can start and its loop can tick."""
+    from predator_si.search.index_versions import IndexVersions
+
+    missing = []
+    if not (loop.home.path / "plan.json").is_file():
+        missing.append("plan")
+    if not IndexVersions(loop.home.index).versions():
+        missing.append("index")
+    if not loop.home.gitops_bare.is_dir():
+        return [*missing, "release"]
+    champion = loop.serving().model
+    if champion not in loop.models:
+        missing.append("champion's weights")
+    elif loop.models.card(champion).backend.startswith("torch") and loop.models.twin(champion) is None:
+        missing.append("checked twin")
+    return missing
+
+
+def register_champion(loop: Loop) -> None:
+    """Tell MLflow which model serves first."""
+    from predator_si.orchestration.tracking import MlflowTracker
+
+    champion, tracker = loop.serving().model, MlflowTracker(loop.home)
+    tracker.register(champion, loop.models.path(champion), {"origin": "seed"})
+    tracker.set_alias("champion", champion)
+
+
+def build_first_index(loop: Loop, on_progress: Progress | None = None, part: str | None = "base") -> None:
+    """Index a part of the corpus, or all of it, and publish that as the home's first version."""
     from predator_si.search.index_versions import IndexVersions
     from predator_si.search.retrieve import HybridIndex, load_embedder
 
-    index = HybridIndex.build(loop.corpus.documents("base"), load_embedder(loop.plan.embedder), on_progress)
+    index = HybridIndex.build(loop.corpus.documents(part), load_embedder(loop.plan.embedder), on_progress)
     IndexVersions(loop.home.index).publish(index)
 
 
-def check_twin(loop: Loop) -> dict[str, object]:
-    """Make the champion's fast twin and see that it ranks alike, on dev queries of the base part."""
+def check_twin(loop: Loop, part: str | None = "base") -> dict[str, object]:
+    """Make the champion's fast twin and see that it ranks alike, on dev queries of a part, or of all."""
     from predator_si.evaluate.optimise import fast_twin
     from predator_si.orchestration.steps.observe import frozen_sample
 
     serving = loop.serving()
-    queries = frozen_sample(loop.corpus.queries(split="dev", part="base"), _TWIN_QUERIES, loop.plan.scale.seed)
+    queries = frozen_sample(loop.corpus.queries(split="dev", part=part), _TWIN_QUERIES, loop.plan.scale.seed)
     twin, check = fast_twin(loop.models, serving.model, queries, loop.corpus.judgments(split="dev"), loop.index().candidates, serving.depth)
     loop.control.append("twin_checked", "demo", None, f"{twin} scores for {serving.model}", {"check": check})
     return {"twin": twin, **check}

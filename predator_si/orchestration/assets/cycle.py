@@ -1,5 +1,8 @@
 """One pass of the loop, from the reason of a drop to the model that serves."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import dagster as dg
 
 from predator_si.orchestration.assets.external import JUDGMENTS
@@ -22,10 +25,20 @@ _EXPERIMENT_CHECK = dg.AssetCheckSpec(
 _DEPLOYED_CHECK = dg.AssetCheckSpec(
     "digest_served", asset=dg.AssetKey(["cycle", "deployment"]), blocking=True, partitions_def=cycles, description="The service reports the committed digest."
 )
-_COMMON = {"partitions_def": cycles, "group_name": "cycle", "owners": ["team:search"], "code_version": "1"}
-Result = dg.MaterializeResult  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    Result = dg.MaterializeResult[Any]
+else:
+    Result = dg.MaterializeResult  # Dagster does not know the annotation with a parameter
 LoopParam = dg.ResourceParam[Loop]
 TrackerParam = dg.ResourceParam[ExperimentTracker]
+
+
+def cycle_asset(**own: Any) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
+    """``dg.asset`` for what one cycle makes: a partition each, in one group with one owner."""
+    decorator: Callable[[Callable[..., Result]], dg.AssetsDefinition] = dg.asset(
+        partitions_def=cycles, group_name="cycle", owners=["team:search"], code_version="1", **own
+    )
+    return decorator
 
 
 class Drill(dg.Config):
@@ -34,7 +47,7 @@ class Drill(dg.Config):
     drill: bool = False
 
 
-@dg.asset(key=["cycle", "diagnostic_report"], kinds={"polars"}, deps=[["observe", "metrics_snapshot"]], **_COMMON)
+@cycle_asset(key=["cycle", "diagnostic_report"], kinds={"polars"}, deps=[["observe", "metrics_snapshot"]])
 def diagnostic_report(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Why the metric dropped: service, data, retrieval miss or rerank miss; weak words, slices, new vocabulary."""
     with loop.working_on(context.partition_key) as cycle:
@@ -43,7 +56,7 @@ def diagnostic_report(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
                             **files(loop.artifacts(report.cycle_id) / "diagnostic_report.json")})  # fmt: skip
 
 
-@dg.asset(key=["cycle", "synthetic_dataset"], kinds={"polars", "parquet"}, deps=[diagnostic_report], **_COMMON)
+@cycle_asset(key=["cycle", "synthetic_dataset"], kinds={"polars", "parquet"}, deps=[diagnostic_report])
 def synthetic_dataset(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Training groups aimed at the report's findings, versioned with DVC."""
     with loop.working_on(context.partition_key) as cycle:
@@ -58,9 +71,7 @@ def synthetic_dataset(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
     )
 
 
-@dg.asset(
-    key=["cycle", "reranker_model"], kinds={"pytorch", "mlflow"}, deps=[synthetic_dataset], pool=GPU_POOL, op_tags={K8S_CONFIG: GPU_K8S_CONFIG}, **_COMMON
-)
+@cycle_asset(key=["cycle", "reranker_model"], kinds={"pytorch", "mlflow"}, deps=[synthetic_dataset], pool=GPU_POOL, op_tags={K8S_CONFIG: GPU_K8S_CONFIG})
 def reranker_model(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """The champion's weights, fine-tuned on the cycle's data; resumes from a checkpoint."""
     with loop.working_on(context.partition_key) as cycle:
@@ -70,7 +81,7 @@ def reranker_model(context: dg.AssetExecutionContext, loop: LoopParam, tracker: 
     return Result(metadata=scalars(trained), data_version=dg.DataVersion(trained.digest))
 
 
-@dg.asset(key=["cycle", "optimized_reranker"], kinds={"openvino", "onnx"}, deps=[reranker_model], **_COMMON)
+@cycle_asset(key=["cycle", "optimized_reranker"], kinds={"openvino", "onnx"}, deps=[reranker_model])
 def optimized_reranker(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """The fastest way to run the new model on this chip that keeps its ranking, query by query."""
     with loop.working_on(context.partition_key) as cycle:
@@ -82,7 +93,7 @@ def optimized_reranker(context: dg.AssetExecutionContext, loop: LoopParam, track
     return Result(metadata={**scalars(found), "variants": dg.MetadataValue.table(rows)}, data_version=dg.DataVersion(found.chosen))
 
 
-@dg.asset(key=["cycle", "evaluation"], kinds={"polars"}, deps=[optimized_reranker, JUDGMENTS], **_COMMON)
+@cycle_asset(key=["cycle", "evaluation"], kinds={"polars"}, deps=[optimized_reranker, JUDGMENTS])
 def evaluation(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Champion and challenger on the same sealed queries, candidates, depth and fusion, with the interval of the difference."""
     with loop.working_on(context.partition_key) as cycle:
@@ -91,7 +102,7 @@ def evaluation(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     return Result(metadata={**evaluation_metadata(found, frame), **files(folder / "evaluation.json", folder / found.per_query)})
 
 
-@dg.asset(key=["cycle", "trial_decision"], kinds={"python"}, deps=[evaluation], check_specs=_TRIAL_SPECS, **_COMMON)
+@cycle_asset(key=["cycle", "trial_decision"], kinds={"python"}, deps=[evaluation], check_specs=_TRIAL_SPECS)
 def trial_decision(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """May the challenger be tried on a share of the traffic? A failed criterion blocks the patch."""
     with loop.working_on(context.partition_key) as cycle:
@@ -99,7 +110,7 @@ def trial_decision(context: dg.AssetExecutionContext, loop: LoopParam) -> Result
     return Result(metadata=decision_metadata(decision), check_results=check_results(["cycle", "trial_decision"], decision.gates, _TRIAL_SPECS))
 
 
-@dg.asset(key=["cycle", "trial_patch"], kinds={"git", "helm"}, deps=[trial_decision], **_COMMON)
+@cycle_asset(key=["cycle", "trial_patch"], kinds={"git", "helm"}, deps=[trial_decision])
 def trial_patch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """The challenger at a share of the clients: a commit, made from a recomputed decision, and the service's word that it serves."""
     with loop.working_on(context.partition_key) as cycle:
@@ -110,7 +121,7 @@ def trial_patch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     return Result(metadata={"commit": patch.commit or "", "seconds": deployment.seconds, "changes": dg.MetadataValue.json(patch.changes)})
 
 
-@dg.asset(key=["cycle", "experiment_result"], kinds={"polars"}, deps=[trial_patch], check_specs=[_EXPERIMENT_CHECK], **_COMMON)
+@cycle_asset(key=["cycle", "experiment_result"], kinds={"polars"}, deps=[trial_patch], check_specs=[_EXPERIMENT_CHECK])
 def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """The trial on live traffic: guardrails, sample ratio, latency of both arms side by side."""
     with loop.working_on(context.partition_key) as cycle:
@@ -127,7 +138,7 @@ def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
     )
 
 
-@dg.asset(key=["cycle", "release_decision"], kinds={"python"}, deps=[experiment_result], check_specs=_RELEASE_SPECS, **_COMMON)
+@cycle_asset(key=["cycle", "release_decision"], kinds={"python"}, deps=[experiment_result], check_specs=_RELEASE_SPECS)
 def release_decision(context: dg.AssetExecutionContext, config: Drill, loop: LoopParam) -> Result:
     """May the challenger become the champion? All criteria, the trial, and where the contour wants it a person."""
     with loop.working_on(context.partition_key) as cycle:
@@ -136,7 +147,7 @@ def release_decision(context: dg.AssetExecutionContext, config: Drill, loop: Loo
     return Result(metadata=decision_metadata(decision), check_results=check_results(["cycle", "release_decision"], gates, _RELEASE_SPECS))
 
 
-@dg.asset(key=["cycle", "helm_patch"], kinds={"git", "helm"}, deps=[release_decision], **_COMMON)
+@cycle_asset(key=["cycle", "helm_patch"], kinds={"git", "helm"}, deps=[release_decision])
 def helm_patch(context: dg.AssetExecutionContext, config: Drill, loop: LoopParam) -> Result:
     """The commit that makes the challenger the champion; stored with its reverse. Recomputes the decision and refuses otherwise."""
     with loop.working_on(context.partition_key) as cycle:
@@ -146,7 +157,7 @@ def helm_patch(context: dg.AssetExecutionContext, config: Drill, loop: LoopParam
     return Result(metadata={"commit": patch.commit or "", "changes": dg.MetadataValue.json(patch.changes), "reverse": dg.MetadataValue.json(patch.reverse)})
 
 
-@dg.asset(key=["cycle", "deployment"], kinds={"git"}, deps=[helm_patch], check_specs=[_DEPLOYED_CHECK], **_COMMON)
+@cycle_asset(key=["cycle", "deployment"], kinds={"git"}, deps=[helm_patch], check_specs=[_DEPLOYED_CHECK])
 def deployment(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """The service's own word: the digest of the bytes it loaded is the committed one, or the release failed and was taken back."""
     with loop.working_on(context.partition_key) as cycle:

@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from predator_si.orchestration.assets.cycle import _COMMON, LoopParam, Result, TrackerParam, deployment
+from predator_si.orchestration.assets.cycle import LoopParam, Result, TrackerParam, cycle_asset, deployment
 from predator_si.orchestration.metadata import check_results, files, gate_specs, scalars
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps import keep
@@ -15,7 +15,7 @@ _BACK_CHECK = dg.AssetCheckSpec(
 )
 
 
-@dg.asset(key=["cycle", "watch"], kinds={"polars"}, deps=[deployment], check_specs=WATCH_SPECS, **_COMMON)
+@cycle_asset(key=["cycle", "watch"], kinds={"polars"}, deps=[deployment], check_specs=WATCH_SPECS)
 def watch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """One check of the release over the traffic since the last; a failed ERROR check starts the rollback."""
     result = keep.watch_once(loop, context.partition_key)
@@ -24,7 +24,7 @@ def watch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     return Result(metadata=metadata, check_results=check_results(["cycle", "watch"], result.gates, WATCH_SPECS))
 
 
-@dg.asset(key=["cycle", "rollback"], kinds={"git"}, deps=[watch], check_specs=[_BACK_CHECK], **_COMMON)
+@cycle_asset(key=["cycle", "rollback"], kinds={"git"}, deps=[watch], check_specs=[_BACK_CHECK])
 def rollback(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """Reverse patch and deny list in one commit, the alias back, the old digest verified at the service."""
     found = keep.roll_back_degraded(loop, context.partition_key, tracker)

@@ -14,11 +14,12 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict, utc_now
 from predator_si.release.decide import approve, decide_promote, decide_trial
-from predator_si.release.deny import DENY_FILE, parse_deny
+from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, confirm
 from predator_si.release.latency import summarise_latency
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, read_latency, recompute_decision
+from predator_si.release.release_file import DENY_FILE
 from predator_si.release.rollback import rollback
 from predator_si.search.events import read_events
 from predator_si.train.tracking import ExperimentTracker

@@ -145,9 +145,7 @@ def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | N
     stored = WatchResult.read(folder / "watch.json")
     again = judge_watch(watch_plan(loop, cycle_id), [WatchCheck.model_validate(check) for check in stored.checks])
     if again.answer != "rollback":
-        raise Missing(
-            f"cycle {cycle_id}: the watch's own numbers say {again.answer} ({again.reason}); nothing is rolled back."
-        )
+        raise Missing(f"cycle {cycle_id}: the watch's own numbers say {again.answer} ({again.reason}); nothing is rolled back.")
     return take_back(loop, cycle_id, again.reason, tracker=tracker)
 
 
