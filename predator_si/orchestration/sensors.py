@@ -22,6 +22,11 @@ from predator_si.settings import Settings
 _JOB_BY_NAME = {job.name: job for job in JOBS}
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
+_OPENER = "quality_gate_sensor"
+_HANDED_OVER = timedelta(minutes=2)
+"""How long the run that opens a cycle may take to appear: run keys are remembered per sensor, so two sensors would start it twice."""
+_QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
+"""Metrics whose rows of the trigger table react within minutes."""
 
 
 def sensors(settings: Settings) -> list[dg.SensorDefinition]:
@@ -42,7 +47,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             return dg.SkipReason(f"unknown: {error}")
         if isinstance(answer, Skip):
             return dg.SkipReason("; ".join(answer.reasons))
-        cycle = loop.control.open_cycle(loop.contour, answer.trigger, "quality_gate_sensor", answer.reason)
+        cycle = loop.control.open_cycle(loop.contour, answer.trigger, _OPENER, answer.reason)
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
@@ -63,10 +68,15 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         cycle = loop.control.active_cycle(loop.contour)
         if cycle is None:
             return dg.SkipReason("no cycle is active")
-        waiting = reason_to_wait(loop, cycle.cycle_id)
+        try:
+            waiting = reason_to_wait(loop, cycle.cycle_id)
+        except PredatorError as error:
+            return dg.SkipReason(f"unknown: {error}")
         if waiting is not None:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
+        if cycle.actor == _OPENER and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
+            return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {_OPENER}")
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
         fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
         runs = context.instance.get_run_records(filters)
@@ -83,7 +93,8 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(run_key=key, job_name=name, partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, cycle.reason))
-            ]
+            ],
+            dynamic_partitions_requests=[cycles.build_add_request([cycle.cycle_id])],  # a cycle may have been opened by hand, or by a tick that died
         )
 
     @dg.sensor(
@@ -96,7 +107,13 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         loop = Loop(settings)
         for cycle in loop.control.cycles(20, loop.contour):
             path = loop.home.artifacts / cycle.cycle_id / "watch.json"
-            if cycle.state in (CycleState.RELEASED, CycleState.WATCHING) and path.is_file() and WatchResult.read(path).answer == "rollback":
+            if cycle.state not in (CycleState.RELEASED, CycleState.WATCHING) or not path.is_file():
+                continue
+            try:
+                answer = WatchResult.read(path).answer
+            except PredatorError as error:
+                return dg.SkipReason(f"unknown: {error}")
+            if answer == "rollback":
                 if not settings.rollback_on_degrade:
                     return dg.SkipReason(f"{cycle.cycle_id} is degraded, and this contour leaves the rollback to a person")
                 return dg.RunRequest(
@@ -210,7 +227,7 @@ def guard_reasons(loop: Loop) -> list[str]:
         contour=loop.contour,
         ingest=info.get("ingest"),
     )
-    quick = [gate for gate in loop.settings.quality_gates if gate.metric in ("error_rate", "index_errors", "etl_lag_seconds")]
+    quick = [gate for gate in loop.settings.quality_gates if gate.metric in _QUICK]
     newest = loop.snapshots(1)
     if newest and now - newest[-1].created_at < timedelta(minutes=5):
         return []

@@ -1,0 +1,233 @@
+"""A prepared home, and the machines of one, inside a test's own process: a corpus of sixty documents, a seeded repository, the reconciler and the
+search service in threads.
+
+The control database, the Git repository, the reconciler, the HTTP service, the event spool and every step are the real ones.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from predator_si.control import Control
+from predator_si.corpora.beir import write_corpus
+from predator_si.orchestration.loop import Loop, LoopPlan
+from predator_si.records import Baseline, Cycle, Metric, MetricsSnapshot, ServingConfig, Trigger, utc_now
+from predator_si.release.deny import DENY_FILE, SEED_DENY
+from predator_si.release.gitops import GitOpsRepo
+from predator_si.release.reconcile import LocalReconciler
+from predator_si.release.release_file import seed_release
+from predator_si.search.tiny import HashingEmbedder
+from predator_si.settings import DEMO_SCALES, DemoScale, Ports, Settings
+from predator_si_tests.support.waiting import free_port, wait_until
+
+TOPICS = ("sorting", "parsing", "joining", "plotting", "caching", "merging", "training", "indexing", "sampling", "masking")
+_BASE_TOPICS = ("sockets", "threads", "calendars", "archives", "loggers")
+
+
+def tiny_scale(**changes: Any) -> DemoScale:
+    """As little work as lets every gate be judged."""
+    small = {
+        "depth": 8,
+        "fusion_weight": 0.2,
+        "probe_queries": 60,
+        "dev_queries": 30,
+        "test_queries": 60,
+        "click_groups": 60,
+        "document_groups": 20,
+        "negatives": 4,
+        "epochs": 12.0,
+        "trial_requests": 120,
+        "watch_requests": 40,
+        "watch_probes": 40,
+        "drill_requests": 40,
+        "latency_requests": 60,
+        "resamples": 1000,
+    }
+    return DEMO_SCALES["small"].model_copy(update=small | changes)
+
+
+def write_toy_corpus(folder: Path, seed: int = 0) -> Path:
+    """Sixty documents: of the four about each of fifteen topics one is relevant, and the word ``verified`` says which.
+
+    Word overlap cannot tell the four apart, so an untrained reranker guesses and a trained one knows.
+    """
+    rng = np.random.default_rng(seed)
+    consonants, vowels = list("bcdfghklmnprstvz"), list("aeiou")
+
+    def word() -> str:
+        return "".join(rng.choice(consonants) + rng.choice(vowels) for _ in range(3))
+
+    documents, queries, judgments = [], [], []
+    for part, topics in (("base", _BASE_TOPICS), ("shift", TOPICS)):
+        for topic in topics:
+            good = int(rng.integers(4))
+            for place in range(4):
+                quality = "verified" if place == good else "outdated"
+                text = f"about {topic} {quality} page " + " ".join(word() for _ in range(12))
+                documents.append((f"{topic}-{place}", f"{topic} page {place}", text, part, f"{part}lib"))
+            for split, count in (("train", 6), ("dev", 5), ("test", 6)):
+                for number in range(count):
+                    query_id = f"{split}-{topic}-{number}"
+                    queries.append((query_id, f"{topic} {word()} {word()} {word()}", split, part))
+                    judgments.append((query_id, f"{topic}-{good}", 1.0))
+    write_corpus(
+        folder,
+        pl.DataFrame(documents, schema=["doc_id", "title", "text", "part", "package"], orient="row"),
+        pl.DataFrame(queries, schema=["query_id", "text", "split", "part"], orient="row"),
+        pl.DataFrame(judgments, schema=["query_id", "doc_id", "relevance"], orient="row"),
+        {"name": "toy"},
+    )
+    return folder
+
+
+def on_free_port(settings: Settings) -> Settings:
+    """The settings with the search service on a port that was free a moment ago."""
+    port = free_port()
+    return settings.model_copy(update={"ports": Ports(search=port), "search_url": f"http://127.0.0.1:{port}"})
+
+
+def prepare(loop: Loop, champion: str, scale: DemoScale | None = None, corpus: Path | None = None, prepared_at: datetime | None = None) -> Loop:
+    """What ``proof.prepare`` leaves behind, for a champion that is in the store: plan, embedder, seeded repository."""
+    scale = scale or tiny_scale()
+    embedder = HashingEmbedder().save(loop.home.path / "embedder")
+    folder = corpus or write_toy_corpus(loop.home.corpus / "toy")
+    plan = LoopPlan(corpus=folder, embedder=embedder, scale=scale, prepared_at=prepared_at or utc_now() - timedelta(minutes=10))
+    (loop.home.path / "plan.json").write_text(plan.to_json())
+    serving = ServingConfig(model=champion, depth=scale.depth, fusion_weight=scale.fusion_weight)
+    GitOpsRepo.init_bare(loop.home.gitops_bare, {loop.release_name: seed_release(serving, loop.contour), DENY_FILE: SEED_DENY})
+    return loop
+
+
+def fake_model(loop: Loop, name: str, behaviour: str = "keep", source_digest: str | None = None, **weights: Any) -> str:
+    """A model of ``search_fakes`` in the loop's store; its digest."""
+    from predator_si_tests.support.search_fakes import FakeHome
+
+    return FakeHome(loop.home.path).model(name, behaviour, source_digest, **weights)
+
+
+def ndcg_trigger(**changes: Any) -> Trigger:
+    """A drop of NDCG."""
+    facts: dict[str, Any] = {"type": "ndcg_at_10_down", "metric": "ndcg_at_10", "value": 0.4, "baseline": 0.6, "delta": -0.2, "actions": ("retrain_reranker",)}
+    return Trigger(**facts | {"reason": "ndcg_at_10 0.4 misses >= 0.58"} | changes)
+
+
+def open_cycle(control: Control, **changes: Any) -> Cycle:
+    """A cycle for a drop of NDCG."""
+    return control.open_cycle("local", ndcg_trigger(**changes), "test", "a test wants it")
+
+
+def write_snapshot(loop: Loop, champion: str, created_at: datetime | None = None, values: Mapping[str, float | None] | None = None) -> MetricsSnapshot:
+    """A healthy snapshot whose metrics are ``values`` where given; null makes one unknown."""
+    at = created_at or utc_now()
+    known: dict[str, float | None] = {
+        "ndcg_at_10": 0.6, "recall_at_20": 0.9, "avg_latency_ms": 50.0, "p95_latency_ms": 90.0, "error_rate": 0.0, "cost_per_1k_requests": 0.01,
+        "etl_lag_seconds": 0.0, "index_errors": 0.0,
+    }  # fmt: skip
+    known |= values or {}
+    metrics = {
+        name: Metric(
+            name=name,
+            value=value,
+            n=0 if value is None else 200,
+            ci_low=None if value is None else value * 0.98,
+            ci_high=None if value is None else value * 1.02,
+            source="a test",
+            age_seconds=None if value is None else 1.0,
+            reason="nobody measured it" if value is None else None,
+        )
+        for name, value in known.items()
+    }
+    snapshot = MetricsSnapshot(
+        snapshot_id=f"local-{at:%Y%m%dT%H%M%S%f}", contour="local", created_at=at, window_start=at - timedelta(minutes=15), window_end=at,
+        champion=champion, metrics=metrics,
+    )  # fmt: skip
+    loop.home.snapshots.mkdir(parents=True, exist_ok=True)
+    (loop.home.snapshots / f"{snapshot.snapshot_id}.json").write_text(snapshot.to_json())
+    return snapshot
+
+
+def write_baseline(loop: Loop, champion: str, **values: float) -> Baseline:
+    """The baseline of a champion."""
+    known = {"ndcg_at_10": 0.6, "recall_at_20": 0.9} | values
+    found = Baseline(champion=champion, created_at=utc_now(), windows=1, values=known)
+    (loop.home.path / "baseline.json").write_text(found.to_json())
+    return found
+
+
+@contextmanager
+def machines(loop: Loop, **service: Any) -> Iterator[Any]:
+    """The reconciler and the search service of a home, in threads; gives the service's application.
+
+    Parameters
+    ----------
+    service
+        As ``search.app.create_app`` takes it: ``load_reranker``, ``load_index`` and so on.
+    """
+    import uvicorn
+
+    from predator_si.search.app import create_app
+
+    home = loop.home
+    reconciler = LocalReconciler(home.gitops_bare, home.reconcile, home.applied, loop.contour, home.models)
+    status = reconciler.tick()
+    assert status.synced, status.error
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(0.05):
+            reconciler.tick()
+
+    following = threading.Thread(target=follow, name="reconciler")
+    following.start()
+    server: uvicorn.Server | None = None
+    serving: threading.Thread | None = None
+    try:
+        app = create_app(home.path, contour=loop.contour, **{"poll_seconds": 0.05, "flush_seconds": 0.1} | service)
+        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=loop.settings.ports.search, log_config=None, access_log=False))
+        serving = threading.Thread(target=server.run, name="search service")
+        serving.start()
+        wait_until(lambda: server.started, 30, "the search service")
+        yield app
+    finally:
+        if server is not None and serving is not None:
+            server.should_exit = True
+            serving.join(30)
+        stop.set()
+        following.join(30)
+
+
+class Slowed:
+    """A reranker that takes its time, as a large one on a small machine does: what makes one arm slower whatever else the machine is doing."""
+
+    def __init__(self, inner: Any, seconds: float) -> None:
+        self._inner, self._seconds = inner, seconds
+        self.digest, self.card = inner.digest, inner.card
+
+    def score(self, query: str, texts: Any) -> Any:
+        """The inner model's scores, later."""
+        time.sleep(self._seconds)
+        return self._inner.score(query, texts)
+
+    def score_pairs(self, pairs: Any) -> Any:
+        """The inner model's scores."""
+        return self._inner.score_pairs(pairs)
+
+
+def slow_torch(seconds: float) -> Callable[[Path], Any]:
+    """Loads a model folder; fp32 torch weights answer ``seconds`` later, exported ones at once."""
+    from predator_si.search.rerank import load_reranker
+
+    def load(folder: Path) -> Any:
+        found = load_reranker(folder)
+        return Slowed(found, seconds) if found.card.backend == "torch-fp32" else found
+
+    return load
