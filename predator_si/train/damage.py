@@ -15,9 +15,9 @@ from predator_si.train.export import export
 
 
 def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
-    """A broken copy for drills: the torch weights behind ``digest`` with the encoder's upper half shuffled, on the same backend.
+    """A broken copy for drills: the torch weights behind ``digest``, every encoder weight off by some 10% and the head's sign turned, on the same backend.
 
-    The weights differ everywhere in that half, so neither digest nor behaviour is close to the original's.
+    What a failed export or a swapped label looks like: it loads, answers, and puts the relevant last. All weights differ, so neither digest is close.
 
     Raises
     ------
@@ -33,11 +33,10 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
         raise Missing(f"the torch weights behind {digest} ({source}) are not in the model store; a drill damages a copy of them. Run a cycle first.")
     model = AutoModelForSequenceClassification.from_pretrained(str(store.path(source)), num_labels=1, local_files_only=True, use_safetensors=True)
     generator = torch.Generator().manual_seed(seed)
-    layers = list(model.base_model.encoder.layer)
     with torch.no_grad():
-        for parameter in [p for layer in layers[len(layers) // 2 :] for p in layer.parameters()] + list(model.classifier.parameters()):
-            flat = parameter.reshape(-1)
-            parameter.copy_(flat[torch.randperm(flat.numel(), generator=generator)].reshape(parameter.shape))
+        for parameter in model.base_model.encoder.parameters():
+            parameter.mul_(1.0 + 0.1 * torch.randn(parameter.shape, generator=generator))
+        model.classifier.weight.neg_()
     with tempfile.TemporaryDirectory(dir=store.root) as scratch:
         model.save_pretrained(scratch, safe_serialization=True)
         for file in store.path(source).iterdir():

@@ -54,6 +54,7 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> D
         experiment = ExperimentResult.read(folder / "ab_test_results.json") if "ab_test_results.json" in evidence else None
         needs_person = loop.settings.approval_required and not drill
         decision = decide_promote(evaluation, experiment, trial_required=loop.settings.ab_testing, approval_required=needs_person, **common)
+        decision = _keep_approval(loop, cycle_id, decision)
     loop.save(cycle_id, decision_name(stage), decision)
     loop.control.append(f"decision_{stage}", "drill" if drill else "loop", cycle_id, decision.reason, {"verdict": decision.verdict.value, "drill": drill})
     if not drill and decision.verdict is not Verdict.PROMOTE:
@@ -85,9 +86,25 @@ def may_commit(loop: Loop, cycle_id: str) -> str | None:
 def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decision:
     """Record a person's approval of the promotion, in the decision and the ledger."""
     decision = approve(Decision.read(loop.artifacts(cycle_id) / decision_name("promote")), actor)
+    loop.control.append("approval", actor, cycle_id, reason, {"verdict": decision.verdict.value, "evidence": decision.evidence})
     loop.save(cycle_id, decision_name("promote"), decision)
-    loop.control.append("approval", actor, cycle_id, reason, {"verdict": decision.verdict.value})
     return decision
+
+
+def _is_approved(loop: Loop, cycle_id: str, decision: Decision) -> bool:
+    """Whether the ledger says that this person approved this evidence; a name in the file proves nothing."""
+    said = (record for record in loop.control.records(500, cycle_id=cycle_id) if record.action == "approval" and record.actor == decision.approved_by)
+    return any(record.payload.get("evidence") == decision.evidence for record in said)
+
+
+def _keep_approval(loop: Loop, cycle_id: str, decision: Decision) -> Decision:
+    """The same evidence judged again, as the release job does once a person has approved: the approval stays."""
+    path = loop.artifacts(cycle_id) / decision_name("promote")
+    before = Decision.read(path) if decision.approval_required and path.is_file() else None
+    if before is None or before.approved_by is None or (before.evidence, before.verdict) != (decision.evidence, decision.verdict):
+        return decision
+    approved = {"approved_by": before.approved_by, "approved_at": before.approved_at}
+    return decision.model_copy(update=approved) if _is_approved(loop, cycle_id, before) else decision
 
 
 def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False) -> HelmPatch:
@@ -112,6 +129,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         latency_target_ms=latency_target_ms(loop),
         allow_drill=allow_drill,
     )
+    if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
+        raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
     changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio) if stage == "trial" else promote_changes(decision.challenger)
     found = loop.repo.find_commit(cycle_id, stage)
     if found is not None:  # a run that died after its push: the stored patch is the one that was committed
@@ -170,8 +189,14 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
     loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
     if stage == "promote" and tracker is not None:
-        tracker.set_alias("champion", challenger.model)
+        name_champion(loop, tracker, challenger.model)
     return deployment
+
+
+def name_champion(loop: Loop, tracker: ExperimentTracker, digest: str) -> None:
+    """Move the registry's alias to what the service confirmed; a model that came past training (a drill's) is registered first."""
+    tracker.register(digest, loop.models.path(digest), {})
+    tracker.set_alias("champion", digest)
 
 
 def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:

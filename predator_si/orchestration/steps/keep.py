@@ -11,6 +11,7 @@ import polars as pl
 from predator_si.errors import Missing, PredatorError
 from predator_si.monitor import probe
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.decide import name_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
 from predator_si.release.deny import deny_entries
@@ -121,7 +122,7 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
         entries,
         reason,
         lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit),
-        (lambda digest: tracker.set_alias("champion", digest)) if tracker is not None else None,
+        (lambda digest: name_champion(loop, tracker, digest)) if tracker is not None else None,
     )
     loop.save(cycle_id, "rollback.json", result)
     loop.control.append(
