@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-done
 SCALE ?= full
 ARGS ?=
+DEMO_JSON ?= demo.json
 
-.PHONY: help setup demo up down logs status doctor test lint clean
+.PHONY: help setup demo readme-table up down logs status doctor test lint clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -25,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup ## the whole loop on this machine (SCALE=small for a quick one)
 	$(BIN)/predator-si demo --scale $(SCALE) $(ARGS)
+
+readme-table: setup ## put the table of a demo's figures (DEMO_JSON=demo.json) into README.md
+	$(BIN)/python -m predator_si.proof.readme $(DEMO_JSON) README.md
 
 up: setup ## Dagster, MLflow, search service and reconciler under one supervisor; Ctrl-C ends all
 	$(BIN)/predator-si up $(ARGS)

@@ -18,6 +18,10 @@ DAGSTER_INSTANCE = """\
 telemetry:
   enabled: false
 
+# The page asks nobody for an e-mail address on the first visit.
+nux:
+  enabled: false
+
 # The one choke point of every launch (UI, sensors, backfills): stamps who asked, obeys the kill switch, sets GPU tags.
 run_coordinator:
   module: predator_si.orchestration.coordinator

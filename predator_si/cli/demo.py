@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def demo(
     context: typer.Context,
     scale: Annotated[str, typer.Option(help="full, or small (tiny seeded models).")] = "full",
-    corpus: Annotated[str, typer.Option(help="python-docs: the documentation of this machine's Python.")] = "python-docs",
+    corpus: Annotated[str, typer.Option(help="python-docs (the documentation of this machine's Python), or the name of an imported corpus.")] = "python-docs",
     base: Annotated[Path | None, typer.Option(help="BEIR folder that is indexed from the start; needs --shift.")] = None,
     shift: Annotated[Path | None, typer.Option(help="BEIR folder that arrives later; needs --base.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,

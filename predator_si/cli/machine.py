@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,36 +27,42 @@ def register(app: typer.Typer) -> None:
 def up(
     context: typer.Context,
     scale: Annotated[str, typer.Option(help="What a home that was never set up gets: full, or small (tiny seeded models).")] = "full",
+    corpus: Annotated[str, typer.Option(help="What it is judged by: python-docs, or the name of an imported corpus.")] = "python-docs",
     quiet: Annotated[bool, typer.Option("--quiet", help="Only write the logs, do not show them.")] = False,
 ) -> None:
     """Start Dagster, MLflow, the search service and the reconciler; Ctrl-C or `predator-si down` ends all. A new home is set up first.
 
     Example: `predator-si up --home ./.predator`
     """
-    from predator_si.cli.supervisor import bring_up, require_free_ports, require_something_to_serve, services
+    from predator_si.cli.supervisor import bring_up, require_free_ports, require_something_to_serve, running, services
+    from predator_si.settings import DEMO_SCALES
 
     settings = settings_of(context)
-    _set_up(settings, scale, lambda: require_free_ports(services(settings)))
+    if scale not in DEMO_SCALES:
+        raise BadInput(f"--scale {scale!r}: there are {' and '.join(DEMO_SCALES)}.")
+    # What runs here already is bring_up's to say.
+    if running(settings.folders.ensure()) is None and _set_up(settings, scale, corpus, lambda: require_free_ports(services(settings))):
+        # A new process of the same id: the supervisor lives long, and setting up has loaded gigabytes of libraries and models.
+        values = [] if settings.values_file is None else ["--values", str(settings.values_file)]
+        words = ["--home", str(settings.home), "--contour", settings.contour, *values, "up", *(["--quiet"] if quiet else [])]
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "predator_si.cli", *words])
     require_something_to_serve(settings.folders)
     raise typer.Exit(bring_up(settings, on_ready=remark, quiet=quiet))
 
 
-def _set_up(settings: Settings, scale: str, before: Callable[[], None]) -> None:
-    """Set a home up that was never set up; ``before`` raises where `up` could not start anyway, since this may take minutes."""
-    from predator_si.cli.supervisor import running
+def _set_up(settings: Settings, scale: str, corpus: str, before: Callable[[], None]) -> bool:
+    """Set a home up that was never set up; whether that was needed. ``before`` raises where `up` could not start anyway: this may take minutes."""
+    from predator_si.orchestration.loop import Loop
+    from predator_si.proof.prepare import make_dagster_storage, not_prepared, prepare_for_service
     from predator_si.settings import DEMO_SCALES
 
-    if scale not in DEMO_SCALES:
-        raise BadInput(f"--scale {scale!r}: there are {' and '.join(DEMO_SCALES)}.")
-    if running(settings.folders.ensure()) is not None:
-        return  # bring_up says whose they are
-    from predator_si.orchestration.loop import Loop
-    from predator_si.proof.prepare import not_prepared, prepare_for_service
-
+    worked = False
     if not_prepared(Loop(settings)):
         before()
         with stages() as (tell, report):
-            prepare_for_service(settings, DEMO_SCALES[scale], tell, report)
+            worked = prepare_for_service(settings, DEMO_SCALES[scale], tell, report, corpus) is not None
+    return make_dagster_storage(settings) or worked
 
 
 def down(context: typer.Context) -> None:

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from predator_si.corpora import Corpus, build_python_docs, import_beir
+from predator_si.corpora import Corpus, build_python_docs, import_beir, load_corpus
 from predator_si.errors import BadInput, Refused
 from predator_si.orchestration.loop import Loop, LoopPlan
 from predator_si.records import CycleState, ServingConfig, utc_now
@@ -26,7 +26,7 @@ _TWIN_QUERIES = 20
 
 
 def get_corpus(settings: Settings, scale: DemoScale, name: str, base: Path | None, shift: Path | None, on_progress: Progress | None = None) -> Corpus:
-    """The corpus by name, or from two BEIR folders of which the second arrives later.
+    """The corpus by name (python-docs, or an imported one), or from two BEIR folders of which the second arrives later.
 
     Raises
     ------
@@ -39,13 +39,16 @@ def get_corpus(settings: Settings, scale: DemoScale, name: str, base: Path | Non
         corpus = import_beir(base, folder, name=folder.name, shift=shift)
     elif name == "python-docs":
         corpus = build_python_docs(settings.cache, limit_per_package=scale.documents_per_package, on_progress=on_progress)
+    elif (settings.folders.corpus / name / "manifest.json").is_file():
+        corpus = load_corpus(settings.folders.corpus / name)
     else:
-        raise BadInput(f"corpus {name!r}: the demo knows python-docs, or two BEIR folders given with --base and --shift.")
+        known = sorted(path.parent.name for path in settings.folders.corpus.glob("*/manifest.json"))
+        raise BadInput(f"corpus {name!r}: there are {', '.join(['python-docs', *known])}. `predator-si corpus import DIR --shift DIR` adds one.")
     for part in ("base", "shift"):
         for split in ("train", "dev"):
             if corpus.queries(split=split, part=part).height < 10:
                 raise BadInput(
-                    f"corpus {corpus.name}: part {part} has fewer than 10 {split} queries; a demo cannot measure with so few. Use a larger collection."
+                    f"corpus {corpus.name}: part {part} has fewer than 10 {split} queries; the loop cannot measure with so few. Use a larger collection."
                 )
     return corpus
 
@@ -197,6 +200,21 @@ def not_prepared(loop: Loop) -> list[str]:
     elif loop.models.card(champion).backend.startswith("torch") and loop.models.twin(champion) is None:
         missing.append("checked twin")
     return missing
+
+
+def make_dagster_storage(settings: Settings) -> bool:
+    """Make the databases of a Dagster instance that has none; whether it had none.
+
+    Webserver, daemon and code servers that all start on an empty folder write its schema at once, and leave it with two versions.
+    """
+    folder = settings.folders.dagster
+    if all((folder / name).is_file() for name in ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")):
+        return False
+    import dagster as dg
+
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        instance.all_asset_keys()
+    return True
 
 
 def register_champion(loop: Loop) -> None:

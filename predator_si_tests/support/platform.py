@@ -6,9 +6,11 @@ The control database, the Git repository, the reconciler, the HTTP service, the 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ import polars as pl
 from predator_si.control import Control
 from predator_si.corpora.beir import write_corpus
 from predator_si.orchestration.loop import Loop, LoopPlan
-from predator_si.records import Baseline, Cycle, Metric, MetricsSnapshot, ServingConfig, Trigger, utc_now
+from predator_si.records import Baseline, Cycle, Metric, MetricsSnapshot, ModelCard, ServingConfig, Trigger, utc_now
 from predator_si.release.deny import DENY_FILE, SEED_DENY
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.reconcile import LocalReconciler
@@ -231,3 +233,41 @@ def slow_torch(seconds: float) -> Callable[[Path], Any]:
         return Slowed(found, seconds) if found.card.backend == "torch-fp32" else found
 
     return load
+
+
+# --------------------------------------------------------------------------- rerankers that know one word
+
+
+class WordReranker:
+    """Likes or dislikes texts with the word ``verified``, as far as its weights say; the rest is a guess that depends on the weights' name."""
+
+    def __init__(self, digest: str, card: ModelCard, name: str, likes: float, seconds: float) -> None:
+        self.digest, self.card = digest, card
+        self._name, self._likes, self._seconds = name, likes, seconds
+
+    def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
+        """Scores in the order of the texts, after the time that the weights name."""
+        time.sleep(self._seconds)
+        return self.score_pairs([(query, text) for text in texts])
+
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """The same without the wait."""
+        return np.array([self._likes * ("verified" in text) + self._guess(f"{query} {text}") for query, text in pairs], np.float32)
+
+    def _guess(self, text: str) -> float:
+        return hashlib.sha256(f"{self._name} {text}".encode()).digest()[0] / 255.0
+
+
+def word_model(loop: Loop, name: str, likes: float, seconds: float = 0.0, source_digest: str | None = None) -> str:
+    """A ``WordReranker`` in the loop's store; its digest, which is that of its real bytes."""
+    folder = loop.home.path / "incoming" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_text(json.dumps({"name": name, "likes": likes, "seconds": seconds}))
+    return loop.models.add(folder, name=name, backend="torch-fp32", max_length=128, source_digest=source_digest)
+
+
+def load_word_reranker(folder: Path) -> WordReranker:
+    """The model in a folder of the store."""
+    from predator_si.search.models import model_digest
+
+    return WordReranker(model_digest(folder), ModelCard.read(folder / "predator.json"), **json.loads((folder / "model.safetensors").read_text()))

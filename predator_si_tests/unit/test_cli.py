@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -112,9 +113,21 @@ def test_a_defect_is_neither_no_nor_wrong_use(cli: CommandLine, monkeypatch: pyt
 # ------------------------------------------------------------------ commands
 
 
-def test_up_of_an_empty_home_says_what_is_missing(cli: CommandLine):
-    answer = cli("up")
-    assert answer.code == 2 and "nothing to serve yet (a GitOps repository and an index missing)" in answer.err
+def test_up_of_an_empty_home_names_a_busy_port_before_it_sets_anything_up(cli: CommandLine, monkeypatch: pytest.MonkeyPatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("PREDATOR_SI_PORTS", f"search={port}")
+        answer = cli("up", "--scale", "small")
+    assert answer.code == 2 and f"in use by another program: port {port} (search)" in answer.err
+    assert not (cli.home / "plan.json").exists() and not (cli.home / "gitops.git").exists()
+    assert cli("up", "--scale", "huge").code == 2
+
+
+def test_a_cycle_cannot_be_run_in_a_home_that_was_not_prepared(cli: CommandLine):
+    answer = cli("cycle", "run")
+    assert answer.code == 2 and "this home was not prepared" in answer.err
 
 
 def test_status_looks_and_makes_nothing(cli: CommandLine, monkeypatch: pytest.MonkeyPatch):

@@ -1,0 +1,131 @@
+"""`predator-si up` on a home that never was: it sets itself up, everything answers, the daemon ticks, Ctrl-C ends all."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from predator_si.cli.supervisor import running, take_down
+from predator_si.control import Control
+from predator_si.home import Home
+from predator_si.orchestration.loop import Loop
+from predator_si.proof.prepare import not_prepared, prepare_for_service
+from predator_si.quiet import quiet_environment
+from predator_si.search.models import model_digest
+from predator_si.search.tiny import tiny_cross_encoder
+from predator_si.settings import DEMO_SCALES, Settings, load_settings
+from predator_si_tests.support.platform import TOPICS, write_toy_corpus
+from predator_si_tests.support.waiting import free_port, wait_until
+
+pytestmark = [pytest.mark.live, pytest.mark.slow]
+
+STATE = """{
+  repositoryOrError(repositorySelector: {repositoryLocationName: "predator_si", repositoryName: "__repository__"}) {
+    __typename
+    ... on Repository {
+      sensors { name sensorState { status ticks(limit: 1) { status skipReason } } }
+      schedules { name scheduleState { status } }
+      jobs { name }
+    }
+  }
+  assetNodes { assetKey { path } }
+}"""
+
+
+@pytest.fixture
+def environment(home: Home, tmp_path: Path) -> dict[str, str]:
+    """Everything that a new home needs without a download: a body for the tiny reranker, and a corpus."""
+    write_toy_corpus(home.corpus / "toy")
+    body = tiny_cross_encoder(tmp_path / "cache" / "models" / "bert-tiny", [f"about {topic} verified outdated page" for topic in TOPICS], seed=3)
+    (body / "source.json").write_text(json.dumps({"digest": model_digest(body)}))
+    ports = {name: free_port() for name in ("dagster", "mlflow", "api", "search")}
+    return {
+        **os.environ,
+        **quiet_environment(offline=True),
+        "PREDATOR_SI_HOME": str(home.path),
+        "PREDATOR_SI_CACHE": str(tmp_path / "cache"),
+        "PREDATOR_SI_PORTS": ",".join(f"{name}={port}" for name, port in ports.items()),
+    }
+
+
+class Up:
+    """`predator-si up` as a person starts it."""
+
+    def __init__(self, home: Home, environment: dict[str, str], log: Path) -> None:
+        self.home, self.log = home, log
+        command = [sys.executable, "-m", "predator_si.cli", "up", "--scale", "small", "--corpus", "toy"]
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def said(self, words: str) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"it ended with {self.process.returncode}: {self.text()[-3000:]}")
+        return words in self.text()
+
+
+@pytest.fixture
+def up(home: Home, environment: dict[str, str], tmp_path: Path) -> Iterator[Up]:
+    started = Up(home, environment, tmp_path / "up.txt")
+    yield started
+    take_down(home)
+    if started.process.poll() is None:
+        started.process.kill()
+    started.process.wait(10)
+
+
+def dagster_state(settings: Settings) -> dict[str, Any]:
+    answer = httpx.post(f"http://127.0.0.1:{settings.ports.dagster}/graphql", json={"query": STATE}, timeout=30.0, trust_env=False).json()
+    found: dict[str, Any] = answer["data"]
+    assert found["repositoryOrError"]["__typename"] == "Repository", answer
+    return found
+
+
+def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
+    settings = load_settings(env=environment)
+    wait_until(lambda: up.said("everything is up"), 120, "everything is up")
+    loop = Loop(settings)
+
+    info = loop.info()
+    assert info["index"]["documents"] == loop.corpus.documents().height, "both parts are indexed"
+    assert info["variants"]["champion"]["model_sha"] == loop.serving().model and info["release"]["error"] is None
+    answer = httpx.post(f"{settings.search_url}/search", json={"query": "about sorting", "k": 3}, timeout=30.0, trust_env=False).json()
+    assert len(answer["results"]) == 3 and "sorting" in answer["results"][0]["object_id"]
+
+    found = dagster_state(settings)
+    repository = found["repositoryOrError"]
+    assert {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]} == dict.fromkeys(
+        ("quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
+    )
+    assert [schedule["scheduleState"]["status"] for schedule in repository["schedules"]] == ["RUNNING"]
+    assert ["cycle", "deployment"] in [node["assetKey"]["path"] for node in found["assetNodes"]]
+    assert httpx.get(f"http://127.0.0.1:{settings.ports.mlflow}/health", timeout=10.0, trust_env=False).status_code == 200
+
+    def ticked() -> bool:
+        sensors = {sensor["name"]: sensor["sensorState"]["ticks"] for sensor in dagster_state(settings)["repositoryOrError"]["sensors"]}
+        return [(tick["status"], tick["skipReason"]) for tick in sensors["cycle_advance_sensor"]] == [("SKIPPED", "no cycle is active")]
+
+    wait_until(ticked, 60, "a tick of the daemon that says why it does nothing")
+
+    children = running(home)
+    assert children is not None and len(children.children) >= 5
+    assert not_prepared(loop) == [] and prepare_for_service(settings, DEMO_SCALES["small"]) is None, "a second `up` sets nothing up again"
+    shown = subprocess.run(
+        [sys.executable, "-m", "predator_si.cli", "logs", "search", "-n", "5"], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "serves sha256:" in shown.stdout
+    up.process.send_signal(signal.SIGINT)
+    assert up.process.wait(40) == 0, up.text()[-2000:]
+    assert running(home) is None and not home.up_pid.exists()
+    assert [record.action for record in Control(home.control_db).records()][:2] == ["seeded", "twin_checked"]
