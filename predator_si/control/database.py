@@ -180,6 +180,11 @@ class Control:
         with self._database.writing() as connection:
             return leases.release(connection, lease)
 
+    def lease_holder(self, name: str) -> str | None:
+        """Who holds the lease now; ``None`` when nobody does."""
+        with self._database.reading() as connection:
+            return leases.holder(connection, name, self._clock())
+
     def check(self, lease: Lease) -> None:
         """Raise ``Refused`` when the lease ended or was superseded: ask before every side effect."""
         with self._database.reading() as connection:

@@ -42,6 +42,14 @@ def acquire(connection: sa.Connection, name: str, holder: str, ttl_seconds: floa
     return Lease(name, holder, token, expires_at)
 
 
+def holder(connection: sa.Connection, name: str, now: datetime) -> str | None:
+    """Who holds the lease now; ``None`` when it was never taken, was given back, or has ended."""
+    row = connection.execute(sa.select(schema.leases).where(schema.leases.c.name == name)).mappings().first()
+    if row is None or row["expires_at"] is None or unstamp(row["expires_at"]) <= now:
+        return None
+    return str(row["holder"])
+
+
 def check(connection: sa.Connection, lease: Lease, now: datetime) -> None:
     """Raise ``Refused`` unless ``lease`` is the newest of its name and has not ended. The database's end counts, not the caller's."""
     row = connection.execute(sa.select(schema.leases).where(schema.leases.c.name == lease.name)).mappings().first()

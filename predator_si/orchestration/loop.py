@@ -190,18 +190,28 @@ class Loop:
 
     @contextmanager
     def working_on(self, cycle_id: str) -> Iterator[Cycle]:
-        """Hold the contour's one lease for a cycle; a run that died left it to the same cycle's next one.
+        """Hold the contour's one lease for a cycle; a run that died left it to the same cycle's next one, or to the next cycle once its own has ended.
 
         Raises
         ------
         Refused
             Another cycle holds it.
         """
-        lease = self.control.acquire(f"cycle-{self.contour}", cycle_id, _LEASE_SECONDS)
+        name = f"cycle-{self.contour}"
+        holder = self.control.lease_holder(name)
+        if holder is not None and holder != cycle_id and self._has_ended(holder):
+            self.control.release(self.control.acquire(name, holder, 1.0))  # the new token keeps out a process that still believes to hold it
+        lease = self.control.acquire(name, cycle_id, _LEASE_SECONDS)
         try:
             yield self.control.cycle(cycle_id)
         finally:
             self.control.release(lease)
+
+    def _has_ended(self, cycle_id: str) -> bool:
+        try:
+            return self.control.cycle(cycle_id).state not in ACTIVE
+        except Missing:
+            return False
 
     # ----------------------------------------------------------------- snapshots
 
