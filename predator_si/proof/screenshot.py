@@ -6,7 +6,9 @@ What belongs here: a read-only Dagster webserver on a free port, a headless Chro
 from __future__ import annotations
 
 import argparse
+import base64
 import io
+import json
 import os
 import shutil
 import socket
@@ -17,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from predator_si.errors import BadInput, Missing, PredatorError, Unavailable
 from predator_si.quiet import quiet_environment
@@ -30,19 +33,31 @@ _FLAGS = (
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
 _READY_SECONDS = 120.0
-_PAGE_SECONDS = 180.0
+_STILL_SECONDS = 3.0
 _COLOURS = 128
 
 
-def picture(settings: Settings, target: Path, page: str = GRAPH, size: tuple[int, int] = (1800, 1000), budget_ms: int = 20_000) -> Path:
+def picture(
+    settings: Settings,
+    target: Path,
+    page: str = GRAPH,
+    size: tuple[int, int] = (1800, 1000),
+    last: str = "rollback",
+    direction: str = "horizontal",
+    keep: int | None = None,
+) -> Path:
     """Write a PNG of one page of the home's Dagster UI, with at most 128 colours.
 
     Parameters
     ----------
     size
         Width and height of the window in pixels.
-    budget_ms
-        Virtual milliseconds that the page's scripts get before the picture is taken.
+    last
+        Text that the page shows once it is complete.
+    direction
+        In which a graph is drawn: ``horizontal`` shows all of it, ``vertical`` its middle with every detail.
+    keep
+        Rows of pixels from the top that go into the picture; all when None.
 
     Raises
     ------
@@ -56,18 +71,68 @@ def picture(settings: Settings, target: Path, page: str = GRAPH, size: tuple[int
         raise Missing(f"no browser ({', '.join(_BROWSERS)}) on PATH. On Debian: apt-get install chromium.")
     if not settings.folders.workspace.is_file():
         raise Missing(f"{settings.folders.workspace}: this home has no Dagster instance. Run `predator-si demo` or `predator-si up` first.")
-    with webserver(settings) as url, tempfile.TemporaryDirectory(prefix="predator-si-browser-") as profile:
-        shot = Path(profile) / "page.png"
-        command = [browser, *_FLAGS, f"--user-data-dir={profile}", f"--virtual-time-budget={budget_ms}", f"--window-size={size[0]},{size[1]}"]
+    with webserver(settings) as url, tempfile.TemporaryDirectory(prefix="predator-si-browser-", ignore_cleanup_errors=True) as profile:
+        command = [browser, *_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--remote-debugging-port=0", "about:blank"]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            ended = subprocess.run([*command, f"--screenshot={shot}", f"{url}{page}"], capture_output=True, text=True, timeout=_PAGE_SECONDS, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise Unavailable(f"{browser} did not finish {page} within {_PAGE_SECONDS:g} s. Try again on a machine with less to do.") from error
-        if not shot.is_file():
-            raise Unavailable(f"{browser} took no picture (code {ended.returncode}): {ended.stderr.strip()[-300:]}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(_small(shot.read_bytes()))
+            png = _capture(_devtools(process, Path(profile)), f"{url}{page}", last, direction)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(_small(png, keep))
     return target
+
+
+def _devtools(process: subprocess.Popen[bytes], profile: Path) -> str:
+    """Address of the browser's one page for the DevTools protocol."""
+    import httpx
+
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
+            pages = httpx.get(f"http://127.0.0.1:{port}/json/list", timeout=5.0, trust_env=False).json()
+            return str(next(page["webSocketDebuggerUrl"] for page in pages if page["type"] == "page"))
+        except (OSError, IndexError, StopIteration, ValueError, httpx.HTTPError):
+            time.sleep(0.1)
+    raise Unavailable(f"the browser did not start within {_READY_SECONDS:g} s (code {process.poll()}). Run it by hand to see why.")
+
+
+def _capture(devtools: str, url: str, last: str, direction: str) -> bytes:
+    """Open ``url``, wait until it shows ``last`` and stays as it is, and take the picture."""
+    from websockets.sync.client import connect
+
+    with connect(devtools, max_size=None) as socket_:
+        number = 0
+
+        def ask(method: str, **params: Any) -> dict[str, Any]:
+            nonlocal number
+            number += 1
+            socket_.send(json.dumps({"id": number, "method": method, "params": params}))
+            while (answer := json.loads(socket_.recv(timeout=_READY_SECONDS))).get("id") != number:
+                continue  # an event
+            if "error" in answer:
+                raise Unavailable(f"the browser refused {method}: {answer['error'].get('message')}")
+            result: dict[str, Any] = answer["result"]
+            return result
+
+        ask("Page.enable")
+        ask("Page.addScriptToEvaluateOnNewDocument", source=f"localStorage.setItem('asset-graph-direction', JSON.stringify({json.dumps(direction)}))")
+        ask("Page.navigate", url=url)
+        deadline, before, since = time.monotonic() + _READY_SECONDS, "", time.monotonic()
+        while not (last in before and time.monotonic() - since > _STILL_SECONDS):
+            if time.monotonic() > deadline:
+                raise Unavailable(f"{url} does not show {last!r} within {_READY_SECONDS:g} s; it shows: {before[:200]!r}")
+            time.sleep(0.25)
+            now = str(ask("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")["result"].get("value", ""))
+            if now != before:
+                before, since = now, time.monotonic()
+        return base64.b64decode(ask("Page.captureScreenshot", format="png")["data"])
 
 
 @contextmanager
@@ -116,13 +181,15 @@ def _no_question(dagster_home: Path) -> None:
     (folder / "nux.yaml").write_text("seen: 1\n", encoding="utf-8")
 
 
-def _small(png: bytes) -> bytes:
+def _small(png: bytes, keep: int | None) -> bytes:
     """The same picture with a palette: a third of the bytes."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(png)).convert("RGB")
+    if keep is not None:
+        image = image.crop((0, 0, image.width, min(keep, image.height)))
     if image.getcolors(maxcolors=16) is not None:
-        raise Unavailable("the picture is empty: the page had drawn nothing yet. Give it a larger --budget.")
+        raise Unavailable("the picture is empty: the page had drawn nothing yet. Try again.")
     out = io.BytesIO()
     image.quantize(colors=_COLOURS, dither=Image.Dither.NONE).save(out, format="PNG", optimize=True)
     return out.getvalue()
@@ -135,13 +202,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, default=None, help="home folder (default: $PREDATOR_SI_HOME or ./.predator)")
     parser.add_argument("--page", default=GRAPH, help="path of the page (default: %(default)s)")
     parser.add_argument("--size", default="1800x1000", help="window in pixels (default: %(default)s)")
-    parser.add_argument("--budget", type=int, default=20_000, help="virtual milliseconds for the page's scripts (default: %(default)s)")
+    parser.add_argument("--keep", type=int, default=None, help="rows of pixels from the top to keep (default: all)")
+    parser.add_argument("--direction", choices=("horizontal", "vertical"), default="horizontal", help="of a graph (default: %(default)s)")
+    parser.add_argument("--last", default="rollback", help="text that the page shows once it is complete (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     try:
         width, _, height = chosen.size.partition("x")
         if not (width.isdecimal() and height.isdecimal()):
             raise BadInput(f"--size {chosen.size!r}: WIDTHxHEIGHT in pixels, such as 1800x1000.")
-        target = picture(load_settings(home=chosen.home), chosen.target, chosen.page, (int(width), int(height)), chosen.budget)
+        target = picture(load_settings(home=chosen.home), chosen.target, chosen.page, (int(width), int(height)), chosen.last, chosen.direction, chosen.keep)
     except PredatorError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
