@@ -239,7 +239,8 @@ def _schedule(groups: list[_Group], recipe: TrainingRecipe) -> list[list[int]]:
 
 def _rate(step: int, steps: int, recipe: TrainingRecipe, spent: float) -> float:
     """Linear warm-up, then cosine to a twentieth; ``spent`` is the share of a time budget, which may run out before the steps do."""
-    done = max(step / steps, spent)
+    # The clock counts only where it is ahead of the steps: else no two runs would give the same weights.
+    done = spent if spent > (step + 1) / steps else step / steps
     if done < recipe.warmup:
         return min(1.0, (done + 1 / steps) / recipe.warmup)
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - recipe.warmup) / max(1e-9, 1 - recipe.warmup))))
