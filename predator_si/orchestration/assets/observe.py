@@ -9,7 +9,6 @@ from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metadata import check_results, gate_specs, snapshot_metadata
 from predator_si.orchestration.steps import observe
-from predator_si.records import Criterion
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -17,7 +16,7 @@ _KEY = ["observe", "metrics_snapshot"]
 
 def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     """The observing assets of a contour; its gates are checks on the snapshot."""
-    specs = gate_specs(_KEY, [_as_check(gate) for gate in settings.quality_gates], blocking=False)
+    specs = gate_specs(_KEY, settings.quality_gates, blocking=False)
 
     @dg.asset(
         key=_KEY,
@@ -46,7 +45,3 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(metadata={"report": dg.MetadataValue.url(f"file://{path}"), "path": dg.MetadataValue.path(path), **plain})
 
     return [metrics_snapshot, quality_report]
-
-
-def _as_check(gate: Criterion) -> Criterion:
-    return gate
