@@ -101,6 +101,10 @@ class ScoredDocument(Record):
     rerank_score: float | None = None
 
 
+FIRST_STAGE = "first-stage"
+"""``model_digest`` of an answer that no reranker had a part in."""
+
+
 class SearchEvent(Record):
     """One served request, in the field names of OpenSearch User Behavior Insights where UBI has one.
 
@@ -125,7 +129,8 @@ class SearchEvent(Record):
     simulated: bool = False
     probe: bool = False
     stands_for: str | None = None
-    """Digest of the model whose checked twin answered (``fast`` requests); such an event says nothing about latency or cost."""
+    """Digest of the model that was stood in for: by its checked twin (``fast`` requests) or by the first stage alone (``first_stage``). Such an event says
+    nothing about latency or cost."""
     degraded: bool = False
     """The reranker failed and the first stage's order was served instead: answered (status 200), but an error of this variant."""
     seq: int | None = None

@@ -63,7 +63,7 @@ class DemoScale(Record):
     max_length: int
     """Tokens of a pair in training, and so of what is trained."""
     log_requests: int
-    """Searches of the shifted query log, answered by the champion's checked twin: where training clicks come from."""
+    """Searches of the shifted query log, answered by the first stage alone: where training clicks come from."""
     baseline_requests: int
     """Searches answered by the champion itself before the shift: latency, errors, cost."""
     shift_requests: int
@@ -80,6 +80,8 @@ class DemoScale(Record):
     groups_per_step: int
     learning_rate: float
     frozen_layers: int
+    layers: int | None = None
+    """Encoder layers of what is trained; null keeps the champion's."""
     epochs: float = 1.0
     train_seconds: float
     average_with_start: float = 0.0
@@ -131,22 +133,23 @@ DEMO_SCALES: dict[str, DemoScale] = {
         models="real",
         depth=20,
         documents_per_package=None,
-        fusion_weight=0.35,
-        champion_length=192,
+        fusion_weight=0.3,
+        champion_length=128,
         max_length=96,
-        log_requests=600,
-        baseline_requests=60,
+        log_requests=1650,
+        baseline_requests=50,
         shift_requests=60,
-        probe_queries=150,
+        probe_queries=80,
         dev_queries=40,
         test_queries=400,
-        click_groups=700,
-        document_groups=200,
+        click_groups=900,
+        document_groups=100,
         negatives=4,
         groups_per_step=8,
-        learning_rate=3e-5,
-        frozen_layers=6,
-        train_seconds=260.0,
+        learning_rate=1e-4,
+        frozen_layers=0,
+        layers=9,
+        train_seconds=400.0,
         trial_requests=200,
         watch_requests=200,
         watch_checks=2,

@@ -104,12 +104,11 @@ class _Traffic:
         self.requests = self.failed = 0
         self._seed = 0
 
-    def send(self, part: Literal["base", "shift"], n: int, *, fast: bool = False) -> ReplayResult:
+    def send(self, part: Literal["base", "shift"], n: int, *, first_stage: bool = False) -> ReplayResult:
         """``n`` searches of a part's train queries, with clicks."""
         self._seed += 1
-        result = replay(
-            self._loop.search_url, self._loop.corpus, part, n=n, seed=self._loop.plan.scale.seed + self._seed, fast=fast, on_progress=self._told.on_progress
-        )
+        seed = self._loop.plan.scale.seed + self._seed
+        result = replay(self._loop.search_url, self._loop.corpus, part, n=n, seed=seed, first_stage=first_stage, on_progress=self._told.on_progress)
         self.requests += result.requests
         self.failed += result.failed + result.degraded
         return result
@@ -132,7 +131,7 @@ def _whole_loop(loop: Loop, scale: DemoScale, told: Narrator) -> dict[str, Any]:
             _ingest(loop, loop.corpus.documents("shift"), told)
         with told.stage("people ask about them"):
             traffic.send("shift", scale.shift_requests)
-            traffic.send("shift", scale.log_requests, fast=True)
+            traffic.send("shift", scale.log_requests, first_stage=True)
         with told.stage("snapshot: the gates look"):
             _must(dagster, "observe_job")
         answer = observing.next_step(loop)

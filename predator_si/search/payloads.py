@@ -40,7 +40,8 @@ class SearchRequest(_Payload):
     """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial.
 
     ``fast`` lets the champion's checked twin (the same weights on a faster backend) answer, and only a probe or a simulated request: the answer names the
-    twin and whom it stands for, and its latency is never counted.
+    twin and whom it stands for, and its latency is never counted. ``first_stage`` leaves the reranker out, for the same two kinds only: a log of searches with
+    clicks, as from a time before there was a reranker, at a fraction of its cost. Such events stand for the champion too and are counted nowhere.
     """
 
     query: Query
@@ -51,13 +52,14 @@ class SearchRequest(_Payload):
     simulated: bool = False
     variant: Literal["champion", "candidate"] | None = None
     fast: bool = False
+    first_stage: bool = False
 
-    @field_validator("fast")
+    @field_validator("fast", "first_stage")
     @classmethod
-    def _fast_is_not_for_people(cls, fast: bool, info: ValidationInfo) -> bool:
-        if fast and not (info.data.get("probe") or info.data.get("simulated")):
+    def _not_for_people(cls, asked: bool, info: ValidationInfo) -> bool:
+        if asked and not (info.data.get("probe") or info.data.get("simulated")):
             raise ValueError("is for probes and simulated requests; send probe: true or simulated: true with it, or leave it out")
-        return fast
+        return asked
 
     @field_validator("variant")
     @classmethod

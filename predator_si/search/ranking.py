@@ -61,8 +61,8 @@ class Ranked:
     degraded: bool
 
 
-def rank(index: SearchIndex, model: Reranker, query: str, k: int, depth: int, fusion_weight: float) -> Ranked:
-    """The best ``k`` documents for ``query``.
+def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: int, fusion_weight: float) -> Ranked:
+    """The best ``k`` documents for ``query``, in the first stage's order where ``model`` is null.
 
     The cross-encoder reads the first ``depth`` candidates. When ``k`` exceeds ``depth``, the documents below follow in first-stage order: their
     ``rerank_score`` is null and their ``score`` goes on downwards from the last reranked one in steps of 1. Equal scores stay in first-stage order. When the
@@ -77,9 +77,9 @@ def rank(index: SearchIndex, model: Reranker, query: str, k: int, depth: int, fu
     found = index.candidates([query], max(depth, k))[0]
     retrieved = time.perf_counter()
     first = np.asarray(found.scores, np.float64)
-    n = min(depth, len(found.doc_ids))
+    n = min(depth, len(found.doc_ids)) if model is not None else 0
     scores: npt.NDArray[np.float64] | None = None
-    if n:
+    if n and model is not None:
         try:
             scores = finite_scores(model, query, found.texts[:n])
         except Exception:

@@ -7,6 +7,7 @@ that), HTTP. Scores are logits: no sigmoid, so that differences mean the same fo
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from predator_si.search.models import CARD, model_digest
 
 BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32")
 _BATCH = 32
+_GROUPS_AT_ONCE = 64
+"""Batches that are padded and in flight together: bounds the memory of a long list of pairs."""
 _WEIGHTS = {"torch": "model.safetensors", "onnx": "model.onnx", "openvino": "openvino_model.xml"}
 
 
@@ -81,7 +84,7 @@ def padded(encodings: Sequence[Any], multiple: int = 1, limit: int | None = None
 
 
 class _Backend:
-    """Batching around one ``_forward`` (arrays -> logits)."""
+    """Batching around one ``_forward`` (arrays -> logits), or around ``_forward_all`` where several run at once."""
 
     batch = _BATCH
     by_length = True
@@ -104,12 +107,18 @@ class _Backend:
         encodings = self._tokens.encode(pairs)
         order = sorted(range(len(encodings)), key=lambda i: len(encodings[i].ids)) if self.by_length else list(range(len(encodings)))
         out = np.empty(len(encodings), np.float32)
-        for start in range(0, len(order), self.batch):
-            chosen = order[start : start + self.batch]
-            out[chosen] = self._forward(padded([encodings[i] for i in chosen], self.multiple, self.card.max_length))
+        groups = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
+        for at in range(0, len(groups), _GROUPS_AT_ONCE):
+            some = groups[at : at + _GROUPS_AT_ONCE]
+            batches = [padded([encodings[i] for i in chosen], self.multiple, self.card.max_length) for chosen in some]
+            for chosen, scores in zip(some, self._forward_all(batches), strict=True):
+                out[chosen] = scores
         if not np.isfinite(out).all():
             raise BadInput(f"model {self.digest} gave a score that is not a number; it must not be served. Train or fetch it again.")
         return out
+
+    def _forward_all(self, batches: Sequence[dict[str, npt.NDArray[np.int64]]]) -> list[npt.NDArray[np.float32]]:
+        return [self._forward(arrays) for arrays in batches]
 
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         raise AssertionError("each backend has its own")
@@ -174,28 +183,39 @@ class _Onnx(_Backend):
 class _OpenVino(_Backend):
     """OpenVINO, bf16 where the chip computes in it, f32 otherwise."""
 
-    batch = 4
-    multiple = 32
+    batch = 2
+    multiple = 8
 
     def __init__(self, folder: Path, card: ModelCard, digest: str, threads: int | None) -> None:
         import openvino
 
         super().__init__(folder, card, digest)
         precision = "bf16" if card.backend == "openvino-bf16" else "f32"
-        properties = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads or os.cpu_count() or 1}
+        # One stream a core and small batches: 18% less time for 20 candidates of 192 tokens than all cores on one batch after the other (two cores).
+        cores = threads or os.cpu_count() or 1
+        properties = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": str(cores), "INFERENCE_NUM_THREADS": cores}
         core = openvino.Core()
         model = core.read_model(str(folder / "openvino_model.xml"))
         self._check_bound({key: str(model.get_rt_info(["predator", key]).value) for key in ("backend", "max_length") if model.has_rt_info(["predator", key])})
         self._compiled = core.compile_model(model, "CPU", properties)
-        self._request = self._compiled.create_infer_request()
+        self._requests = openvino.AsyncInferQueue(self._compiled, cores)
+        self._scores: dict[int, npt.NDArray[np.float32]] = {}
+        self._requests.set_callback(self._keep)
+        self._one_caller = threading.Lock()
 
-    def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
-        rows = len(arrays["input_ids"])
-        if rows < self.batch:  # a last, smaller batch would be one more shape to compile for each width
-            arrays = {name: np.concatenate([array, np.repeat(array[:1], self.batch - rows, axis=0)]) for name, array in arrays.items()}
-        output = self._request.infer(arrays)
-        scores: npt.NDArray[np.float32] = next(iter(output.values())).reshape(-1).astype(np.float32)
-        return scores[:rows]
+    def _keep(self, request: Any, number: int) -> None:
+        self._scores[number] = request.get_output_tensor(0).data.reshape(-1).astype(np.float32)  # a copy: the engine uses the tensor again
+
+    def _forward_all(self, batches: Sequence[dict[str, npt.NDArray[np.int64]]]) -> list[npt.NDArray[np.float32]]:
+        with self._one_caller:
+            self._scores.clear()
+            for number in range(len(batches) - 1, -1, -1):  # the longest first, so that no core ends long after the others
+                arrays, short = batches[number], self.batch - len(batches[number]["input_ids"])
+                if short > 0:  # a last, smaller batch would be one more shape to compile for each width
+                    arrays = {name: np.concatenate([array, np.repeat(array[:1], short, axis=0)]) for name, array in arrays.items()}
+                self._requests.start_async(arrays, number)
+            self._requests.wait_all()
+            return [self._scores[number][: len(batch["input_ids"])] for number, batch in enumerate(batches)]
 
 
 def load_reranker(folder: Path, threads: int | None = None) -> Reranker:

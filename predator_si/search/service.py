@@ -30,7 +30,7 @@ from typing import Any
 import polars as pl
 
 from predator_si.errors import PredatorError
-from predator_si.records import ActionEvent, SearchEvent, utc_now
+from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
@@ -213,8 +213,11 @@ class SearchService:
         if model is None:
             raise SearchFailed(409, "variant is pinned to the candidate, but the release file has none. Leave variant out, or put a model on trial first.")
         stands_for: str | None = None
-        if request.fast and name == "champion" and variants.twin is not None:
+        if request.first_stage:
+            stands_for = model.digest
+        elif request.fast and name == "champion" and variants.twin is not None:
             model, stands_for = variants.twin, model.digest
+        digest = FIRST_STAGE if request.first_stage else model.digest
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:
@@ -232,7 +235,7 @@ class SearchService:
         took_ms = (time.perf_counter() - arrived) * 1e3
         ranked = computed.ranked if computed else None
         status = failure.status if failure else 200
-        self._count(name, status, took_ms, computed)
+        self._count(name, status, took_ms, computed, stood_in=stands_for is not None)
         self.spool.add_search(
             SearchEvent(
                 query_id=query_id,
@@ -241,7 +244,7 @@ class SearchService:
                 client_id=request.client_id,
                 session_id=request.session_id,
                 variant=name,
-                model_digest=model.digest,
+                model_digest=digest,
                 status=status,
                 latency_ms=took_ms,
                 retrieve_ms=ranked.retrieve_ms if ranked else None,
@@ -262,7 +265,7 @@ class SearchService:
         return {
             "query_id": query_id,
             "variant": name,
-            "model_digest": model.digest,
+            "model_digest": digest,
             "stands_for": stands_for,
             "took_ms": took_ms,
             "queue_ms": computed.queue_ms,
@@ -312,13 +315,16 @@ class SearchService:
     def _compute(self, request: SearchRequest, variants: Variants, model: Reranker, queued: float) -> _Computed:
         """The work on one request, in the worker thread."""
         started, cpu, mark = time.perf_counter(), time.process_time(), self._background.mark()
-        ranked = rank(self.served.index, model, request.query, request.k, variants.release.depth, variants.release.fusion_weight)
+        reader = None if request.first_stage else model
+        ranked = rank(self.served.index, reader, request.query, request.k, variants.release.depth, variants.release.fusion_weight)
         used = time.process_time() - cpu
         return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
 
-    def _count(self, name: str, status: int, took_ms: float, computed: _Computed | None) -> None:
+    def _count(self, name: str, status: int, took_ms: float, computed: _Computed | None, *, stood_in: bool) -> None:
         telemetry = self.telemetry
         telemetry.requests.labels(name, str(status)).inc()
+        if stood_in:  # its times are not the variant's
+            return
         telemetry.stages.labels("total", name).observe(took_ms / 1e3)
         if computed is not None:
             for stage, spent in (("queue", computed.queue_ms), ("retrieve", computed.ranked.retrieve_ms), ("rerank", computed.ranked.rerank_ms)):

@@ -99,7 +99,7 @@ def replay(
     clicks: ClickModel | None = None,
     k: int = 10,
     clients: int | None = None,
-    fast: bool = False,
+    first_stage: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> ReplayResult:
@@ -127,8 +127,8 @@ def replay(
         The simulated user; by default a ``ClickModel`` with the highest grade of the corpus' judgments.
     clients
         Number of different client ids; by default every request comes from a client of its own, so that requests are independent in a trial.
-    fast
-        Let the champion's checked twin answer (see ``SearchRequest.fast``): a query log at a fraction of the time, useless for latency.
+    first_stage
+        Leave the reranker out (see ``SearchRequest.first_stage``): a query log at a fraction of the time, useless for quality and latency.
     on_progress
         Called with the number of searches done and ``n``.
     should_stop
@@ -174,7 +174,7 @@ def replay(
                 if since is not None and (wait := since - time.perf_counter()) > 0:
                     time.sleep(wait)
                 query_id, text = rows[order[number]]
-                _one_search(client, text, grades.get(query_id, {}), number, since, model, seed, k, clients, fast, tally)
+                _one_search(client, text, grades.get(query_id, {}), number, since, model, seed, k, clients, first_stage, tally)
                 if on_progress is not None:
                     with tally.lock:
                         on_progress(tally.done, n)
@@ -287,12 +287,12 @@ def _one_search(
     seed: int,
     k: int,
     clients: int | None,
-    fast: bool,
+    first_stage: bool,
     tally: _Tally,
 ) -> None:
     rng = np.random.default_rng([seed, 2, number])
     client_id = f"sim-{seed}-{number if clients is None else int(rng.integers(clients))}"
-    body = {"query": text[:1000], "k": k, "client_id": client_id, "session_id": f"{client_id}-s{number}", "simulated": True} | ({"fast": True} if fast else {})
+    body = {"query": text[:1000], "k": k, "client_id": client_id, "session_id": f"{client_id}-s{number}", "simulated": True, "first_stage": first_stage}
     sent = time.perf_counter()
     failure: str | None = None
     answer: dict[str, Any] = {}

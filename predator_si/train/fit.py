@@ -113,8 +113,9 @@ def fine_tune(
     tokens = _tokenizer(store.path(start), recipe.max_length)
     torch.manual_seed(recipe.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32
-    )
+        str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
+    )  # eager: torch's fused attention takes a quarter longer per step on a CPU (14.9 against 18.6 pairs/s)
+    _shorten(model, recipe.layers)
     initial = {key: value.detach().clone() for key, value in model.state_dict().items()} if recipe.average_with_start else {}
     _freeze(model, recipe.frozen_layers)
     model.train()
@@ -206,6 +207,19 @@ def _tokenizer(folder: Path, max_length: int) -> Callable[[list[str], list[str]]
         return {key: torch.from_numpy(array) for key, array in padded(tokenizer.encode_batch(list(zip(queries, texts, strict=True)))).items()}
 
     return encode
+
+
+def _shorten(model: Any, layers: int | None) -> None:
+    """Keep the first ``layers`` encoder layers: the last ones are the cheapest to miss and the quickest to learn again."""
+    import torch
+
+    there = len(model.base_model.encoder.layer)
+    if layers is None or layers == there:
+        return
+    if layers > there:
+        raise BadInput(f"the recipe keeps {layers} layers, the model has {there}. Lower layers, or leave it out to keep all.")
+    model.base_model.encoder.layer = torch.nn.ModuleList(list(model.base_model.encoder.layer)[:layers])
+    model.config.num_hidden_layers = layers
 
 
 def _freeze(model: Any, layers: int) -> None:

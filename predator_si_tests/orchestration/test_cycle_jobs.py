@@ -224,7 +224,7 @@ def drilled(loops: Loops, new: str) -> None:
     """A damaged copy of the released model, pushed past the gates, is taken back."""
     loop = loops.loop
     bad = damage(loop.models, new, 20, LENGTH)
-    cycle_id = open_cycle(loop.control, actions=("drill",)).cycle_id
+    cycle_id = open_cycle(loop.control, "drill", actions=("drill",)).cycle_id
     before = loop.serving()
     improve.evaluate_drill(loop, cycle_id, ServingConfig(model=bad, depth=before.depth, fusion_weight=before.fusion_weight))
     loops.run("cycle_release_job", cycle_id, DRILL)

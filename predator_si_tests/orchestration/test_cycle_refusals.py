@@ -18,6 +18,7 @@ import pytest
 
 from predator_si.build import build_defs
 from predator_si.control import Control
+from predator_si.errors import Refused
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle, cycles
 from predator_si.orchestration.steps import decide as deciding
@@ -97,7 +98,7 @@ class Stage:
     def drilled(self, config: dict[str, Any] | None) -> tuple[str, dg.ExecuteInProcessResult]:
         """A damaged model on the release job, with a run configuration."""
         digest = word_model(self.loop, "damaged", BAD)
-        cycle_id = open_cycle(self.loop.control, actions=("drill",)).cycle_id
+        cycle_id = open_cycle(self.loop.control, "drill", actions=("drill",)).cycle_id
         add_cycle(self.instance, cycle_id)
         serving = self.loop.serving()
         improve.evaluate_drill(self.loop, cycle_id, ServingConfig(model=digest, depth=serving.depth, fusion_weight=serving.fusion_weight))
@@ -455,6 +456,31 @@ def test_a_drill_needs_to_be_said_to_both(stage: Stage, config: dict[str, Any] |
         assert stage.state(cycle_id) is CycleState.REJECTED
 
 
+def test_a_cycle_that_is_no_drill_cannot_be_called_one(stage: Stage) -> None:
+    """Whoever may launch a job may write ``drill: true`` into its configuration; the ledger says what was opened as a drill, and with which model."""
+    cycle_id = stage.evaluated(BAD)
+    head = stage.head()
+    result = stage.run("cycle_release_job", cycle_id, DRILL)
+    assert not result.success and "was not opened as a drill" in failure(result)
+    forged = decide_trial(Evaluation.read(stage.folder(cycle_id) / "evaluation.json"), trigger="ndcg_at_10_down", policy="full", drill=True)
+    evidence = collect_evidence(stage.folder(cycle_id), "promote")
+    stage.loop.save(cycle_id, "decision-promote.json", forged.model_copy(update={"stage": "promote", "evidence": evidence}))
+    stage.loop.control.transition(cycle_id, CycleState.DECIDED, "forged", "test")
+    result = stage.alone("helm_patch", cycle_id, {"ops": {"cycle__helm_patch": {"config": {"drill": True}}}})
+    assert not result.success and "was not opened as a drill" in failure(result)
+    assert stage.head() == head and stage.served() == (stage.old, None)
+
+
+def test_a_drill_releases_its_own_model_only(stage: Stage) -> None:
+    cycle_id, result = stage.drilled(None)
+    assert not result.success
+    evaluation = Evaluation.read(stage.folder(cycle_id) / "evaluation.json")
+    other = word_model(stage.loop, "somebody-elses", BAD)
+    stage.loop.save(cycle_id, "evaluation.json", evaluation.model_copy(update={"challenger": evaluation.challenger.model_copy(update={"model": other})}))
+    with pytest.raises(Refused, match="is not the model of this drill"):
+        deciding.decide(stage.loop, cycle_id, "promote", drill=True)
+
+
 def test_a_drill_is_released_watched_and_taken_back(stage: Stage) -> None:
     cycle_id, result = stage.drilled(DRILL)
     assert result.success, failure(result)
@@ -573,7 +599,7 @@ def test_a_model_that_the_service_cannot_load_is_taken_back(stage: Stage, monkey
     assert not result.success and "The commit was taken back" in failure(result)
     assert stage.by_git() == stage.served() == (stage.old, None)
     assert stage.commits(cycle_id)[-1] == "rollback"
-    assert stage.state(cycle_id) not in (CycleState.ON_TRIAL, CycleState.RELEASED)
+    assert stage.state(cycle_id) is CycleState.FAILED and stage.loop.control.active_cycle("local") is None
     assert parse_deny(stage.loop.repo.show(DENY_FILE)) == [], "the service failed, not the model"
     assert stage.loop.control.verify() == []
 

@@ -123,9 +123,9 @@ def ndcg_trigger(**changes: Any) -> Trigger:
     return Trigger(**facts | {"reason": "ndcg_at_10 0.4 misses >= 0.58"} | changes)
 
 
-def open_cycle(control: Control, **changes: Any) -> Cycle:
-    """A cycle for a drop of NDCG."""
-    return control.open_cycle("local", ndcg_trigger(**changes), "test", "a test wants it")
+def open_cycle(control: Control, actor: str = "test", **changes: Any) -> Cycle:
+    """A cycle for a drop of NDCG; by the actor ``drill`` it is one."""
+    return control.open_cycle("local", ndcg_trigger(**changes), actor, "a test wants it")
 
 
 def write_snapshot(loop: Loop, champion: str, created_at: datetime | None = None, values: Mapping[str, float | None] | None = None) -> MetricsSnapshot:

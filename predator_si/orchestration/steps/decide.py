@@ -35,10 +35,18 @@ def latency_target_ms(loop: Loop) -> float | None:
 
 
 def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> Decision:
-    """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits."""
+    """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits.
+
+    Raises
+    ------
+    Refused
+        ``drill`` in a cycle that was not opened as one, or with another model than the drill's.
+    """
     folder = loop.artifacts(cycle_id)
     cycle = loop.control.cycle(cycle_id)
     evaluation = Evaluation.read(folder / "evaluation.json")
+    if drill:
+        _require_drill(loop, cycle_id, evaluation.challenger.model)
     evidence = collect_evidence(folder, stage)
     common: dict[str, Any] = {
         "trigger": cycle.trigger.type,
@@ -64,6 +72,15 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> D
     elif stage == "promote" and loop.control.cycle(cycle_id).state is not CycleState.DECIDED:  # no trial came before: a drill, or a contour without one
         loop.control.transition(cycle_id, CycleState.DECIDED, decision.reason, "drill" if drill else "loop")
     return decision
+
+
+def _require_drill(loop: Loop, cycle_id: str, digest: str) -> None:
+    """Refuse unless the ledger says that this cycle was opened as a drill and that this model is the drill's: a run's configuration proves nothing."""
+    said = {(record.action, record.payload.get("digest")) for record in loop.control.records(500, cycle_id=cycle_id) if record.actor == "drill"}
+    if ("cycle_opened", None) not in said:
+        raise Refused(f"cycle {cycle_id} was not opened as a drill, so nothing is pushed past its gates. Launch its jobs without drill.")
+    if ("drill_model", digest) not in said:
+        raise Refused(f"cycle {cycle_id}: {digest} is not the model of this drill. Only the drill command may release a damaged model.")
 
 
 def _end_without_release(loop: Loop, cycle_id: str, decision: Decision) -> None:
@@ -129,6 +146,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         latency_target_ms=latency_target_ms(loop),
         allow_drill=allow_drill,
     )
+    if decision.drill:
+        _require_drill(loop, cycle_id, decision.challenger.model)
     if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
         raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
     changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio) if stage == "trial" else promote_changes(decision.challenger)
@@ -185,6 +204,7 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         from predator_si.orchestration.steps.keep import take_back
 
         take_back(loop, cycle_id, f"the service does not serve what was committed: {deployment.reason}", deny=False, tracker=tracker)
+        loop.control.transition(cycle_id, CycleState.FAILED, f"{stage} not confirmed: {deployment.reason} The commit was taken back.", "loop")
         raise Refused(f"cycle {cycle_id}: {deployment.reason} The commit was taken back.")
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
     loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -98,6 +99,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         groups_per_step=scale.groups_per_step,
         max_length=scale.max_length,
         frozen_layers=scale.frozen_layers,
+        layers=_layers_to_keep(loop, start, scale.layers),
         average_with_start=scale.average_with_start,
         seconds=scale.train_seconds,
         seed=scale.seed,
@@ -127,6 +129,12 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
     update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
     loop.save(cycle_id, "training.json", result)
     return result
+
+
+def _layers_to_keep(loop: Loop, start: str, layers: int | None) -> int | None:
+    """The scale's number of layers, or all of a model that has no more: a second cycle does not cut again."""
+    there = int(json.loads((loop.models.path(start) / "config.json").read_text())["num_hidden_layers"])
+    return layers if layers is not None and layers < there else None
 
 
 def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> Any:
@@ -180,8 +188,9 @@ def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None 
 
 
 def evaluate_drill(loop: Loop, cycle_id: str, challenger: ServingConfig) -> Evaluation:
-    """The same comparison for a drill's model, on dev queries: the seal is not broken for an exercise."""
+    """The same comparison for a drill's model, on dev queries: the seal is not broken for an exercise. The ledger then names this model as the drill's."""
     scale, corpus = loop.plan.scale, loop.corpus
+    loop.control.append("drill_model", "drill", cycle_id, "a deliberately damaged model", {"digest": challenger.model})
     loop.save(cycle_id, "challenger.json", challenger)
     queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.watch_probes, scale.seed)
     evaluation, _ = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "dev", None)
