@@ -17,6 +17,7 @@ TELEMETRY_OFF: dict[str, str] = {
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NNCF_CI": "1",  # NNCF reports home through openvino-telemetry unless this is set; it has no other effect
 }
 
 OFFLINE: dict[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

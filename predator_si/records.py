@@ -319,7 +319,7 @@ class ModelCard(Record):
 
     name: str
     digest: str
-    backend: Literal["torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32"]
+    backend: Literal["torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32"]
     max_length: int
     source_digest: str | None = None
     """Digest of the weights this was made from: the deny list knows both."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import remark, say, show_json, show_table
 from predator_si.errors import BadInput, Missing
 from predator_si.settings import Settings
+
+if TYPE_CHECKING:
+    from predator_si.orchestration.loop import Loop
 
 app = typer.Typer(help="Passes of the loop.", no_args_is_help=True)
 
@@ -44,14 +47,11 @@ def run(
     """
     from predator_si.cli.switch import actor
     from predator_si.monitor import Skip
-    from predator_si.orchestration.loop import Loop
     from predator_si.proof.drive import Dagster, drive, open_or_resume
     from predator_si.records import CycleState
 
-    settings = settings_of(context)
-    if not settings.folders.control_db.exists():
-        raise Missing(f"{settings.home}: this home was not prepared. Run `predator-si up` or `predator-si demo` first.")
-    loop = Loop(settings)
+    loop = _loop(context)
+    settings = loop.settings
     found = open_or_resume(loop, actor(), trigger, reason, force=force)
     if isinstance(found, Skip):
         if as_json:
@@ -69,6 +69,49 @@ def run(
         say(f"{cycle.cycle_id} is {cycle.state.value} after {len(driven.jobs)} jobs: {driven.failure or driven.why}")
     ended = (CycleState.REJECTED, CycleState.FAILED, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.ROLLED_BACK)
     raise typer.Exit(1 if driven.failure is not None or cycle.state in ended else 0)
+
+
+@app.command()
+def approve(
+    context: typer.Context,
+    cycle_id: Annotated[str, typer.Argument(help="si_YYYY_MM_DD_NNN")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")],
+) -> None:
+    """Approve the release of a cycle that waits for it. The loop, or `cycle run`, then releases it.
+
+    Example: `predator-si cycle approve si_2026_11_22_001 --reason "the interval convinces me"`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.orchestration.steps.decide import give_approval
+
+    decision = give_approval(_loop(context), cycle_id, actor(), reason)
+    say(f"{cycle_id} is approved by {decision.approved_by}; `predator-si cycle run` releases it now, the loop at its next tick")
+
+
+@app.command()
+def reject(
+    context: typer.Context,
+    cycle_id: Annotated[str, typer.Argument(help="si_YYYY_MM_DD_NNN")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")],
+) -> None:
+    """Refuse the release of a cycle that waits for approval: its challenger is taken off the trial, and the cycle ends.
+
+    Example: `predator-si cycle reject si_2026_11_22_001 --reason "not before the freeze"`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.orchestration.steps.decide import refuse_approval
+
+    refuse_approval(_loop(context), cycle_id, actor(), reason)
+    say(f"{cycle_id} is rejected")
+
+
+def _loop(context: typer.Context) -> Loop:
+    from predator_si.orchestration.loop import Loop
+
+    settings = settings_of(context)
+    if not settings.folders.control_db.exists():
+        raise Missing(f"{settings.home}: this home was not prepared. Run `predator-si up` or `predator-si demo` first.")
+    return Loop(settings)
 
 
 @app.command("list")

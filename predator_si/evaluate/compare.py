@@ -10,7 +10,7 @@ import polars as pl
 
 from predator_si.errors import BadInput
 from predator_si.evaluate.pair_scores import PairScores
-from predator_si.evaluate.ranking import CandidateSource, candidate_recall, gather, rerank_run
+from predator_si.evaluate.ranking import CandidateSource, candidate_recall, gather, heads_to_score, rerank_run
 from predator_si.measures import per_query
 from predator_si.records import Evaluation, Interval, ServingConfig, utc_now
 from predator_si.search.rerank import Reranker
@@ -58,7 +58,7 @@ def evaluate_model(
     """
     _same_model(reranker, config)
     judged = gather(queries, judgments, candidates_for, config.depth)
-    run = rerank_run(judged, reranker, config, scores_cache, on_progress=on_progress, should_stop=should_stop)
+    run = rerank_run(judged, reranker, config, scores_cache, on_progress=on_progress, should_stop=should_stop, skip_hopeless=True)
     scores = per_query(run, judged.judgments, list(_MEASURES)).rename(_MEASURES)
     frame = judged.queries.join(scores, on="query_id", how="left", maintain_order="left")
     return frame.join(candidate_recall(judged), on="query_id", how="left", maintain_order="left")
@@ -119,10 +119,11 @@ def compare(
     for _, reranker, config in sides:
         _same_model(reranker, config)
     judged = gather(queries, judgments, candidates_for, max(config.depth for config in configs))
-    totals = [sum(min(config.depth, len(candidates.texts)) for candidates in judged.candidates) for config in configs]
+    totals = [sum(map(len, heads_to_score(judged, config.depth))) for config in configs]
     frame, before = judged.queries, 0
     for (name, reranker, config), total in zip(sides, totals, strict=True):
-        run = rerank_run(judged, reranker, config, scores_cache, on_progress=_offset(on_progress, before, sum(totals)), should_stop=should_stop)
+        progress = _offset(on_progress, before, sum(totals))
+        run = rerank_run(judged, reranker, config, scores_cache, on_progress=progress, should_stop=should_stop, skip_hopeless=True)
         scores = per_query(run, judged.judgments, ["nDCG@10", "R@20"]).rename({"nDCG@10": f"ndcg_{name}", "R@20": f"recall_{name}"})
         frame = frame.join(scores, on="query_id", how="left", maintain_order="left")
         before += total

@@ -7,7 +7,7 @@ of a served model. What must not: file formats (``train.export``), verdicts abou
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ from predator_si.statistics import paired_interval
 from predator_si.train.export import export
 
 NDCG_MARGIN = 0.01
+_AGREEMENT = 0.95
+"""Least mean Kendall's tau-b per query of two backends that rank alike."""
+_EQUALITY_QUERIES = 8
 
 
 class Variant(Record):
@@ -54,8 +57,8 @@ class Optimisation(Record):
 
 
 def fast_backends() -> tuple[str, ...]:
-    """The backends worth trying on this chip, likely fastest first."""
-    return ("openvino-bf16", "onnx-int8", "torch-bf16") if chip_has_bf16() else ("onnx-int8", "openvino-f32")
+    """The backends worth trying on this chip, likely fastest first; ``openvino-int8`` wants pairs to calibrate on."""
+    return ("openvino-int8", "openvino-bf16", "onnx-int8", "torch-bf16") if chip_has_bf16() else ("openvino-int8", "onnx-int8", "openvino-f32")
 
 
 def reference_backend() -> str:
@@ -70,7 +73,7 @@ def fast_twin(
     judgments: pl.DataFrame,
     candidates: Callable[[list[str], int], list[Candidates]],
     depth: int,
-    agreement: float = 0.95,
+    agreement: float = _AGREEMENT,
 ) -> tuple[str, dict[str, Any]]:
     """The same weights on this chip's reference backend, after both scored the same pairs.
 
@@ -115,6 +118,7 @@ def optimise(
     depth: int,
     fusion_weight: float,
     *,
+    calibration: Sequence[tuple[str, str]] = (),
     scores_cache: PairScores | None = None,
     timing_queries: int = 12,
     margin: float = NDCG_MARGIN,
@@ -125,7 +129,13 @@ def optimise(
     """Try the chip's backends and choose the fastest whose NDCG@10 is not lower than the trained model's by more than ``margin``.
 
     Speed is the P50 of scoring one query's candidates, cold, the backends interleaved. Quality is judged per query: the lower bound of the 95% interval of the
-    paired difference against the fp32 weights must lie above ``-margin``. The fp32 weights themselves are the last resort.
+    paired difference against the trained weights must lie above ``-margin``. These are scored by the reference backend once it was found to rank as fp32
+    does, else in fp32, which is also the last resort.
+
+    Parameters
+    ----------
+    calibration
+        Training pairs (query, text) for ``openvino-int8``; without any it is not tried.
 
     Raises
     ------
@@ -133,7 +143,8 @@ def optimise(
         No judged query.
     """
     started = time.monotonic()
-    digests = {backend: export(store, trained, backend, max_length) for backend in fast_backends()}
+    backends = [backend for backend in fast_backends() if calibration or backend != "openvino-int8"]
+    digests = {backend: export(store, trained, backend, max_length, calibration) for backend in backends}
     models: dict[str, Reranker] = {backend: load_reranker(store.path(digest)) for backend, digest in digests.items()}
     probe = candidates(queries["text"].to_list()[: timing_queries + 2], depth)
     spent: dict[str, list[float]] = {backend: [] for backend in models}
@@ -145,7 +156,7 @@ def optimise(
                 spent[backend].append(1e3 * (time.perf_counter() - began))
     fastest = sorted(models, key=lambda backend: float(np.median(spent[backend])))
     plain = export(store, trained, "torch-fp32", max_length)
-    reference_model = load_reranker(store.path(plain))
+    reference_model = _reference(store, plain, models[reference_backend()], queries, judgments, candidates, depth)
     reference: pl.DataFrame | None = None
     chosen, variants, reason = plain, [], "no fast backend kept the ranking; the fp32 weights are served"
     for backend in fastest:
@@ -167,7 +178,7 @@ def optimise(
                 judgments,
                 candidates,
                 reference_model,
-                ServingConfig(model=plain, depth=depth, fusion_weight=fusion_weight),
+                ServingConfig(model=reference_model.digest, depth=depth, fusion_weight=fusion_weight),
                 on_progress=on_progress,
                 **common,
             )
@@ -192,3 +203,18 @@ def optimise(
             )
     n = 0 if reference is None else reference.height
     return Optimisation(source=trained, chosen=chosen, depth=depth, n_queries=n, variants=variants, reason=reason, seconds=time.monotonic() - started)
+
+
+def _reference(
+    store: ModelStore,
+    plain: str,
+    fast: Reranker,
+    queries: pl.DataFrame,
+    judgments: pl.DataFrame,
+    candidates: Callable[[list[str], int], list[Candidates]],
+    depth: int,
+) -> Reranker:
+    """What the backends are compared with: the reference backend where it ranks a few queries as the fp32 weights do, else those weights."""
+    model = load_reranker(store.path(plain))
+    found = equality_check(model, fast, queries.head(_EQUALITY_QUERIES), judgments, candidates, depth=depth)
+    return fast if found.rank_correlation is not None and found.rank_correlation >= _AGREEMENT else model

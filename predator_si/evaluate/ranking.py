@@ -76,15 +76,22 @@ def rerank_run(
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     chunk: int = CHUNK,
+    skip_hopeless: bool = False,
 ) -> pl.DataFrame:
     """What the service would return: the first ``depth`` candidates by fused score, the rest below them in first-stage order.
+
+    Parameters
+    ----------
+    skip_hopeless
+        A query with no relevant document among its first ``depth`` candidates keeps the first stage's order and is not scored: no order of documents that
+        are all irrelevant changes a ranking measure.
 
     Returns
     -------
     pl.DataFrame
-        ``query_id``, ``doc_id``, ``rank`` (from 1), ``rerank_score`` (null below the depth).
+        ``query_id``, ``doc_id``, ``rank`` (from 1), ``rerank_score`` (null below the depth, and where nothing was scored).
     """
-    heads = [candidates.texts[: config.depth] for candidates in judged.candidates]
+    heads = heads_to_score(judged, config.depth) if skip_hopeless else [candidates.texts[: config.depth] for candidates in judged.candidates]
     pairs = [(query, text) for query, texts in zip(judged.queries["text"], heads, strict=True) for text in texts]
     scores = score_pairs(reranker, pairs, store, on_progress=on_progress, should_stop=should_stop, chunk=chunk)
     ends = np.cumsum([len(texts) for texts in heads])
@@ -96,6 +103,17 @@ def rerank_run(
         rows["rank"] += range(1, len(order) + 1)
         rows["rerank_score"] += [float(own[place]) if place < len(own) else None for place in order]
     return pl.DataFrame(rows, schema={"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int64, "rerank_score": pl.Float64})
+
+
+def heads_to_score(judged: JudgedCandidates, depth: int) -> list[list[str]]:
+    """Texts of the first ``depth`` candidates per query; none where they hold nothing relevant."""
+    relevant: dict[str, set[str]] = {}
+    for query_id, doc_id in judged.judgments.filter(pl.col("relevance") > 0).select("query_id", "doc_id").iter_rows():
+        relevant.setdefault(query_id, set()).add(doc_id)
+    return [
+        candidates.texts[:depth] if relevant[query_id].intersection(candidates.doc_ids[:depth]) else []
+        for query_id, candidates in zip(judged.queries["query_id"], judged.candidates, strict=True)
+    ]
 
 
 def _best_first(scores: npt.NDArray[np.float32], candidates: Candidates, config: ServingConfig) -> list[int]:

@@ -19,6 +19,8 @@ from predator_si.settings import Settings
 
 _ASK_THE_SERVICE = frozenset({"cycle_trial_job", "cycle_judge_job", "cycle_release_job", "watch_job"})
 """Jobs whose answer is the service's word: without it they would commit, wait two minutes and take everything back."""
+_CALM = {"loggers": {"console": {"config": {"log_level": "ERROR"}}}}
+"""On the terminal failures only: everything else is in the run's event log, in the UI."""
 _REPEATED = frozenset({"watch_job"})
 
 
@@ -45,8 +47,9 @@ class Dagster:
         if cycle_id is not None:
             add_cycle(self.instance, cycle_id)
         tags = {"predator/actor": self._actor, **({"predator/cycle": cycle_id} if cycle_id else {})}
+        run_config = {**_CALM, **(config or {})}
         result = self._definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, partition_key=cycle_id, run_config=dict(config or {}), tags=tags, raise_on_error=False
+            instance=self.instance, partition_key=cycle_id, run_config=run_config, tags=tags, raise_on_error=False
         )
         self.last_failure = next((str(event.event_specific_data.error.message if event.event_specific_data.error else event.message)  # type: ignore[union-attr]
                                   for event in result.all_events if event.event_type_value == "STEP_FAILURE"), None)  # fmt: skip

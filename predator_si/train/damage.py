@@ -11,11 +11,13 @@ from pathlib import Path
 
 from predator_si.errors import Missing
 from predator_si.search.models import ModelStore
+from predator_si.search.rerank import chip_has_bf16
 from predator_si.train.export import export
 
 
 def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
-    """A broken copy for drills: the torch weights behind ``digest``, every encoder weight off by some 10% and the head's sign turned, on the same backend.
+    """A broken copy for drills: the torch weights behind ``digest``, every encoder weight off by some 10% and the head's sign turned, on the same
+    backend (an int8 one unquantised).
 
     What a failed export or a swapped label looks like: it loads, answers, and puts the relevant last. All weights differ, so neither digest is close.
 
@@ -45,4 +47,5 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
         broken = store.add(
             Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
         )
-    return export(store, broken, card.backend, max_length)
+    half = "openvino-bf16" if chip_has_bf16() else "openvino-f32"  # int8 would have to be calibrated; the damage is in the weights
+    return export(store, broken, half if card.backend == "openvino-int8" else card.backend, max_length)

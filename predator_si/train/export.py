@@ -1,4 +1,4 @@
-"""From a trained torch cross-encoder to the files that serve fast: ONNX int8, OpenVINO, half-precision weights.
+"""From a trained torch cross-encoder to the files that serve fast: ONNX int8, OpenVINO in bf16 or int8, half-precision weights.
 
 What belongs here: file formats. What must not: deciding which is good enough (``optimise`` measures that). The exports are our own because
 the sentence-transformers ONNX back end cannot be installed beside transformers 5.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +21,28 @@ from predator_si.search.rerank import BACKENDS
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config.json")
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+_SMOOTHING = 0.8
+"""Kendall's tau to bf16 on 200 dev queries, nine layers of the L-12: .967 (40 pairs); NNCF's default .95 gave .956 (75 pairs)."""
 _LEAST = 8
 """Fewer tokens leave no room for a query beside a document."""
 
 
-def export(store: ModelStore, digest: str, backend: str, max_length: int) -> str:
+def export(store: ModelStore, digest: str, backend: str, max_length: int, calibration: Sequence[tuple[str, str]] = ()) -> str:
     """Make the variant of a stored torch model that runs on ``backend`` with inputs cut at ``max_length`` tokens; returns its digest.
 
     Both are written into the weight files, so that two variants that behave differently never have the same digest; the same export made
     twice has the same one.
 
+    Parameters
+    ----------
+    calibration
+        (query, text) pairs like those that will be scored, none of them an evaluation's: ``openvino-int8`` takes the ranges of its activations from them.
+
     Raises
     ------
     BadInput
-        The source is not a torch model, the backend is unknown, or the model has fewer positions than ``max_length``.
+        The source is not a torch model, the backend is unknown, the model has fewer positions than ``max_length``, or ``openvino-int8`` has nothing to
+        calibrate on.
     """
     source = store.card(digest)
     if not source.backend.startswith("torch"):
@@ -50,7 +60,7 @@ def export(store: ModelStore, digest: str, backend: str, max_length: int) -> str
             if (folder / name).is_file():
                 shutil.copy2(folder / name, out / name)
         if backend.startswith("openvino"):
-            _export_openvino(folder, out, bound)
+            _export_openvino(folder, out, bound, calibration)
         elif backend == "onnx-int8":
             _export_onnx_int8(folder, out, bound)
         else:
@@ -114,7 +124,7 @@ def _say_max_length(folder: Path, max_length: int) -> None:
     path.write_text(json.dumps({**settings, "model_max_length": max_length}, indent=2, sort_keys=True) + "\n")
 
 
-def _export_openvino(folder: Path, out: Path, bound: dict[str, str]) -> None:
+def _export_openvino(folder: Path, out: Path, bound: dict[str, str], calibration: Sequence[tuple[str, str]]) -> None:
     import openvino
     import torch
 
@@ -123,12 +133,42 @@ def _export_openvino(folder: Path, out: Path, bound: dict[str, str]) -> None:
         converted = openvino.convert_model(_traceable(folder), example_input=dict.fromkeys(_INPUTS, example))
     for port, name in zip(converted.inputs, _INPUTS, strict=True):
         port.get_tensor().set_names({name})
+    if bound["backend"] == "openvino-int8":
+        converted = _quantised(converted, folder, int(bound["max_length"]), calibration)
     converted.set_friendly_name("reranker")
     for number, operation in enumerate(converted.get_ordered_ops()):
         operation.set_friendly_name(f"{operation.get_type_name()}_{number}")  # generated names count up within a process and would change the digest
     for key, value in bound.items():
         converted.set_rt_info(value, ["predator", key])
     openvino.save_model(converted, str(out / "openvino_model.xml"), compress_to_fp16=False)
+
+
+def _quantised(model: Any, folder: Path, max_length: int, calibration: Sequence[tuple[str, str]]) -> Any:
+    """Weights and activations in 8 bits by NNCF's post-training quantisation, outliers moved into the weights first (SmoothQuant, arXiv 2211.10438)."""
+    from predator_si.quiet import be_quiet
+
+    if not calibration:
+        raise BadInput("openvino-int8 needs pairs to calibrate on. Give it some of the training pairs.")
+    be_quiet()
+    import nncf
+    from tokenizers import Tokenizer
+
+    from predator_si.search.rerank import padded
+
+    nncf.set_log_level(logging.ERROR)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    tokenizer.no_padding()
+    inputs = [padded([encoding], 8, max_length) for encoding in tokenizer.encode_batch(list(calibration))]
+    smooth = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(inputs),
+        subset_size=len(inputs),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
+    )
 
 
 def _export_onnx_int8(folder: Path, out: Path, bound: dict[str, str]) -> None:

@@ -155,6 +155,9 @@ def trained(loops: Loops, cycle_id: str) -> None:
     assert loops.loop.models.card(challenger).source_digest is not None
     manifest = yaml.safe_load((loops.loop.artifacts(cycle_id) / "dataset_manifest.yaml").read_text())
     assert manifest["mlflow"]["run_id"] == again["tracker_run"]
+    kept = loops.loop.artifacts(cycle_id) / f"mlflow_run_{again['tracker_run']}"
+    facts = json.loads((kept / "metrics.json").read_text())
+    assert facts["model"] == first and facts["metrics"]["loss"] == again["losses"] and (kept / "model" / "predator.json").is_file()
     assert loops.served() == (loops.champion, None), "training serves nobody"
 
 

@@ -634,6 +634,19 @@ def test_a_release_waits_for_its_approval_and_keeps_it(careful: Stage) -> None:
     assert (decision.approved_by, decision.approval_required) == ("olena", True)
 
 
+def test_a_person_may_say_no(careful: Stage) -> None:
+    cycle_id = careful.judged()
+    with pytest.raises(Refused, match="waits for nobody's approval"):
+        deciding.refuse_approval(careful.loop, cycle_id, "olena", "too early")
+    with pytest.raises(Refused, match="waits for nobody's approval"):
+        deciding.give_approval(careful.loop, cycle_id, "olena", "too early")
+    assert careful.run("cycle_release_job", cycle_id).success
+    deciding.refuse_approval(careful.loop, cycle_id, "olena", "not before the freeze")
+    assert careful.state(cycle_id) is CycleState.REJECTED and careful.served() == careful.by_git() == (careful.old, None)
+    assert "olena refused the release: not before the freeze" in careful.loop.control.cycle(cycle_id).reason
+    assert "approval_refused" in careful.actions(cycle_id)
+
+
 def test_an_approval_that_nobody_gave_is_refused(careful: Stage) -> None:
     """Neither by writing a name into the decision nor by writing that none is needed: the ledger knows who approved."""
     cycle_id = careful.judged()

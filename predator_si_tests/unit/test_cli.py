@@ -164,6 +164,16 @@ def test_audit_verify_says_no_when_a_record_was_edited(cli: CommandLine):
     assert edited.code == 1 and not edited.json["ok"] and edited.json["problems"]
 
 
+@pytest.mark.parametrize("word", ["approve", "reject"])
+def test_only_a_cycle_that_waits_can_be_answered(cli: CommandLine, word: str):
+    assert "was not prepared" in cli("cycle", word, "si_2026_01_01_001", "--reason", "because").err
+    cli.home.mkdir()
+    cycle = Control(cli.home / "control.db").open_cycle("local", TRIGGER, "test", "because")
+    answer = cli("cycle", word, cycle.cycle_id, "--reason", "because")
+    assert answer.code == 2 and "is opened and waits for nobody's approval" in answer.err
+    assert cli("cycle", word, cycle.cycle_id).code == 2, "an answer needs its reason"
+
+
 def test_cycles_are_listed_and_shown(cli: CommandLine):
     assert cli("cycle", "list", "--json").json == []
     assert "no cycle has run" in cli("cycle", "list").out

@@ -19,7 +19,7 @@ from predator_si.search.tiny import tiny_cross_encoder
 from predator_si.train.export import export
 from predator_si_tests.support.tiny_models import store_tiny, toy_texts
 
-BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-f32", "openvino-bf16")
+BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-f32", "openvino-bf16")
 PAIRS = [(f"how to {word}", text) for word in ("sort", "index", "train", "xyzzy") for text in toy_texts()]
 PAIRS += [("safe", "and " * number) for number in range(1, 60, 7)] + [("", ""), ("sort", "")]
 LENGTH = 48
@@ -33,14 +33,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelStore, str]:
 @pytest.fixture(scope="module")
 def rerankers(store: tuple[ModelStore, str]) -> dict[str, Reranker]:
     models, digest = store
-    return {backend: load_reranker(models.path(export(models, digest, backend, LENGTH)), threads=1) for backend in BACKENDS}
+    return {backend: load_reranker(models.path(export(models, digest, backend, LENGTH, PAIRS)), threads=1) for backend in BACKENDS}
 
 
 def spread(scores: np.ndarray) -> float:
     return float(scores.max() - scores.min())
 
 
-@pytest.mark.parametrize(("backend", "tolerance"), [("openvino-f32", 1e-3), ("torch-bf16", 0.1), ("openvino-bf16", 0.1), ("onnx-int8", 0.25)])
+@pytest.mark.parametrize(
+    ("backend", "tolerance"), [("openvino-f32", 1e-3), ("torch-bf16", 0.1), ("openvino-bf16", 0.1), ("onnx-int8", 0.25), ("openvino-int8", 0.25)]
+)
 def test_every_backend_computes_what_fp32_torch_does(rerankers: dict[str, Reranker], backend: str, tolerance: float):
     """Tolerances are in units of the spread of the reference's scores: 8 bits of mantissa, and int8 weights of a two-layer model."""
     reference = rerankers["torch-fp32"].score_pairs(PAIRS)

@@ -97,6 +97,23 @@ def test_an_answer_says_what_made_it_and_the_event_says_the_same(home: FakeHome)
     run(home, scenario)
 
 
+def test_the_first_stage_alone_answers_no_person_and_is_counted_nowhere(home: FakeHome) -> None:
+    champion = home.model("reverse", "reverse")
+    home.release(champion, depth=12)
+
+    async def scenario(client: Client) -> None:
+        assert (await client.search(simulated=True))["results"][0]["object_id"] == "d11"
+        answer = await client.search(simulated=True, first_stage=True, k=4)
+        assert [r["object_id"] for r in answer["results"]] == ORDER[:4] and [r["rerank_score"] for r in answer["results"]] == [None] * 4
+        assert (answer["model_digest"], answer["stands_for"], answer["rerank_ms"], answer["degraded"]) == ("first-stage", champion, None, False)
+        assert "probes and simulated requests" in str(await client.search(422, first_stage=True))
+        reranked, alone = client.events().search.sort("timestamp").iter_rows(named=True)
+        assert reranked["stands_for"] is None and (alone["stands_for"], alone["model_digest"]) == (champion, "first-stage")
+        assert await client.metric("search_stage_seconds_count", stage="total", variant="champion") == 1
+
+    run(home, scenario)
+
+
 def test_reranking_depth_fusion_ties_and_the_tail(home: FakeHome) -> None:
     reverse, same = home.model("reverse", "reverse"), home.model("same", "same")
 

@@ -101,11 +101,39 @@ def may_commit(loop: Loop, cycle_id: str) -> str | None:
 
 
 def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decision:
-    """Record a person's approval of the promotion, in the decision and the ledger."""
+    """Record a person's approval of the promotion, in the decision and the ledger. The release job commits it.
+
+    Raises
+    ------
+    Refused
+        The cycle does not wait for one.
+    """
+    _require_waiting(loop, cycle_id)
     decision = approve(Decision.read(loop.artifacts(cycle_id) / decision_name("promote")), actor)
     loop.control.append("approval", actor, cycle_id, reason, {"verdict": decision.verdict.value, "evidence": decision.evidence})
     loop.save(cycle_id, decision_name("promote"), decision)
     return decision
+
+
+def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> None:
+    """Record that a person says no: the challenger is taken off its trial, and the cycle ends rejected.
+
+    Raises
+    ------
+    Refused
+        The cycle does not wait for an approval.
+    """
+    _require_waiting(loop, cycle_id)
+    loop.control.append("approval_refused", actor, cycle_id, reason, {})
+    if loop.repo.find_commit(cycle_id, "trial") is not None:
+        end_trial(loop, cycle_id, f"{actor} refused the release: {reason}")
+    loop.control.transition(cycle_id, CycleState.REJECTED, f"{actor} refused the release: {reason}", actor)
+
+
+def _require_waiting(loop: Loop, cycle_id: str) -> None:
+    state = loop.control.cycle(cycle_id).state
+    if state is not CycleState.AWAITING_APPROVAL:
+        raise Refused(f"cycle {cycle_id} is {state.value} and waits for nobody's approval. `predator-si cycle list` shows which one does.")
 
 
 def _is_approved(loop: Loop, cycle_id: str, decision: Decision) -> bool:

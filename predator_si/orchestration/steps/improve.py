@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,11 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
 from predator_si.search.rerank import Reranker, load_reranker
+from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
+_CALIBRATION_PAIRS = 40
 
 
 class TrainingResult(Record):
@@ -84,7 +88,6 @@ def trainable(loop: Loop, digest: str) -> str:
 def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> TrainingResult:
     """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one."""
     from predator_si.train.fit import fine_tune
-    from predator_si.train.recipe import TrainingRecipe
 
     folder, scale = loop.artifacts(cycle_id), loop.plan.scale
     path = folder / "augmented_dataset.parquet"
@@ -126,9 +129,21 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
     finally:
         tracker.end(status)  # type: ignore[arg-type]
     result = TrainingResult(start=start, tracker_run=run, **vars(trained))
+    _keep_run(loop, folder / f"mlflow_run_{run}", result, recipe)
     update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
     loop.save(cycle_id, "training.json", result)
     return result
+
+
+def _keep_run(loop: Loop, folder: Path, result: TrainingResult, recipe: TrainingRecipe) -> None:
+    """What the tracker knows of a run, as files: metrics, parameters, and the model as a link into the model store, where its bytes are."""
+    folder.mkdir(exist_ok=True)
+    facts = {"run_id": result.tracker_run, "parameters": recipe.model_dump(mode="json"), "model": result.digest, "start": result.start,
+             "metrics": {"pairs": result.pairs, "train_seconds": result.seconds, "steps": result.steps, "loss": result.losses}}  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n")
+    link = folder / "model"
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(loop.models.path(result.digest), folder), target_is_directory=True)
 
 
 def _layers_to_keep(loop: Loop, start: str, layers: int | None) -> int | None:
@@ -153,6 +168,7 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
         loop.index().candidates,
         scale.depth,
         loop.serving().fusion_weight,
+        calibration=_calibration(loop, cycle_id) if scale.models == "real" else (),
         scores_cache=loop.pair_scores,
         seed=scale.seed,
         on_progress=on_progress,
@@ -168,6 +184,12 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
         cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest}
     )
     return found
+
+
+def _calibration(loop: Loop, cycle_id: str) -> list[tuple[str, str]]:
+    """Some of the pairs that were trained on, for the ranges of an int8 export: never dev or test queries."""
+    examples = pl.read_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet", columns=["query", "text"])
+    return list(examples.sample(min(_CALIBRATION_PAIRS, examples.height), seed=loop.plan.scale.seed).iter_rows())
 
 
 def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:
