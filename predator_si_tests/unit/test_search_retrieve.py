@@ -18,7 +18,8 @@ from predator_si.corpora.text import words
 from predator_si.errors import BadInput
 from predator_si.search import retrieve
 from predator_si.search.retrieve import Candidates, HybridIndex, load_embedder
-from predator_si.search.tiny import HashingEmbedder
+from predator_si.search.tiny import HashingEmbedder, tiny_cross_encoder
+from predator_si_tests.support.tiny_models import toy_texts
 
 WORDS = ["sort", "parse", "join", "plot", "cache", "merge", "table", "index"]
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=14)
@@ -279,3 +280,21 @@ def test_folders_that_hold_no_embedder(tmp_path: Path):
         load_embedder(tmp_path)
     with pytest.raises(BadInput, match="dimension=0"):
         HashingEmbedder(0)
+
+
+def test_many_texts_and_few_texts_get_the_same_vectors(tmp_path: Path):
+    """Many go through OpenVINO, few through torch."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Normalize, Pooling, Transformer
+
+    body = Transformer(str(tiny_cross_encoder(tmp_path / "tiny", toy_texts(), 0, hidden=32, max_length=128)), max_seq_length=64)
+    SentenceTransformer(modules=[body, Pooling(32, pooling_mode="mean"), Normalize()], device="cpu").save(str(tmp_path / "embedder"))
+    embedder = load_embedder(tmp_path / "embedder")
+    rng, seen = np.random.default_rng(0), []
+    texts = [" ".join(rng.choice(toy_texts()[0].split(), int(rng.integers(1, 60)))) for _ in range(200)]
+    many = embedder.encode(texts, lambda *step: seen.append(step))
+    few = np.concatenate([embedder.encode(texts[start : start + 50]) for start in range(0, 200, 50)])
+    assert many.dtype == np.float32 and many.shape == (200, 32) and seen[-1] == (200, 200)
+    assert np.linalg.norm(many, axis=1) == pytest.approx(np.ones(200), abs=1e-5)
+    assert (many * few).sum(axis=1).min() > 0.999
+    assert embedder.encode([]).size == 0

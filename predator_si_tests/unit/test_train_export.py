@@ -12,7 +12,9 @@ from predator_si.search.models import ModelStore, model_digest
 from predator_si.search.rerank import load_reranker
 from predator_si.train import export as exporting
 from predator_si.train.export import export
-from predator_si_tests.support.tiny_models import store_tiny
+from predator_si_tests.support.tiny_models import store_tiny, toy_texts
+
+CALIBRATION = [(f"how to {text.split()[2]}", text) for text in toy_texts()]
 
 
 @pytest.fixture
@@ -20,14 +22,14 @@ def tiny(tmp_path: Path) -> tuple[ModelStore, str]:
     return store_tiny(tmp_path, seed=3, layers=1, hidden=16)
 
 
-@pytest.mark.parametrize("backend", ["torch-bf16", "onnx-int8", "openvino-f32"])
+@pytest.mark.parametrize("backend", ["torch-bf16", "onnx-int8", "openvino-int8", "openvino-f32"])
 def test_an_export_is_made_the_same_way_twice_and_another_length_is_another_model(tiny: tuple[ModelStore, str], tmp_path: Path, backend: str):
     store, digest = tiny
     again = ModelStore(tmp_path / "again")
     again.add(store.path(digest), name="tiny-3", backend="torch-fp32", max_length=64)
-    one, other = export(store, digest, backend, 32), export(again, digest, backend, 32)
+    one, other = export(store, digest, backend, 32, CALIBRATION), export(again, digest, backend, 32, CALIBRATION)
     assert one == other == model_digest(store.path(one))
-    longer = export(store, digest, backend, 48)
+    longer = export(store, digest, backend, 48, CALIBRATION)
     assert len({digest, one, longer}) == 3
     for made, length in ((one, 32), (longer, 48)):
         card = store.card(made)
@@ -44,7 +46,10 @@ def test_an_export_of_an_export_remembers_the_first_weights(tiny: tuple[ModelSto
     assert (card.source_digest, card.origin) == (digest, {"exported_from": half})
 
 
-@pytest.mark.parametrize(("backend", "length", "why"), [("tensorrt", 32, "unknown backend"), ("onnx-int8", 4, "8 to 128"), ("torch-bf16", 129, "8 to 128")])
+@pytest.mark.parametrize(
+    ("backend", "length", "why"),
+    [("tensorrt", 32, "unknown backend"), ("openvino-int8", 32, "calibrate"), ("onnx-int8", 4, "8 to 128"), ("torch-bf16", 129, "8 to 128")],
+)
 def test_exports_that_cannot_be(tiny: tuple[ModelStore, str], backend: str, length: int, why: str):
     with pytest.raises(BadInput, match=why):
         export(*tiny, backend, length)

@@ -272,6 +272,16 @@ def test_frozen_layers_keep_their_weights(tiny: tuple[ModelStore, str], tmp_path
         assert np.array_equal(after[name], before[name]) == frozen, name
 
 
+def test_upper_layers_can_be_left_out(tiny: tuple[ModelStore, str], tmp_path: Path):
+    store, start = tiny
+    digest = train(tiny, tmp_path / "work", RECIPE.model_copy(update={"layers": 1, "epochs": 0.5})).digest
+    after, before = weights(store, digest), weights(store, start)
+    assert after.keys() == {name for name in before if ".layer.1." not in name}
+    assert load_reranker(store.path(digest)).score("sort", ["one", "other"]).shape == (2,)
+    with pytest.raises(BadInput, match="keeps 3 layers, the model has 2"):
+        train(tiny, tmp_path / "more", RECIPE.model_copy(update={"layers": 3}))
+
+
 def test_averaging_lies_between_start_and_trained(tiny: tuple[ModelStore, str], tmp_path: Path):
     store, start = tiny
     short = RECIPE.model_copy(update={"epochs": 0.5})
