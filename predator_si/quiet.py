@@ -23,6 +23,20 @@ TELEMETRY_OFF: dict[str, str] = {
 OFFLINE: dict[str, str] = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
+_CHATTER = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+
+
+def hush() -> None:
+    """Keep what libraries say to their developers (deprecations, tracing notes, progress of loading) off a user's terminal. Errors stay."""
+    import logging
+    import warnings
+
+    for name, value in _CHATTER.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+
+
 def quiet_environment(*, offline: bool = False) -> dict[str, str]:
     """Environment variables that switch telemetry off.
 

@@ -20,9 +20,11 @@ EXIT_DEFECT = 70  # EX_SOFTWARE of sysexits.h: neither "no" nor "wrong use"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process with its exit code."""
-    from predator_si.quiet import be_quiet
+    from predator_si.quiet import be_quiet, hush
 
     be_quiet()
+    if arguments is None and "--debug" not in sys.argv:  # a process of its own, not a test
+        hush()
     from predator_si.cli.choices import hoisted
     from predator_si.cli.commands import app
     from predator_si.errors import PredatorError

@@ -27,9 +27,9 @@ RRF_K = 60
 LEG_DEPTH = 100
 """How many documents each leg contributes to the fusion."""
 _EMBED_TOKENS = 128
-_FEW = 64
+_FEW = 1024
 """Up to so many texts compiling another engine is not worth its seconds."""
-_BLOCK, _BATCH, _WIDTH = 512, 16, 8
+_BLOCK, _BATCH, _WIDTH = 512, 16, 16
 _DECIMALS = 5
 
 FloatArray = npt.NDArray[np.float64]
@@ -66,9 +66,7 @@ class SentenceEmbedder:
     def encode(self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float32]:
         """Unit vectors, float32, in the order of ``texts``; long and short texts are embedded apart so that little padding is computed."""
         if len(texts) <= _FEW:
-            if not texts:
-                return np.empty((0, 384), np.float32)
-            return self._few(list(texts))
+            return self._few(list(texts)) if texts else np.empty((0, 384), np.float32)
         order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         out: npt.NDArray[np.float32] | None = None
         for start in range(0, len(order), _BLOCK):
@@ -82,7 +80,10 @@ class SentenceEmbedder:
         return out if out is not None else np.empty((0, 384), np.float32)
 
     def _few(self, texts: list[str]) -> npt.NDArray[np.float32]:
-        vectors = self._model.encode(texts, batch_size=_FEW, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
+        import torch
+
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16 and len(texts) > 8):
+            vectors = self._model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_tensor=True)
         found: npt.NDArray[np.float32] = vectors.float().numpy()
         return found
 
@@ -101,12 +102,13 @@ class SentenceEmbedder:
         for number, batch in enumerate(batches):
             longest = max(len(ids[index]) for index in batch)
             width = longest + -longest % _WIDTH
-            arrays = np.zeros((2, len(batch), width), np.int64)
+            arrays = np.zeros((2, _BATCH, width), np.int64)  # a last, smaller batch would be one more shape to compile
+            arrays[1, :, 0] = 1
             for row, index in enumerate(batch):
                 arrays[0, row, : len(ids[index])], arrays[1, row, : len(ids[index])] = ids[index], 1
             queue.start_async({"input_ids": arrays[0], "token_type_ids": np.zeros_like(arrays[0]), "attention_mask": arrays[1]}, number)
         queue.wait_all()
-        vectors = np.concatenate([found[number] for number in range(len(batches))])
+        vectors = np.concatenate([found[number][: len(batch)] for number, batch in enumerate(batches)])
         out = np.empty_like(vectors)
         out[np.concatenate([np.asarray(batch) for batch in batches])] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return out

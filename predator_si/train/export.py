@@ -7,6 +7,8 @@ the sentence-transformers ONNX back end cannot be installed beside transformers 
 from __future__ import annotations
 
 import gc
+import contextlib
+import io
 import json
 import logging
 import shutil
@@ -161,14 +163,15 @@ def _quantised(model: Any, folder: Path, max_length: int, calibration: Sequence[
     tokenizer.no_padding()
     inputs = [padded([encoding], 8, max_length) for encoding in tokenizer.encode_batch(list(calibration))]
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(inputs),
-        subset_size=len(inputs),
-        model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.MIXED,
-        advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are of no use in a run's log
+        return nncf.quantize(
+            model,
+            nncf.Dataset(inputs),
+            subset_size=len(inputs),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smooth),
+        )
 
 
 def _export_onnx_int8(folder: Path, out: Path, bound: dict[str, str]) -> None:

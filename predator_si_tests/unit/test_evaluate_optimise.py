@@ -62,6 +62,7 @@ def test_a_reference_that_ranks_otherwise_is_not_the_reference(tmp_path: Path, m
         return real(*given, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(optimising, "evaluate_model", spying)
+    monkeypatch.setattr(optimising, "_AGREEMENT", -1.0)
     choose(store, digest, margin=10.0)
     monkeypatch.setattr(optimising, "_AGREEMENT", 1.1)
     choose(store, digest, margin=10.0)

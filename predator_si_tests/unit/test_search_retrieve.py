@@ -282,7 +282,7 @@ def test_folders_that_hold_no_embedder(tmp_path: Path):
         HashingEmbedder(0)
 
 
-def test_many_texts_and_few_texts_get_the_same_vectors(tmp_path: Path):
+def test_many_texts_and_few_texts_get_the_same_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Many go through OpenVINO, few through torch."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Normalize, Pooling, Transformer
@@ -290,6 +290,7 @@ def test_many_texts_and_few_texts_get_the_same_vectors(tmp_path: Path):
     body = Transformer(str(tiny_cross_encoder(tmp_path / "tiny", toy_texts(), 0, hidden=32, max_length=128)), max_seq_length=64)
     SentenceTransformer(modules=[body, Pooling(32, pooling_mode="mean"), Normalize()], device="cpu").save(str(tmp_path / "embedder"))
     embedder = load_embedder(tmp_path / "embedder")
+    monkeypatch.setattr(retrieve, "_FEW", 100)
     rng, seen = np.random.default_rng(0), []
     texts = [" ".join(rng.choice(toy_texts()[0].split(), int(rng.integers(1, 60)))) for _ in range(200)]
     many = embedder.encode(texts, lambda *step: seen.append(step))
