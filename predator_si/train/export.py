@@ -6,8 +6,8 @@ the sentence-transformers ONNX back end cannot be installed beside transformers 
 
 from __future__ import annotations
 
-import gc
 import contextlib
+import gc
 import io
 import json
 import logging
