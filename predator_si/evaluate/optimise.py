@@ -20,7 +20,7 @@ from predator_si.evaluate.equality import equality_check
 from predator_si.evaluate.pair_scores import PairScores
 from predator_si.records import Interval, Record, ServingConfig
 from predator_si.search.models import ModelStore
-from predator_si.search.rerank import Reranker, chip_has_bf16, load_reranker
+from predator_si.search.rerank import Reranker, chip_has_bf16, load_reranker, reference_backend
 from predator_si.search.retrieve import Candidates
 from predator_si.statistics import paired_interval
 from predator_si.train.export import export
@@ -59,11 +59,6 @@ class Optimisation(Record):
 def fast_backends() -> tuple[str, ...]:
     """The backends worth trying on this chip, likely fastest first; ``openvino-int8`` wants pairs to calibrate on."""
     return ("openvino-int8", "openvino-bf16", "onnx-int8", "torch-bf16") if chip_has_bf16() else ("openvino-int8", "onnx-int8", "openvino-f32")
-
-
-def reference_backend() -> str:
-    """The fast backend that computes what torch does: every score of the offline stages comes from it, after an equality check."""
-    return "openvino-bf16" if chip_has_bf16() else "openvino-f32"
 
 
 def fast_twin(

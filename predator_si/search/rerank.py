@@ -37,6 +37,11 @@ def chip_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def reference_backend() -> str:
+    """The fast backend that computes what torch does: every score of the offline stages comes from it, after an equality check."""
+    return "openvino-bf16" if chip_has_bf16() else "openvino-f32"
+
+
 class Reranker(Protocol):
     """A loaded cross-encoder. ``digest`` was computed from the weight files on disk at load time."""
 
@@ -52,7 +57,7 @@ class Reranker(Protocol):
         ...
 
 
-class _Tokenised:
+class Tokenised:
     """Pair tokenisation shared by all backends: truncates the longer side first, as the models were trained."""
 
     def __init__(self, folder: Path, max_length: int) -> None:
@@ -94,7 +99,7 @@ class _Backend:
     def __init__(self, folder: Path, card: ModelCard, digest: str) -> None:
         self.card = card
         self.digest = digest
-        self._tokens = _Tokenised(folder, card.max_length)
+        self._tokens = Tokenised(folder, card.max_length)
 
     def score(self, query: str, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Logits of one query against several texts."""

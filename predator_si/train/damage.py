@@ -11,7 +11,7 @@ from pathlib import Path
 
 from predator_si.errors import Missing
 from predator_si.search.models import ModelStore
-from predator_si.search.rerank import chip_has_bf16
+from predator_si.search.rerank import reference_backend
 from predator_si.train.export import export
 
 
@@ -47,5 +47,5 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
         broken = store.add(
             Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
         )
-    half = "openvino-bf16" if chip_has_bf16() else "openvino-f32"  # int8 would have to be calibrated; the damage is in the weights
-    return export(store, broken, half if card.backend == "openvino-int8" else card.backend, max_length)
+    # int8 would have to be calibrated; the damage is in the weights
+    return export(store, broken, reference_backend() if card.backend == "openvino-int8" else card.backend, max_length)

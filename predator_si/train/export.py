@@ -19,7 +19,7 @@ from typing import Any
 
 from predator_si.errors import BadInput
 from predator_si.search.models import ModelStore
-from predator_si.search.rerank import BACKENDS
+from predator_si.search.rerank import BACKENDS, Tokenised, padded
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "config.json")
 _INPUTS = ("input_ids", "token_type_ids", "attention_mask")
@@ -153,15 +153,9 @@ def _quantised(model: Any, folder: Path, max_length: int, calibration: Sequence[
         raise BadInput("openvino-int8 needs pairs to calibrate on. Give it some of the training pairs.")
     be_quiet()
     import nncf
-    from tokenizers import Tokenizer
-
-    from predator_si.search.rerank import padded
 
     nncf.set_log_level(logging.ERROR)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    tokenizer.no_padding()
-    inputs = [padded([encoding], 8, max_length) for encoding in tokenizer.encode_batch(list(calibration))]
+    inputs = [padded([encoding], 8, max_length) for encoding in Tokenised(folder, max_length).encode(calibration)]
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are of no use in a run's log
         return nncf.quantize(

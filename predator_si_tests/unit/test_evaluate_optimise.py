@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from predator_si.evaluate import optimise as optimising
-from predator_si.evaluate.optimise import Optimisation, fast_backends, optimise, reference_backend
+from predator_si.evaluate.optimise import Optimisation, fast_backends, optimise
 from predator_si.search.models import ModelStore
+from predator_si.search.rerank import reference_backend
 from predator_si.search.retrieve import Candidates
 from predator_si_tests.support.tiny_models import TOPICS, store_tiny, toy_texts
 
