@@ -157,6 +157,26 @@ class Home:
         return self.service / "events"
 
     @property
+    def telemetry(self) -> Path:
+        """The raw layer: every valid event once, by 15-minute windows of its own time, and the quarantine. ``monitor.intake`` alone writes here."""
+        return self.path / "telemetry"
+
+    @property
+    def telemetry_search(self) -> Path:
+        """Search events: ``window=<yyyymmddTHHMM>/<part>.parquet`` (UTC start of the window)."""
+        return self.telemetry / "search"
+
+    @property
+    def telemetry_actions(self) -> Path:
+        """Action events, in the window of their request where that is known: ``window=<yyyymmddTHHMM>/<part>.parquet``."""
+        return self.telemetry / "actions"
+
+    @property
+    def telemetry_quarantine(self) -> Path:
+        """Records that could not be used, with the reason and the place they came from: ``<part>.parquet``."""
+        return self.telemetry / "quarantine"
+
+    @property
     def judgments(self) -> Path:
         """Judged queries used as probes."""
         return self.path / "judgments"

@@ -11,7 +11,7 @@ import polars as pl
 
 from predator_si.errors import BadInput
 from predator_si.monitor import Traffic, click_quality, click_through
-from predator_si.monitor.sources import FAILED
+from predator_si.monitor.traffic import FAILED
 from predator_si.records import Answer, Criterion, GateResult
 from predator_si.statistics import quantile_ratio_interval, two_proportion, welch
 

@@ -15,7 +15,7 @@ import polars as pl
 from predator_si.measures import percentiles
 from predator_si.monitor.clicks import click_quality
 from predator_si.monitor.probes import ProbeResult
-from predator_si.monitor.sources import FAILED, PriceTable, Traffic, champion_traffic
+from predator_si.monitor.traffic import FAILED, PriceTable, Traffic, champion_traffic
 from predator_si.records import Metric, MetricsSnapshot
 from predator_si.search.events import EventFrames
 from predator_si.signals import SIGNALS
