@@ -9,6 +9,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -44,7 +45,13 @@ _PALETTES: dict[Theme, _Palette] = {
 
 
 def metric_history(
-    snapshots: Sequence[MetricsSnapshot], metric: str, *, baseline: float | None = None, limit: float | None = None, theme: Theme = "light"
+    snapshots: Sequence[MetricsSnapshot],
+    metric: str,
+    *,
+    baseline: float | None = None,
+    limit: float | None = None,
+    marks: Sequence[tuple[datetime, str]] = (),
+    theme: Theme = "light",
 ) -> bytes:
     """A metric over the windows, with its interval; windows where it is unknown are gaps, marked at the foot.
 
@@ -52,6 +59,8 @@ def metric_history(
     ----------
     baseline, limit
         Drawn as lines: the reference, and the value at which the gate fails.
+    marks
+        Moments to mark by a vertical line with a word at its top, such as releases and rollbacks; those outside the windows are left out.
 
     Raises
     ------
@@ -80,6 +89,11 @@ def metric_history(
     unknown = [time for time, value in zip(times, values, strict=True) if np.isnan(value)]
     if unknown:
         axes.plot(unknown, [0.03] * len(unknown), "x", color=palette.bad, transform=axes.get_xaxis_transform(), label="unknown")
+    for moment, word in marks:
+        if ordered[0].window_start <= moment <= ordered[-1].window_end:
+            place: Any = moment
+            axes.axvline(place, color=palette.ink, linewidth=1, alpha=0.7)
+            axes.annotate(_safe(word), (place, 0.97), xycoords=axes.get_xaxis_transform(), rotation=90, va="top", ha="right", fontsize=7, color=palette.faint)
     axes.set_ylabel(_safe(f"{metric} ({unit})" if unit else metric))
     _legend(axes, palette)
     locator = AutoDateLocator(maxticks=7)
@@ -119,6 +133,38 @@ def ndcg_slices(slices: Sequence[Mapping[str, Any]], *, metric: str = "NDCG@10",
     axes.set_yticks(rows, [_safe(f"{str(entry['name'])[:34]}  (n={entry['n']})") for entry in shown])
     axes.set_ylim(-0.7, len(shown) - 0.3)
     axes.set_xlabel(_safe(metric))
+    _legend(axes, palette)
+    return _png(figure, palette)
+
+
+def stage_shares(rows: Mapping[str, Mapping[str, float]], *, theme: Theme = "light") -> bytes:
+    """One bar a row, cut by stage: where the time of a search goes.
+
+    Parameters
+    ----------
+    rows
+        Row label -> stage -> share of the time, 0..1. Stages keep the order of the first row.
+
+    Raises
+    ------
+    BadInput
+        No row, or no stage.
+    """
+    stages = list(dict.fromkeys(stage for shares in rows.values() for stage in shares))
+    if not stages:
+        raise BadInput("stage shares: no stage was timed. Measure requests that carry stage times.")
+    palette = _PALETTES[theme]
+    colours = [palette.before, palette.after, palette.bad, palette.grid, palette.ink]
+    figure, axes = _figure(palette, 6.4, 0.8 + 0.42 * len(rows))
+    left = np.zeros(len(rows))
+    for index, stage in enumerate(stages):
+        width = np.array([100 * shares.get(stage, 0.0) for shares in rows.values()])
+        axes.barh(range(len(rows)), width, left=left, color=colours[index % len(colours)], height=0.62, alpha=0.85, label=_safe(stage))
+        left += width
+    axes.set_yticks(range(len(rows)), [_safe(name) for name in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(100.0, float(left.max())))
+    axes.set_xlabel("% of the time")
     _legend(axes, palette)
     return _png(figure, palette)
 
