@@ -206,6 +206,29 @@ class MetricsSnapshot(Record):
     quarantined: int = 0
 
 
+class Reference(Record):
+    """What one metric usually is for one champion, and how far healthy windows stray from it."""
+
+    metric: str
+    centre: float
+    """Median over healthy windows, each weighted by its sample."""
+    spread: float | None = None
+    """1.4826 x the median absolute deviation from what was expected: the standard deviation of windows, whatever a minority of them does. Null below three."""
+    noise: float | None = None
+    """Standard error of one window by its own interval (median over windows): what sampling alone makes."""
+    error: float | None = None
+    """Standard error of ``centre``."""
+    windows: int
+    observations: int = 0
+    """All windows' samples together."""
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    season: dict[int, float] = {}
+    """Hour of the week (0 is Monday 00:00 UTC) -> what is added to ``centre`` then; empty where two weeks are not known or no season is to be seen."""
+    reason: str = ""
+    """What it stands on, and what it lacks."""
+
+
 class Baseline(Record):
     """Reference values over healthy windows of one champion: median per metric, with how many windows are behind it."""
 
@@ -213,7 +236,14 @@ class Baseline(Record):
     created_at: datetime
     windows: int
     values: dict[str, float]
+    """Metric -> centre; ``references`` has the rest."""
     sources: dict[str, str] = {}
+    references: dict[str, Reference] = {}
+    oldest: datetime | None = None
+    newest: datetime | None = None
+    """End of the newest healthy window: a baseline whose newest is long ago describes a service of long ago."""
+    left_out: dict[str, int] = {}
+    """Why windows of this champion do not count -> how many."""
 
 
 class Criterion(Record):
