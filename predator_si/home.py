@@ -177,6 +177,11 @@ class Home:
         return self.telemetry / "quarantine"
 
     @property
+    def vault(self) -> Path:
+        """SQLite file of the keys of stored query text. It never lies in the same backup as the rest of the home."""
+        return self.path / "privacy" / "vault.db"
+
+    @property
     def judgments(self) -> Path:
         """Judged queries used as probes."""
         return self.path / "judgments"
