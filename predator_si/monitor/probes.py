@@ -6,7 +6,7 @@ What belongs here: asking over HTTP and scoring the answers. What must not: gate
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,9 @@ _SCHEMA: dict[str, Any] = {
     "model_digest": pl.String,
     "result_ids": pl.List(pl.String),
     "candidate_ids": pl.List(pl.String),
+    "rerank_scores": pl.List(pl.Float64),
+    "lexical_ids": pl.List(pl.String),
+    "dense_ids": pl.List(pl.String),
 }
 _TIMEOUT_SECONDS = 30.0
 
@@ -41,7 +44,9 @@ class ProbeResult:
     per_query
         One row per judged query asked, in their order: ``query_id``, ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
         where the probe failed), ``latency_ms`` (as the client saw it), ``took_ms``, ``model_digest``, ``result_ids``, ``candidate_ids``
-        (first-stage order; null where the service returned only a part of them), ``status``, ``error``.
+        (first-stage order; null where the service returned only a part of them), ``rerank_scores`` (logits in the order of ``result_ids``, null
+        where the reranker did not read that document), ``lexical_ids``, ``dense_ids`` (what each leg of the first stage found; null where the
+        service has no legs or does not tell), ``status``, ``error``.
     failed
         Probes without a usable answer. They are counted and never scored.
     digests
@@ -111,17 +116,30 @@ def probe(
     asked = queries.select("query_id", "text").join(judgments.select("query_id").unique(), on="query_id", how="semi", maintain_order="left")
     if asked.is_empty():
         raise BadInput(f"none of the {queries.height} probe queries has a judgment; take queries and judgments of the same corpus and split.")
-    body: dict[str, Any] = {"k": k, "probe": True} | ({"variant": variant} if variant else {}) | ({"fast": True} if fast else {})
+    body: dict[str, Any] = {"k": k, "probe": True, "explain": True} | ({"variant": variant} if variant else {}) | ({"fast": True} if fast else {})
     started, rows = utc_now(), []
     with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS, trust_env=False) as client, ThreadPoolExecutor(max_workers=concurrency) as pool:
         for row in pool.map(lambda query: _ask(client, query[0], query[1], body), asked.iter_rows()):
             rows.append(row)
             if on_progress:
                 on_progress(len(rows), asked.height)
-    ended, answers = utc_now(), pl.DataFrame(rows, schema=_SCHEMA, orient="row")
+    return scored_probes(url, rows, judgments, k=k, variant=variant, started=started, ended=utc_now())
+
+
+def scored_probes(
+    url: str, rows: Sequence[Mapping[str, Any]], judgments: pl.DataFrame, *, k: int, variant: str | None, started: datetime, ended: datetime
+) -> ProbeResult:
+    """A round of probes from its answered rows (:func:`answer_row`), scored against ``judgments``."""
+    answers = pl.DataFrame(list(rows), schema=_SCHEMA, orient="row")
     frame = answers.join(_scores(answers, judgments), on="query_id", how="left", maintain_order="left")
     failed = int(answers["error"].is_not_null().sum())
     return ProbeResult(url, variant, k, frame, failed, frozenset(answers["model_digest"].drop_nulls().to_list()), started, ended)
+
+
+def answer_row(query_id: str, text: str, answer: Mapping[str, Any] | None, latency_ms: float | None = None, error: str | None = None) -> dict[str, Any]:
+    """One row of ``ProbeResult.per_query`` before scoring: a 200's body, or ``error`` where there was none."""
+    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {"query_id": query_id, "text": text, "latency_ms": latency_ms, "error": error}
+    return row if answer is None else row | {"status": 200} | _read(answer)
 
 
 def _ask(client: Any, query_id: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +149,8 @@ def _ask(client: Any, query_id: str, text: str, body: dict[str, Any]) -> dict[st
     begun = time.perf_counter()
     try:
         response = client.post("/search", json={"query": text, **body})
+        if response.status_code == 422 and "explain" in body:  # a service from before legs were told
+            response = client.post("/search", json={"query": text, **{key: value for key, value in body.items() if key != "explain"}})
         row |= {"latency_ms": 1000.0 * (time.perf_counter() - begun), "status": response.status_code}
         response.raise_for_status()
         row |= _read(response.json())
@@ -143,19 +163,23 @@ def _ask(client: Any, query_id: str, text: str, body: dict[str, Any]) -> dict[st
     return row
 
 
-def _read(answer: dict[str, Any]) -> dict[str, Any]:
+def _read(answer: Mapping[str, Any]) -> dict[str, Any]:
     results = answer["results"]
     ids = [str(result["object_id"]) for result in results]
     if len(set(ids)) != len(ids):
         raise ValueError("a document stands twice in the results")
     first = [result.get("first_stage_score") for result in results]
     whole = answer.get("depth") is not None and answer["depth"] <= len(ids) and None not in first
+    legs = answer.get("legs") or {}
     candidates = [ids[i] for i in sorted(range(len(ids)), key=lambda i: -first[i])] if whole else None
     return {
         "took_ms": float(answer["took_ms"]),
         "model_digest": answer.get("stands_for") or answer["model_digest"],
         "result_ids": ids,
         "candidate_ids": candidates,
+        "rerank_scores": [result.get("rerank_score") for result in results],
+        "lexical_ids": legs.get("lexical"),
+        "dense_ids": legs.get("dense"),
     }
 
 

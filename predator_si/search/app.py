@@ -238,9 +238,14 @@ def _add_observation(app: FastAPI, service: SearchService) -> None:
         return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/info")
-    async def info() -> JSONResponse:
-        """What is being served, by what, since when."""
-        return JSONResponse(describe(service))
+    async def info(facts: bool = False) -> JSONResponse:
+        """What is being served, by what, since when; with ``facts`` also what the indexed documents are like."""
+        body = describe(service)
+        if facts:
+            served = service.served
+            found = await asyncio.to_thread(lambda: served.facts)  # the first time after a reindex it reads every document
+            body["index"] = {**body["index"], "facts": found}
+        return JSONResponse(body)
 
 
 def describe(service: SearchService) -> dict[str, Any]:

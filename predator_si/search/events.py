@@ -186,7 +186,7 @@ def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool) -> None
         if not line.strip():
             continue
         try:
-            kind, event = _parse_line(line)
+            kind, event = parse_line(line)
         except ValueError as error:
             parsed.quarantine.append(_aside(origin, number, str(error), line))
             continue
@@ -341,7 +341,7 @@ def _aside(origin: str, line: int | None, reason: str, text: bytes) -> dict[str,
     return {"origin": origin, "line": line, "reason": reason, "text": text[:200].decode("utf-8", "replace")}
 
 
-def _parse_line(line: bytes) -> tuple[str, dict[str, Any]]:
+def parse_line(line: bytes) -> tuple[str, dict[str, Any]]:
     """Kind and content of a spool line; raises ValueError with the reason when it is unusable."""
     for kind, beginning in _BEGINNING.items():  # as our own writer puts it: validated without a detour through objects
         if line.startswith(beginning):

@@ -42,6 +42,7 @@ class SearchRequest(_Payload):
     ``fast`` lets the champion's checked twin (the same weights on a faster backend) answer, and only a probe or a simulated request: the answer names the
     twin and whom it stands for, and its latency is never counted. ``first_stage`` leaves the reranker out, for the same two kinds only: a log of searches with
     clicks, as from a time before there was a reranker, at a fraction of its cost. Such events stand for the champion too and are counted nowhere.
+    ``explain`` adds ``legs`` to the answer: the ids that the lexical and the dense leg brought to the fusion, best first.
     """
 
     query: Query
@@ -53,6 +54,7 @@ class SearchRequest(_Payload):
     variant: Literal["champion", "candidate"] | None = None
     fast: bool = False
     first_stage: bool = False
+    explain: bool = False
 
     @field_validator("fast", "first_stage")
     @classmethod

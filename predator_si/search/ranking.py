@@ -41,6 +41,10 @@ class SearchIndex(Protocol):
         """Title of a document."""
         ...
 
+    def documents(self) -> pl.DataFrame:
+        """Columns doc_id, title, text."""
+        ...
+
     def updated(self, upserts: pl.DataFrame, deletes: Sequence[str] = ()) -> Self:
         """A new index with changes applied."""
         ...
@@ -59,6 +63,8 @@ class Ranked:
     retrieve_ms: float
     rerank_ms: float | None
     degraded: bool
+    lexical_ids: list[str] | None = None
+    dense_ids: list[str] | None = None
 
 
 def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: int, fusion_weight: float) -> Ranked:
@@ -106,6 +112,8 @@ def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: 
         retrieve_ms=(retrieved - started) * 1e3,
         rerank_ms=(reranked - retrieved) * 1e3 if n else None,
         degraded=bool(n) and scores is None,
+        lexical_ids=found.lexical_ids,
+        dense_ids=found.dense_ids,
     )
 
 

@@ -161,7 +161,8 @@ def load_embedder(folder: Path) -> Embedder:
 class Candidates:
     """What the first stage hands to the reranker for one query, best first.
 
-    ``scores`` are reciprocal-rank-fusion scores; the ranks are 1-based, 0 where that leg did not return the document.
+    ``scores`` are reciprocal-rank-fusion scores; the ranks are 1-based, 0 where that leg did not return the document. ``lexical_ids`` and ``dense_ids`` are
+    what each leg brought to the fusion (at most ``LEG_DEPTH``), null where an index does not tell.
     """
 
     doc_ids: list[str]
@@ -169,6 +170,8 @@ class Candidates:
     scores: FloatArray
     bm25_ranks: npt.NDArray[np.int64]
     dense_ranks: npt.NDArray[np.int64]
+    lexical_ids: list[str] | None = None
+    dense_ids: list[str] | None = None
 
 
 class HybridIndex:
@@ -350,7 +353,8 @@ class HybridIndex:
             score_of = dict(zip(pool.tolist(), fused.tolist(), strict=True))
             ids = [self.doc_ids[i] for i in best]
             texts = [_joined(self._titles[i], self._bodies[i]) for i in best]
-            result.append(Candidates(ids, texts, np.array([score_of[i] for i in best.tolist()]), ranks[0, best], ranks[1, best]))
+            legs = [[self.doc_ids[i] for i in leg.tolist()] for leg in (top, near)]
+            result.append(Candidates(ids, texts, np.array([score_of[i] for i in best.tolist()]), ranks[0, best], ranks[1, best], *legs))
         return result
 
 

@@ -15,6 +15,7 @@ Decisions worth knowing:
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
@@ -31,6 +32,7 @@ import polars as pl
 
 from predator_si.errors import PredatorError
 from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
+from predator_si.search.index_facts import index_facts
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
@@ -53,13 +55,18 @@ class SearchFailed(PredatorError):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServedIndex:
     """The index that serves, which version it is, and when that was put up."""
 
     index: SearchIndex
     version: int
     built_at: datetime
+
+    @functools.cached_property
+    def facts(self) -> dict[str, Any]:
+        """What its documents are like (``index_facts``), computed when first asked for and once."""
+        return index_facts(self.index.documents())
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +281,7 @@ class SearchService:
             "depth": variants.release.depth,
             "degraded": ranked.degraded,
             "results": [{**result.model_dump(), "title": title} for result, title in zip(ranked.results, ranked.titles, strict=True)],
+            **({"legs": {"lexical": ranked.lexical_ids, "dense": ranked.dense_ids}} if request.explain else {}),
         }
 
     async def rerank(self, query: str, texts: Sequence[str], model_name: str | None) -> tuple[str, list[float]]:

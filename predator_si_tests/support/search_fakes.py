@@ -50,6 +50,9 @@ class FakeIndex:
     def title(self, doc_id: str) -> str:
         return next(row[1] for row in self.rows if row[0] == doc_id)
 
+    def documents(self) -> pl.DataFrame:
+        return pl.DataFrame(self.rows, schema=["doc_id", "title", "text"], orient="row")
+
     def updated(self, upserts: pl.DataFrame, deletes: Sequence[str] = ()) -> FakeIndex:
         if POISON in upserts["text"].to_list():
             raise ValueError("poison cannot be indexed")
