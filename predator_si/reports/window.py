@@ -204,9 +204,9 @@ def _head(evidence: WindowEvidence, lang: Language) -> Markup:
                    element("p", *labels))  # fmt: skip
 
 
-def _name(metric: str, lang: Language) -> Markup:
+def _name(metric: str, lang: Language, title: str | None = None) -> Markup:
     facts = SIGNALS.get(metric)
-    return joined([metric, element("small", (facts.en if lang == "en" else facts.uk) if facts is not None else "")])
+    return joined([title or metric, element("small", (facts.en if lang == "en" else facts.uk) if facts is not None else "")])
 
 
 def _digits(value: float | None, unit: str) -> int | None:
@@ -225,7 +225,8 @@ def _gates(evidence: WindowEvidence, lang: Language) -> Markup:
         unit = facts.unit if facts is not None else ""
         room = None if gate.value is None or gate.limit is None else (gate.value - gate.limit) * (1 if gate.criterion.direction == "min" else -1)
         rows.append(
-            (_name(gate.criterion.name, lang), pill(gate.answer.value, _COLOURS[gate.answer]), _shown(gate.value, unit, lang), _shown(gate.limit, unit, lang),
+            (_name(gate.criterion.metric, lang, gate.criterion.name), pill(phrase(f"answer_{gate.answer.value}", lang), _COLOURS[gate.answer]),
+             _shown(gate.value, unit, lang), _shown(gate.limit, unit, lang),
              "" if room is None else element("span", _shown(room, unit, lang), class_="bad" if room < 0 else ""), f"{gate.n:,}", gate.reason)
         )  # fmt: skip
     head = ["gate", "answer", "value", "limit", "margin", "sample", "reason"]
