@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from predator_si.records import Criterion
+from predator_si.records import Criterion, Hysteresis
 from predator_si.signals import SIGNALS, Signal, signal
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -73,6 +73,14 @@ class MockMetrics(Block):
     avg_latency_ms: Annotated[float, Field(ge=0, alias="avg_latency_ms")] = 350.0
 
 
+class GateHysteresis(Block):
+    """When a gate changes its answer: ``fail_after`` missed windows in a row, ``clear_after`` met ones, or one met by ``margin`` (a fraction of the limit)."""
+
+    fail_after: Annotated[int, Field(ge=1, le=96)] = 1
+    clear_after: Annotated[int, Field(ge=1, le=96)] = 2
+    margin: Annotated[Fraction, Field(ge=0, le=1)] | None = None
+
+
 class Gate(Block):
     """Limits of one metric: absolute ``min`` or ``max`` in its unit, ``relative`` as a fraction of the baseline ("-3%" is -0.03)."""
 
@@ -84,6 +92,9 @@ class Gate(Block):
     """A value whose newest observation is older than this is unknown."""
     no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
     critical: bool = True
+    unit: str | None = None
+    """Only said to be checked: a limit in another unit than the metric's is refused."""
+    hysteresis: GateHysteresis = GateHysteresis()
 
     @model_validator(mode="after")
     def _has_a_limit(self) -> Gate:
@@ -263,6 +274,8 @@ def _check_gate(metric: Signal, gate: Gate) -> None:
         if limit is not None and (limit < metric.low or (metric.high is not None and limit > metric.high)):
             upper = "" if metric.high is None else f" and at most {metric.high:g}"
             raise ValueError(f"{metric.name}: the limit {limit:g} cannot be; the metric is at least {metric.low:g}{upper} {metric.unit}".rstrip())
+    if gate.unit is not None and gate.unit != metric.unit:
+        raise ValueError(f"{metric.name}: the limit is given in {gate.unit!r}, the metric is in {metric.unit or 'no unit (a plain number)'}")
     if gate.min is not None and gate.max is not None:
         raise ValueError(f"{metric.name}: give min or max, not both")
     wrong = gate.max if metric.direction == "up" else gate.min
@@ -294,6 +307,8 @@ def _criteria(metric: Signal, gate: Gate) -> list[Criterion]:
             no_data=gate.no_data,
             critical=gate.critical,
             description={"en": metric.en, "uk": metric.uk},
+            unit=metric.unit,
+            hysteresis=Hysteresis(**gate.hysteresis.model_dump()),
         )
         for suffix, kind, threshold in limits
         if threshold is not None

@@ -246,6 +246,17 @@ class Baseline(Record):
     """Why windows of this champion do not count -> how many."""
 
 
+class Hysteresis(Record):
+    """How a gate changes its mind: not at the first window on the other side of a limit that the metric hovers about."""
+
+    fail_after: int = Field(default=1, ge=1)
+    """Windows in a row that must miss the limit before the gate fails; until then it is unknown."""
+    clear_after: int = Field(default=1, ge=1)
+    """Windows in a row that must meet the limit before a failing gate passes again."""
+    margin: float | None = Field(default=None, ge=0)
+    """A failing gate passes at once when a window meets its limit by this fraction of the limit; null: only ``clear_after`` counts."""
+
+
 class Criterion(Record):
     """One rule about one metric; the same object serves the asset check, the patch asset and the REST verdict.
 
@@ -263,6 +274,9 @@ class Criterion(Record):
     no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
     critical: bool = True
     description: dict[str, str] = {}
+    unit: str | None = None
+    """Unit of the threshold; a metric that names another one is unknown to this gate."""
+    hysteresis: Hysteresis = Hysteresis()
 
 
 class GateResult(Record):
@@ -275,6 +289,30 @@ class GateResult(Record):
     limit: float | None = None
     n: int = 0
     reason: str
+    doubt: Literal["missing", "stale", "unit", "no_baseline", "sample", "interval", "pending"] | None = None
+    """Why an answer is unknown: no value, too old, in another unit, nothing to compare with, too few observations, an interval that still holds the
+    baseline, or a limit missed in too few windows in a row. Null for the other answers."""
+    recovering: bool = False
+    """Fails because it failed before and has not yet passed long or clearly enough; its newest value meets the limit."""
+
+
+class HeldGate(Record):
+    """What one gate was last held to be, and how many windows in a row have said otherwise."""
+
+    answer: Literal[Answer.PASS, Answer.FAIL] = Answer.PASS
+    against: int = 0
+    since: datetime | None = None
+    """When the answer became what it is; null: from the beginning."""
+    changes: int = 0
+
+
+class GateMemory(Record):
+    """The gates of one champion from one window to the next."""
+
+    champion: str | None
+    snapshot_id: str
+    window_end: datetime
+    gates: dict[str, HeldGate] = {}
 
 
 class Trigger(Record):

@@ -4,8 +4,10 @@ Does:
 
 - ``measure_window`` makes a :class:`~predator_si.records.MetricsSnapshot` of one window, ``traffic_metrics`` the part that one
   model's requests say; ``probe`` asks the live service judged queries.
-- ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion.
-- ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers.
+- ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion
+  (``healthy_windows``; ``cold_start`` says what is missing; ``expected`` is its value at a time of the week).
+- ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers; ``remember`` and ``hold``
+  keep a gate from flapping.
 - ``TRIGGERS`` is the trigger table as data; ``decide`` turns failed gates into ``Start`` or ``Skip``, always with the reason.
 - ``drift.write_quality_report`` writes evidently's HTML report.
 
@@ -14,9 +16,10 @@ Does not: start anything, read settings, or write into the service. A metric tha
 
 from __future__ import annotations
 
-from predator_si.monitor.baseline import update_baseline
+from predator_si.monitor.baseline import cold_start, expected, healthy_windows, update_baseline
 from predator_si.monitor.clicks import click_quality, click_through
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
+from predator_si.monitor.hysteresis import hold, remember
 from predator_si.monitor.probes import ProbeResult, probe
 from predator_si.monitor.snapshot import measure_window, traffic_metrics
 from predator_si.monitor.traffic import PriceTable, Traffic, champion_traffic
@@ -34,13 +37,18 @@ __all__ = [
     "champion_traffic",
     "click_quality",
     "click_through",
+    "cold_start",
     "decide",
     "default_criteria",
     "evaluate_gate",
     "evaluate_gates",
+    "expected",
+    "healthy_windows",
+    "hold",
     "measure_window",
     "probe",
     "quality_gates_status",
+    "remember",
     "traffic_metrics",
     "update_baseline",
 ]

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from predator_si.records import Answer, Baseline, Criterion, GateResult, Metric, MetricsSnapshot
+from predator_si.monitor.baseline import age_note, expected, middle
+from predator_si.records import Answer, Baseline, Criterion, GateResult, Hysteresis, Metric, MetricsSnapshot
 from predator_si.signals import SIGNALS
 
+Doubt = Literal["missing", "stale", "unit", "no_baseline", "sample", "interval", "pending"]
 _HOUR, _HALF_HOUR, _DAY = 3600.0, 1800.0, 86400.0
 PROPORTIONS = frozenset({"error_rate"})
 """Metrics whose interval is Wilson's, valid at any sample size: one that lies wholly beyond the limit needs no minimum sample."""
+NO_SOURCE, NOT_APPLICABLE = "none", "not applicable: "
+"""``source`` and beginning of ``reason`` by which a snapshot marks a metric that this contour has no source for."""
+HYSTERESIS = Hysteresis(clear_after=2)
+"""A contour's gates fail at once and clear after two windows, or as its values say."""
 
 
 def default_criteria(contour: str) -> tuple[Criterion, ...]:
@@ -63,6 +69,8 @@ def _criterion(
         no_data=no_data,
         critical=critical,
         description={"en": facts.en, "uk": facts.uk},
+        unit=facts.unit,
+        hysteresis=HYSTERESIS,
     )
 
 
@@ -74,37 +82,50 @@ def evaluate_gate(criterion: Criterion, snapshot: MetricsSnapshot | None, baseli
     older than ``max_age_seconds`` (its age when measured plus the snapshot's), a sample below ``min_sample`` (except a proportion whose
     interval lies wholly beyond the limit: three failures in three requests are news), no baseline or another champion's.
 
+    The baseline is the one of the window's hour of the week where the season is known. A metric in another unit than the limit is unknown.
     ``no_data`` changes the answer where nothing can be known: "fail" turns every unknown into a failure, "not_applicable" excuses a metric
-    that has no value at all.
+    that has no value at all. A metric that this contour has no source for (source "none", or a reason that begins with "not applicable: ")
+    does not apply, whatever the other gates say; only "fail" insists on it.
     """
     metric = None if snapshot is None else snapshot.metrics.get(criterion.metric)
     if snapshot is None or metric is None or metric.value is None:
         what = "there is no snapshot" if snapshot is None else "the snapshot lacks it" if metric is None else metric.reason or "no value"
-        return _unknown(criterion, metric, f"{criterion.metric} is unknown: {what}", missing=True)
-    reference = baseline.values.get(criterion.metric) if baseline is not None and baseline.champion == snapshot.champion else None
+        sourceless = metric is not None and (metric.source == NO_SOURCE or (metric.reason or "").startswith(NOT_APPLICABLE))
+        if sourceless and criterion.no_data != "fail":
+            why = what if what.startswith(NOT_APPLICABLE) else NOT_APPLICABLE + what
+            return GateResult(criterion=criterion, answer=Answer.NOT_APPLICABLE, value=None, reason=why)
+        return _unknown(criterion, metric, f"{criterion.metric} is unknown: {what}", "missing")
+    known = baseline is not None and baseline.champion == snapshot.champion
+    reference = expected(baseline, criterion.metric, middle(snapshot)) if baseline is not None and known else None
     relative = criterion.kind == "relative"
     limit = criterion.threshold if not relative else None if reference is None else reference * (1.0 + criterion.threshold)
     numbers: dict[str, Any] = {"value": metric.value, "reference": reference, "limit": limit, "n": metric.n}
 
+    if criterion.unit is not None and metric.unit and metric.unit != criterion.unit:
+        wanted = criterion.unit or "a plain number"
+        return _unknown(criterion, metric, f"{criterion.metric} is given in {metric.unit}, the gate's limit is in {wanted}", "unit", **numbers)
     stale = _stale(criterion, metric, snapshot, now)
     if stale is not None:
-        return _unknown(criterion, metric, stale, **numbers)
+        return _unknown(criterion, metric, stale, "stale", **numbers)
     if limit is None:
-        return _unknown(criterion, metric, _no_baseline(criterion, snapshot, baseline), **numbers)
+        return _unknown(criterion, metric, _no_baseline(criterion, snapshot, baseline), "no_baseline", **numbers)
     if metric.n < criterion.min_sample and not (not relative and criterion.metric in PROPORTIONS and _beyond(criterion, _nearest(criterion, metric), limit)):
-        return _unknown(criterion, metric, f"{criterion.metric}: {metric.n} observations, the gate needs {criterion.min_sample}", **numbers)
+        return _unknown(criterion, metric, f"{criterion.metric}: {metric.n} observations, the gate needs {criterion.min_sample}", "sample", **numbers)
     shown = f"{criterion.metric} {metric.value:.4g} {_interval(metric)}"
     sign = ">=" if criterion.direction == "min" else "<="
     wanted = f"{sign} {limit:.4g}" + (f" ({criterion.threshold:+.0%} of baseline {reference:.4g})" if relative else "")
+    old = age_note(baseline, now) if relative and baseline is not None else None
+    tail = f"; {old}" if old else ""
     if not _beyond(criterion, metric.value, limit):
-        return GateResult(criterion=criterion, answer=Answer.PASS, reason=f"{shown} meets {wanted}", **numbers)
+        return GateResult(criterion=criterion, answer=Answer.PASS, reason=f"{shown} meets {wanted}{tail}", **numbers)
     if relative:
         assert reference is not None  # limit was computed from it
         nearest = _nearest(criterion, metric)
         if nearest is None or not _beyond(criterion, nearest, reference):
             why = "it has no interval" if nearest is None else "its interval still holds the baseline"
-            return _unknown(criterion, metric, f"{shown} misses {wanted}, but {why}: more observations are needed to call it a drop", **numbers)
-    return GateResult(criterion=criterion, answer=Answer.FAIL, reason=f"{shown} misses {wanted}", **numbers)
+            said = f"{shown} misses {wanted}, but {why}: more observations are needed to call it a drop{tail}"
+            return _unknown(criterion, metric, said, "interval", **numbers)
+    return GateResult(criterion=criterion, answer=Answer.FAIL, reason=f"{shown} misses {wanted}{tail}", **numbers)
 
 
 def evaluate_gates(criteria: Sequence[Criterion], snapshot: MetricsSnapshot | None, baseline: Baseline | None, now: datetime) -> list[GateResult]:
@@ -157,13 +178,13 @@ def _no_baseline(criterion: Criterion, snapshot: MetricsSnapshot, baseline: Base
     return f"{criterion.metric}: the baseline has no value for it (it was unknown in every healthy window)"
 
 
-def _unknown(criterion: Criterion, metric: Metric | None, reason: str, *, missing: bool = False, **numbers: Any) -> GateResult:
-    answer = Answer.UNKNOWN
+def _unknown(criterion: Criterion, metric: Metric | None, reason: str, doubt: Doubt, **numbers: Any) -> GateResult:
+    answer, why = Answer.UNKNOWN, cast("Doubt | None", doubt)
     if criterion.no_data == "fail":
         answer = Answer.FAIL
         reason += "; this gate fails without data"
         numbers["value"] = None  # a failure without a value: it refuses a promotion, and `decide` never starts a cycle from it
-    elif missing and criterion.no_data == "not_applicable":
-        answer = Answer.NOT_APPLICABLE
+    elif doubt == "missing" and criterion.no_data == "not_applicable":
+        answer, why = Answer.NOT_APPLICABLE, None
     given: dict[str, Any] = {"value": None, "n": 0 if metric is None else metric.n} | numbers
-    return GateResult(criterion=criterion, answer=answer, reason=reason, **given)
+    return GateResult(criterion=criterion, answer=answer, reason=reason, doubt=why, **given)

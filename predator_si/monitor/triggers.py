@@ -150,7 +150,7 @@ class Skip:
 def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state: GateState, now: datetime, *, force: bool = False) -> Start | Skip:
     """Start a cycle for the most urgent failed gate that may start one, or skip.
 
-    Only a failure with a value starts a cycle: an unknown gate, or one that fails for lack of data, never does. When policy refuses a
+    Only a failure with a value starts a cycle: an unknown gate, one that fails for lack of data, or one that is recovering, never does. When policy refuses a
     trigger only because its last cycle was fruitless (cool-down), the next failing row is tried. ``force`` is a person's insistence: it
     passes interval and cool-down, never the kill switch, and it does not make up a trigger.
     """
@@ -164,7 +164,8 @@ def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state:
         return Skip(("the snapshot is made of mock signals, and this contour does not act on them",))
 
     doubts = tuple(f"unknown: {gate.reason}" for gate in gates if gate.answer is Answer.UNKNOWN)
-    failing = [gate for gate in gates if gate.answer is Answer.FAIL]
+    recovering = tuple(gate.reason for gate in gates if gate.recovering)
+    failing = [gate for gate in gates if gate.answer is Answer.FAIL and not gate.recovering]
     ranked = [(rule, [gate for gate in failing if gate.value is not None and gate.criterion.metric in rule.metrics]) for rule in TRIGGERS]
     ranked = [(rule, fired) for rule, fired in ranked if fired]
     covered = {id(gate) for _, fired in ranked for gate in fired}
@@ -172,7 +173,7 @@ def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state:
     if not ranked:
         passing = sum(gate.answer is Answer.PASS for gate in gates)
         switch = ("the kill switch is on",) if state.kill_switch else ()
-        return Skip((f"no gate asks for a cycle: {passing} of {len(gates)} pass", *idle, *doubts, *switch))
+        return Skip((f"no gate asks for a cycle: {passing} of {len(gates)} pass", *idle, *recovering, *doubts, *switch))
 
     reasons: list[str] = []
     retry_at: datetime | None = None
