@@ -9,6 +9,7 @@ On disk, below one events folder::
     writers/<writer>.seq                         how many events the writer issued (see ``spool``)
     quarantine/<writer>-<yyyymmddHH>.jsonl       lines that could not be used, kept when their hour was rolled up
 
+Where the writer had a vault, ``user_query`` is a sealed token on disk, and ``client_id`` and ``session_id`` are hashes.
 The hour in a name is the hour of writing (UTC). An event may be read from spool and Parquet at once (a roll-up was interrupted): it counts once.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +27,11 @@ import polars as pl
 from pydantic import ValidationError
 
 from predator_si.errors import BadInput, Unavailable
+from predator_si.privacy import Vault
+from predator_si.privacy import open_text as open_frame
 from predator_si.records import ActionEvent, Record, SearchEvent
 from predator_si.search.losses import Stored, WriterRecord, count_losses, read_writers
+from predator_si.search.personal import existing_vault
 from predator_si.search.spool import writer_start
 
 _TIME = pl.Datetime("us", "UTC")
@@ -211,7 +215,7 @@ def parse_parquet(path: Path, origin: str, kind: str, parsed: Parsed) -> None:
         parsed.quarantine.append(_aside(origin, None, f"unreadable Parquet: {str(error).splitlines()[0]}", b""))
 
 
-def read_events(folder: Path, start: datetime, end: datetime) -> EventFrames:
+def read_events(folder: Path, start: datetime, end: datetime, *, open_text: bool = True) -> EventFrames:
     """All events with ``start <= timestamp < end``, from Parquet and spool, each once, with an account of what is missing.
 
     What cannot be known is said in ``unknown``: for instance how much a *machine* crash took (the counter of issued events is not fsynced; ``lost`` is then
@@ -224,6 +228,9 @@ def read_events(folder: Path, start: datetime, end: datetime) -> EventFrames:
         The events folder.
     start, end
         The window, with time zones.
+    open_text
+        Make ``user_query`` readable with the keys of the folder's home; it is null where its key was destroyed (erased, expired) or there is no vault.
+        Otherwise it stays the stored token: metrics need no text, and opening costs some 5 us an event.
 
     Raises
     ------
@@ -239,10 +246,21 @@ def read_events(folder: Path, start: datetime, end: datetime) -> EventFrames:
         raise BadInput(f"read_events: the window ends ({end.isoformat()}) before it starts ({start.isoformat()}).")
     for _ in range(5):
         try:
-            return _read_once(folder, start, end)
+            frames = _read_once(folder, start, end)
         except FileNotFoundError:
             continue  # rolled up between the listing and the reading: the Parquet file is there by now
+        return _opened(frames, existing_vault(home_of(folder))) if open_text else frames
     raise Unavailable(f"{folder}: files kept vanishing while events were read. Is something deleting them? Try again.")
+
+
+def home_of(folder: Path) -> Path:
+    """The home folder that an events folder (``service/events``) belongs to."""
+    return folder.absolute().parents[1]
+
+
+def _opened(frames: EventFrames, vault: Vault | None) -> EventFrames:
+    aside = frames.quarantine.rename({"text": "user_query"})
+    return replace(frames, search=open_frame(frames.search, vault), quarantine=open_frame(aside, vault).rename({"user_query": "text"}))
 
 
 def _read_once(folder: Path, start: datetime, end: datetime) -> EventFrames:
