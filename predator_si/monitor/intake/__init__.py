@@ -1,0 +1,17 @@
+"""The raw layer: what the sources say, validated, each event once, by 15-minute windows; what could not be used, in the quarantine.
+
+Does:
+
+- ``Intake(folder, vault).run(sources, now)`` reads every source from where it stopped and stores what is new; gives an ``IntakeReport``.
+- ``RawLayer(folder)``: ``dirty_windows()``, ``mark_clean()``, ``quarantine()``, ``parts()``; ``read_window`` gives a window as ``EventFrames``.
+
+Does not: measure anything, keep files longer or shorter (retention), open sealed text.
+"""
+
+from __future__ import annotations
+
+from predator_si.monitor.intake.intake import Intake, IntakeReport
+from predator_si.monitor.intake.store import WINDOW, Ledger, RawLayer, window_name, window_of, window_start
+from predator_si.monitor.intake.window import read_window
+
+__all__ = ["WINDOW", "Intake", "IntakeReport", "Ledger", "RawLayer", "read_window", "window_name", "window_of", "window_start"]

@@ -1,0 +1,109 @@
+"""A window of the raw layer as the frames that metrics are made from, with an account of what is missing.
+
+What belongs here: reading back. What must not: opening sealed text (``privacy.open_text`` does), metrics.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from predator_si.errors import BadInput
+from predator_si.monitor.intake.store import FOLDERS, RawLayer
+from predator_si.monitor.sources.rules import RAW_SCHEMA, Kind
+from predator_si.search.events import QUARANTINE_SCHEMA, EventFrames
+from predator_si.search.losses import Stored, count_losses, read_writers
+from predator_si.search.spool import writer_start
+
+_REACH = timedelta(hours=2)
+"""How far beside a window the neighbours of its numbers are looked for."""
+
+
+def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | None = None) -> EventFrames:
+    """Everything of ``start <= t < end`` in the raw layer: searches by their time, actions by their time or on those searches.
+
+    Parameters
+    ----------
+    folder
+        The telemetry folder.
+    events
+        The events folder of the embedded service: with it, lost events are counted by its writers' numbers. Without it ``lost`` is 0 and ``unknown`` says so.
+
+    Returns
+    -------
+    EventFrames
+        ``search`` and ``actions`` with the columns of ``RAW_SCHEMA``, ordered by time; the text is sealed. ``quarantine`` holds what was set aside whose own
+        time is in the window, or that has none and was seen in it.
+
+    Raises
+    ------
+    BadInput
+        A time without a zone, or an end before the start.
+    """
+    if start.tzinfo is None or end.tzinfo is None or end < start:
+        raise BadInput(f"read_window: {start} .. {end}: it needs time zones, and must not end before it starts.")
+    layer = RawLayer(folder)
+    with layer.locked():
+        search = _read(layer, "search", start, end).filter(pl.col("timestamp").is_between(start, end, closed="left"))
+        actions = _read(layer, "action", start, end)
+        inside = pl.col("timestamp").is_between(start, end, closed="left") | pl.col("query_id").is_in(search["query_id"].implode())
+        aside = layer.quarantine()
+        markers = layer.ledger().markers
+        numbers: dict[Kind, pl.DataFrame] = {kind: _numbers(layer, kind, start, end) for kind in FOLDERS} if events is not None else {}
+    timed = pl.col("event_time").is_between(start, end, closed="left")
+    untimed = pl.col("event_time").is_null() & pl.col("seen_at").is_between(start, end, closed="right")  # what this tick found counts in its own window
+    quarantine = aside.filter(timed | untimed).select(list(QUARANTINE_SCHEMA))
+    unknown: list[str] = []
+    losses = pl.DataFrame(schema={"writer": pl.String, "kind": pl.String, "lost": pl.Int64})
+    if events is None:
+        unknown.append("events come from outside: how many of them were lost on the way is not known")
+    else:
+        losses, unknown = _losses(events, numbers, markers, start, end)
+    order = ("timestamp", "seq")
+    return EventFrames(
+        search=search.sort(order, maintain_order=True),
+        actions=actions.filter(inside).sort(order, maintain_order=True),
+        quarantine=quarantine,
+        lost=int(losses["lost"].sum()),
+        losses=losses,
+        unknown=tuple(unknown),
+    )
+
+
+def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
+    parts = layer.parts(kind, start, end)
+    return pl.read_parquet(parts, hive_partitioning=False) if parts else pl.DataFrame(schema=RAW_SCHEMA[kind])
+
+
+def _numbers(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
+    parts = layer.parts(kind, start - _REACH, end + _REACH)
+    columns = ("writer", "seq", "timestamp")
+    if not parts:
+        return pl.DataFrame(schema={name: RAW_SCHEMA[kind][name] for name in columns})
+    stored = pl.scan_parquet(parts, hive_partitioning=False).select(columns).drop_nulls(["writer", "seq"])
+    return stored.unique(["writer", "seq"]).sort("writer", "seq").collect()
+
+
+def _losses(
+    events: Path, numbers: dict[Kind, pl.DataFrame], markers: dict[str, dict[str, int]], start: datetime, end: datetime
+) -> tuple[pl.DataFrame, list[str]]:
+    """As ``read_events`` counts, from the numbers in the raw layer."""
+    writers = read_writers(events)
+    stored = []
+    for kind, frame in numbers.items():
+        by_writer = {str(key[0]): part for key, part in frame.partition_by("writer", as_dict=True).items()}
+        for writer in sorted({*by_writer, *writers}):
+            part = by_writer.get(writer)
+            record, born = writers.get(writer), writer_start(writer)
+            if part is None and (record is None or (born is not None and born >= end) or (not record.alive and record.touched < start)):
+                continue
+            seq = part["seq"].to_numpy() if part is not None else np.empty(0, np.int64)
+            times = part["timestamp"].cast(pl.Int64).to_numpy() if part is not None else np.empty(0, np.int64)
+            earlier = bool(len(times)) and bool(times[0] < start.timestamp() * 1e6)
+            later = bool(len(times)) and bool(times[-1] >= end.timestamp() * 1e6)
+            stored.append(Stored(writer, kind, seq, times, earlier=earlier, later=later))
+    said = [{"writer": writer, **{f"last_{kind}": number for kind, number in last.items()}} for writer, last in markers.items()]
+    return count_losses(stored, writers, said, start, end)
