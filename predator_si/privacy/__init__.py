@@ -7,11 +7,11 @@ Public functions
 - ``redact``, ``redact_column``: a text, or a Polars column, without e-mail addresses, phone numbers, accounts, cards, long numbers
 - ``Vault``: ``client_hash``, ``session_hash``, ``seal``, ``open``, ``sync``, ``destroy``, ``expire``, ``reapply``
 - ``protect``: a frame of events as it may be stored; ``open_text``: the same frame readable again, where the keys still exist
-- ``is_sealed``: whether a stored text is a token
+- ``is_sealed``: whether a stored text is a token; ``trace``: an error for a log, without its message
 """
 
 from predator_si.privacy.frames import open_text, protect
-from predator_si.privacy.redaction import redact, redact_column
+from predator_si.privacy.redaction import redact, redact_column, trace
 from predator_si.privacy.vault import Tombstone, Vault, is_sealed
 
-__all__ = ["Tombstone", "Vault", "is_sealed", "open_text", "protect", "redact", "redact_column"]
+__all__ = ["Tombstone", "Vault", "is_sealed", "open_text", "protect", "redact", "redact_column", "trace"]

@@ -10,6 +10,7 @@ unless they are the fraction of a decimal, part of a Latin identifier or of a UU
 from __future__ import annotations
 
 import re
+import traceback
 
 import polars as pl
 
@@ -58,6 +59,17 @@ def redact_column(texts: pl.Series) -> pl.Series:
         return texts
     rows = suspect.arg_true()
     return texts.scatter(rows, [redact(text) for text in texts.gather(rows).to_list()])
+
+
+def trace(error: BaseException) -> str:
+    """Where an error came from, for a log: types and frames of the chain without any message, since messages quote what was being worked on."""
+    lines: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(lines) < 100:
+        frames = [f"  {frame.filename}, line {frame.lineno}, in {frame.name}" for frame in traceback.extract_tb(cause.__traceback__)]
+        lines = [*frames, f"{type(cause).__module__}.{type(cause).__qualname__} (its message is not logged: it may quote a query)", *lines]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "\n".join(lines)
 
 
 def _once(text: str) -> str:

@@ -13,8 +13,17 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from predator_si.errors import Missing, PredatorError, Unavailable
+from predator_si.privacy import trace
+
+
+class _WithoutMessages(logging.Formatter):
+    """Writes exceptions, also those that the server or a library logs, without their messages: they may quote a query."""
+
+    def formatException(self, ei: Any) -> str:
+        return trace(ei[1])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="folder of the bi-encoder (default: <home>/embedder, else the one of the name in the index, under $PREDATOR_SI_CACHE/models)",
     )
     chosen = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithoutMessages("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if chosen.threads is not None and chosen.threads < 1:
         parser.error("--threads must be 1 or more")

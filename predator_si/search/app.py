@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from predator_si import __version__
 from predator_si.errors import Unavailable
+from predator_si.privacy import trace
 from predator_si.search.ingest import Document
 from predator_si.search.payloads import Action, ActionsBody, Documents, RerankRequest, SearchRequest, field_errors, problem
 from predator_si.search.ranking import SearchIndex
@@ -158,7 +159,7 @@ def _add_problems(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> JSONResponse:
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("%s %s failed\n%s", request.method, request.url.path, trace(error))
         return _answer(500, f"{request.method} {request.url.path} failed ({type(error).__name__}). The service's log has the details.")
 
 

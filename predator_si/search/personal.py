@@ -1,6 +1,6 @@
-"""The vault of a home, opened so that whatever was erased stays erased.
+"""The vault of a home, opened so that whatever was erased stays erased; and events on their way to the spool.
 
-What belongs here: where the vault is, and applying the ledger to one that came out of a backup. What must not: sealing (``privacy``), erasing (``monitor.erasure``).
+What belongs here: where the vault is, applying the ledger to one that came out of a backup. What must not: how text is sealed (``privacy``), erasing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from datetime import date
 from pathlib import Path
 
 from predator_si.errors import BadInput
-from predator_si.privacy import Tombstone, Vault
+from predator_si.privacy import Tombstone, Vault, redact
+from predator_si.records import ActionEvent, SearchEvent
 
 ERASED, EXPIRED = "client_erased", "personal_data_expired"
 """Actions of the ledger. The payload of the first has ``client`` (its hash), that of the second ``before`` (ISO date)."""
@@ -25,10 +26,10 @@ def vault_file(home: Path) -> Path:
 
 
 def open_vault(home: Path) -> Vault:
-    """The vault of a home, made where there is none, one object a process; erasings and expiries that the ledger knows and the vault does not are applied first.
+    """The vault of a home, made where there is none, one object a process.
 
-    So an old copy of the vault, put back, cannot read what was erased after it was taken. It can when ``control.db`` is put back from the same day: keep the two
-    apart, and keep the newest ledger.
+    Erasings and expiries that the ledger knows and the vault does not are applied first: an old copy of the vault, put back, cannot read what was erased
+    after it was taken. It can when ``control.db`` is put back from the same day too: keep the two apart, and keep the newest ledger.
     """
     path = vault_file(home).absolute()
     with _LOCK:
@@ -44,6 +45,19 @@ def open_vault(home: Path) -> Vault:
 def existing_vault(home: Path) -> Vault | None:
     """The vault of a home, ``None`` where there is none: reading makes nothing."""
     return open_vault(home) if vault_file(home).is_file() else None
+
+
+def protect_search(event: SearchEvent, vault: Vault) -> SearchEvent:
+    """The event as it may be stored; its key may be new: the vault's ``sync`` comes before the disk."""
+    client = None if event.client_id is None else vault.client_hash(event.client_id)
+    session = None if event.session_id is None else vault.session_hash(event.session_id)
+    query = vault.seal(redact(event.user_query), client, event.timestamp)
+    return event.model_copy(update={"user_query": query, "client_id": client, "session_id": session})
+
+
+def protect_action(event: ActionEvent, vault: Vault) -> ActionEvent:
+    """The event as it may be stored."""
+    return event if event.client_id is None else event.model_copy(update={"client_id": vault.client_hash(event.client_id)})
 
 
 def _apply_ledger(vault: Vault, database: Path) -> None:

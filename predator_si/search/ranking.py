@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from predator_si.privacy import trace
 from predator_si.records import ScoredDocument
 from predator_si.search.rerank import Reranker, fuse
 from predator_si.search.retrieve import Candidates
@@ -88,8 +89,8 @@ def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: 
     if n and model is not None:
         try:
             scores = finite_scores(model, query, found.texts[:n])
-        except Exception:
-            log.exception("reranking failed, the first stage's order is served; model %s", model.digest)
+        except Exception as error:
+            log.error("reranking failed, the first stage's order is served; model %s\n%s", model.digest, trace(error))
     reranked = time.perf_counter()
     if scores is None:
         order, final = np.arange(len(first)), first

@@ -13,17 +13,22 @@ import json
 import os
 from pathlib import Path
 
+import polars as pl
+
 from predator_si.errors import Unavailable
+from predator_si.privacy import Vault, protect, redact
+from predator_si.records import utc_now
 from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_spool, read_aside
 from predator_si.search.losses import read_writers
 from predator_si.search.spool import sync_folder
 
 
-def roll_up(folder: Path, before_hour: str, writer: str | None = None) -> int:
+def roll_up(folder: Path, before_hour: str, writer: str | None = None, vault: Vault | None = None) -> int:
     """Roll every finished spool file up and return how many there were.
 
     A file is finished when its hour is before ``before_hour`` (``yyyymmddHH``, UTC) and its writer is dead, or is ``writer``: the caller itself, who knows
-    that nothing more comes for those hours. Lines that cannot be used go to ``quarantine/`` and stay visible to ``read_events``.
+    that nothing more comes for those hours. Lines that cannot be used go to ``quarantine/`` and stay visible to ``read_events``. With a ``vault`` whatever an
+    older version wrote in plain text is protected on the way, and the lines in quarantine are redacted and sealed under the key of their day.
 
     Raises
     ------
@@ -40,7 +45,7 @@ def roll_up(folder: Path, before_hour: str, writer: str | None = None) -> int:
         if record is not None and record.alive and file.writer != writer:
             continue
         try:
-            rolled += _roll_file(folder, file.path, file.hour, file.writer)
+            rolled += _roll_file(folder, file.path, file.hour, file.writer, vault)
         except FileNotFoundError:
             continue  # somebody else rolled it up in the meantime
         except OSError as error:
@@ -50,7 +55,31 @@ def roll_up(folder: Path, before_hour: str, writer: str | None = None) -> int:
     return rolled
 
 
-def _roll_file(folder: Path, path: Path, hour: str, writer: str) -> int:
+def seal_hours(folder: Path, vault: Vault) -> int:
+    """Protect hourly files that an older version wrote in plain text, each whole or not at all; how many there were.
+
+    For the one process that writes here: it must not run beside ``roll_up``.
+
+    Raises
+    ------
+    Unavailable
+        A file cannot be written; those that were not reached are as before.
+    """
+    folder, found = Path(folder), 0
+    for file in list_files(folder):
+        if file.kind not in KIND_SCHEMA:
+            continue
+        parsed = Parsed()
+        parse_parquet(file.path, file.path.name, file.kind, parsed)
+        for frame in parsed.events[file.kind]:  # none when the file is damaged: readers see it in the quarantine
+            sealed = protect(frame, vault, stored=True)
+            if not sealed.equals(frame):
+                _write_parquet(sealed, file.path)
+                found += 1
+    return found
+
+
+def _roll_file(folder: Path, path: Path, hour: str, writer: str, vault: Vault | None) -> int:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         try:
@@ -63,9 +92,9 @@ def _roll_file(folder: Path, path: Path, hour: str, writer: str) -> int:
         parse_spool(path, path.relative_to(folder).as_posix(), parsed, alive=False)
         for kind in KIND_SCHEMA:
             if parsed.events[kind]:
-                _write_hour(folder, kind, f"{hour}-{writer}.parquet", parsed)
+                _write_hour(folder, kind, f"{hour}-{writer}.parquet", parsed, vault)
         if parsed.quarantine:
-            _write_aside(folder / "quarantine" / path.name, parsed)
+            _write_aside(folder / "quarantine" / path.name, parsed, vault)
         path.unlink()
         sync_folder(path.parent)
         return 1
@@ -73,7 +102,7 @@ def _roll_file(folder: Path, path: Path, hour: str, writer: str) -> int:
         os.close(descriptor)
 
 
-def _write_hour(folder: Path, kind: str, name: str, parsed: Parsed) -> None:
+def _write_hour(folder: Path, kind: str, name: str, parsed: Parsed, vault: Vault | None) -> None:
     """Write one kind's hourly file, together with what an earlier roll-up of the same hour stored (the clock may have stepped back)."""
     target = folder / "hourly" / kind / name
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -85,18 +114,30 @@ def _write_hour(folder: Path, kind: str, name: str, parsed: Parsed) -> None:
             target.rename(folder / "quarantine" / name)
             parsed.quarantine.extend(before.quarantine)
     before.events[kind].extend(parsed.events[kind])
-    temporary = target.with_name(f".{name}.{os.getpid()}.tmp")
+    frame = before.frame(kind).sort("seq", maintain_order=True)
+    _write_parquet(frame if vault is None else protect(frame, vault, stored=True), target)
+
+
+def _write_parquet(frame: pl.DataFrame, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        before.frame(kind).sort("seq", maintain_order=True).write_parquet(temporary)
+        frame.write_parquet(temporary)
         _replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _write_aside(target: Path, parsed: Parsed) -> None:
+def _write_aside(target: Path, parsed: Parsed, vault: Vault | None) -> None:
     target.parent.mkdir(exist_ok=True)
     rows = read_aside(target, target.name) if target.exists() else []
-    rows += [row for row in parsed.quarantine if row not in rows]
+    if vault is not None:  # the same text has another token each time
+        rows = [{**row, "text": text} for row, text in zip(rows, vault.open([row["text"] for row in rows]), strict=True)]
+    fresh = parsed.quarantine if vault is None else [{**row, "text": redact(row["text"])} for row in parsed.quarantine]
+    rows += [row for row in fresh if row not in rows]
+    if vault is not None:
+        now = utc_now()
+        rows = [{**row, "text": None if row["text"] is None else vault.seal(row["text"], None, now)} for row in rows]
+        vault.sync()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
     _replace(temporary, target)

@@ -8,6 +8,8 @@ Decisions worth knowing:
 - ``cpu_seconds`` is the *process* time that passed while the worker had the request, because backends compute in threads of their own. It therefore holds
   what the event loop and the spool spent meanwhile (little), and not the handling of HTTP. When a model was being loaded or documents were being indexed
   at the same time, the share of the request cannot be told apart and the value is null.
+- What identifies people is redacted, sealed or hashed before an event is taken into the spool, and errors are logged without their messages: the raw query
+  and the raw client id live in this process' memory only. The variant is assigned by the raw id.
 - A reranker that fails does not fail the search: see ``ranking.rank``. The answer is a 200 with ``degraded`` true, in the event as well, counted as an error
   of the variant. When retrieval raises, the answer is a 500 and so is the event.
 """
@@ -31,14 +33,16 @@ from typing import Any
 import polars as pl
 
 from predator_si.errors import PredatorError
+from predator_si.privacy import trace
 from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
 from predator_si.search.index_facts import index_facts
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
+from predator_si.search.personal import open_vault
 from predator_si.search.ranking import Ranked, SearchIndex, finite_scores, rank
 from predator_si.search.rerank import Reranker
-from predator_si.search.rollup import roll_up
+from predator_si.search.rollup import roll_up, seal_hours
 from predator_si.search.spool import EventSpool
 from predator_si.search.telemetry import ServiceState, Telemetry
 from predator_si.search.variants import Models, ReleaseFollower, VariantName, Variants
@@ -159,7 +163,8 @@ class SearchService:
         )
         events = home / "service" / "events"
         try:
-            self.spool = EventSpool(events, flush_seconds=flush_seconds, on_roll=lambda hour: self._roll(events, hour))
+            self.vault = open_vault(home)
+            self.spool = EventSpool(events, flush_seconds=flush_seconds, on_roll=lambda hour: self._roll(events, hour), vault=self.vault)
         except PredatorError:
             self.ingest.stop()
             raise
@@ -167,6 +172,7 @@ class SearchService:
         self._worker = ThreadPoolExecutor(1, "rerank")
         self._waiting = 0
         self._issued: OrderedDict[str, None] = OrderedDict()
+        self._hours_sealed = False
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="release-watch", daemon=True)
 
@@ -235,7 +241,7 @@ class SearchService:
                 loop = asyncio.get_running_loop()
                 computed = await loop.run_in_executor(self._worker, self._compute, request, variants, model, time.perf_counter())
             except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
-                log.exception("search failed")
+                log.error("search %s failed\n%s", query_id, trace(error))
                 failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
             finally:
                 self._waiting -= 1
@@ -304,7 +310,7 @@ class SearchService:
         try:
             scores = await asyncio.get_running_loop().run_in_executor(self._worker, finite_scores, model, query, list(texts))
         except Exception as error:
-            log.exception("rerank failed")
+            log.error("rerank failed\n%s", trace(error))
             raise SearchFailed(500, f"model {model.digest} could not score these texts ({type(error).__name__}). The service's log has the details.") from error
         finally:
             self._waiting -= 1
@@ -373,7 +379,12 @@ class SearchService:
         self.ingest.set_workers(variants.release.ingest_workers)
 
     def _roll(self, events: Path, hour: str) -> None:
-        roll_up(events, hour, self.spool.writer)
+        roll_up(events, hour, self.spool.writer, self.vault)
+        if not self._hours_sealed:  # once: what a version before the vault left in plain text
+            sealed = seal_hours(events, self.vault)
+            self._hours_sealed = True
+            if sealed:
+                log.info("%d hourly files of an older version were sealed", sealed)
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):

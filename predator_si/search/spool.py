@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from predator_si.errors import Unavailable
+from predator_si.privacy import Vault
 from predator_si.records import ActionEvent, SearchEvent, utc_now
+from predator_si.search.personal import protect_action, protect_search
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,9 @@ class EventSpool:
         Events kept in memory while the disk refuses; beyond it the oldest are dropped and counted.
     on_roll
         Called by the background thread, without a lock, with the hour (``yyyymmddHH``) that it now writes; everything before is complete.
+    vault
+        Protects what identifies people before an event is taken into the buffer; its new keys are durable before the events are. Without one events are
+        written as they come: for events that are nobody's.
 
     Raises
     ------
@@ -88,10 +93,11 @@ class EventSpool:
         max_buffered: int = 50_000,
         now: Callable[[], datetime] = utc_now,
         on_roll: Callable[[str], None] | None = None,
+        vault: Vault | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.flush_seconds, self.flush_events, self.max_buffered = flush_seconds, flush_events, max_buffered
-        self._now, self._on_roll = now, on_roll
+        self._now, self._on_roll, self._vault = now, on_roll, vault
         self.writer = writer_name(os.getpid(), utc_now())
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -128,14 +134,18 @@ class EventSpool:
         self._thread.start()
 
     def add_search(self, event: SearchEvent) -> SearchEvent:
-        """Take a served request; returns it with its ``seq`` and ``writer``. Never blocks on the disk."""
+        """Take a served request; returns it as it is stored, with its ``seq`` and ``writer``. Never waits for a write."""
+        if self._vault is not None:
+            event = protect_search(event, self._vault)
         with self._lock:
             numbered = event.model_copy(update={"seq": self._issued["search"] + 1, "writer": self.writer})
             self._take("search", numbered.model_dump_json())
         return numbered
 
     def add_action(self, event: ActionEvent) -> ActionEvent:
-        """Take a click, dwell or rating; returns it with its ``seq`` and ``writer``. Never blocks on the disk."""
+        """Take a click, dwell or rating; returns it as it is stored, with its ``seq`` and ``writer``. Never waits for a write."""
+        if self._vault is not None:
+            event = protect_action(event, self._vault)
         with self._lock:
             numbered = event.model_copy(update={"seq": self._issued["action"] + 1, "writer": self.writer})
             self._take("action", numbered.model_dump_json())
@@ -225,6 +235,8 @@ class EventSpool:
             if not batch and not closing:
                 return
             try:
+                if self._vault is not None:
+                    self._vault.sync()  # text without its key would be lost
                 for hour in sorted({row[0] for row in batch}) or ([self._stream[0]] if self._stream else []):
                     self._append(hour, [row for row in batch if row[0] == hour], closing)
             except Exception as error:  # mostly the disk; whatever it is, the events stay in memory, the thread lives, and everybody sees it

@@ -17,9 +17,11 @@ from typing import Any
 
 import httpx
 import numpy as np
+import polars as pl
 import pytest
 
 from predator_si.search.events import read_events
+from predator_si.search.personal import open_vault
 from predator_si.search.traffic import ReplayResult, measure_latency, replay
 from predator_si_tests.support.search_fakes import FakeCorpus, FakeHome, fake_home, load_fake_index
 from predator_si_tests.support.waiting import free_port, wait_until
@@ -169,8 +171,9 @@ def test_arrivals_follow_the_rate_and_the_same_seed_gives_the_same_clicks(home: 
         assert few.failed == 0
         service.end()
     frames = read_events(home.events, *around_now())
-    clients = frames.search.filter(frames.search["client_id"].str.starts_with("sim-6-"))["client_id"]
-    assert clients.n_unique() == 3
+    vault = open_vault(home.path)
+    clients = frames.search.filter(pl.col("client_id").is_in([vault.client_hash(f"sim-6-{i}") for i in range(3)]))["client_id"]
+    assert clients.n_unique() == 3 and len(clients) == 40
     queries = set(frames.search["user_query"])
     assert queries <= {f"train question {i}" for i in range(10)}
     clicks = frames.actions.filter(frames.actions["action_name"] == "click")

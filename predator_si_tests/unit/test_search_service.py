@@ -90,7 +90,8 @@ def test_an_answer_says_what_made_it_and_the_event_says_the_same(home: FakeHome)
         assert {key: event[key] for key in ("query_id", "variant", "model_digest", "depth", "retrieve_ms", "rerank_ms", "queue_ms")} == {
             key: answer[key] for key in ("query_id", "variant", "model_digest", "depth", "retrieve_ms", "rerank_ms", "queue_ms")
         }
-        assert (event["status"], event["client_id"], event["session_id"], event["simulated"], event["probe"]) == (200, "c", "s", True, False)
+        names = client.service.vault.client_hash("c"), client.service.vault.session_hash("s")
+        assert (event["status"], event["client_id"], event["session_id"], event["simulated"], event["probe"]) == (200, *names, True, False)
         assert [r["object_id"] for r in event["results"]] == ["d0", "d1", "d2"]
         assert event["latency_ms"] == answer["took_ms"] and 0 <= event["cpu_seconds"] < 1
 
