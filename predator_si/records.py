@@ -357,11 +357,25 @@ class RootCause(Record):
 
 
 class XaiInsights(Record):
-    """Which words of the queries carry the loss."""
+    """Which words, topics and conjunctions of features carry the loss, which of them twice, and what the model looks at (docs/explanations.md)."""
 
     low_coverage_tokens: list[str]
     importance_scores: dict[str, float]
     suggested_action: str
+    contrast: list[dict[str, Any]] = []
+    """Words that set the worst quarter of the queries apart, with z, interval and q."""
+    topics: list[dict[str, Any]] = []
+    """Numbered topics with their NDCG against the rest."""
+    conjunctions: list[dict[str, Any]] = []
+    """What SliceLine found on the first half of the probes."""
+    occlusion: dict[str, Any] = {}
+    """What leaving a word out does to the margin between the right and the wrong document; empty where there was no model or no time."""
+    attribution: dict[str, Any] = {}
+    """Integrated gradients of the worst pairs with their completeness error and deletion test."""
+    reproduced: list[dict[str, Any]] = []
+    """All slices and words found on one half, with their test on the other: only those with ``reproduced`` true are targets."""
+    methods: list[dict[str, Any]] = []
+    """What each method took, and what was cut short or could not be known, with the reason."""
 
 
 class DiagnosticReport(Record):

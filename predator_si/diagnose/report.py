@@ -35,6 +35,10 @@ class Limits:
     fdr: float = 0.1
     significance: float = 0.05
     listed_tokens: int = 50
+    explain_seconds: float = 60.0
+    """Wall time that the explaining methods may take together (``explain``)."""
+    explain_forwards: int = 6_000
+    """Pairs that they may score: fifty queries by occlusion take about 800, twenty pairs by integrated gradients about 2,100."""
 
 
 def diagnose(
