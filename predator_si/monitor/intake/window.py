@@ -62,6 +62,9 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
         unknown.append("events come from outside: how many of them were lost on the way is not known")
     else:
         losses, unknown = _losses(events, numbers, markers, start, end)
+        foreign = search.select((pl.col("seq").is_null() | pl.col("writer").is_null()).sum()).item()
+        if foreign:
+            unknown.append(f"{foreign} searches came from outside without numbers: how many were lost on their way is not known")
     order = ("timestamp", "seq")
     return EventFrames(
         search=search.sort(order, maintain_order=True),

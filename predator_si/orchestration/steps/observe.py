@@ -9,11 +9,17 @@ import polars as pl
 
 from predator_si.errors import BadInput, PredatorError, Unavailable
 from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, evaluate_gates, measure_window, probe, update_baseline
+from predator_si.monitor.intake import read_window
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.telemetry import take_in
+from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
 from predator_si.search.events import EventFrames, read_events
+from predator_si.search.personal import existing_vault
 
 _FIRST_WINDOW = timedelta(hours=1)
+_ASKED = 2000
+"""Requests whose text tells what people ask about."""
 ACTED_UPON = frozenset({"ndcg_at_10", "p95_latency_ms", "avg_latency_ms", "user_satisfaction"})
 """Metrics whose row of the trigger table this loop can act on: it retrains and shrinks the reranker. Other failing gates are shown, and start nothing."""
 
@@ -33,7 +39,8 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         ingest = info["ingest"]
     except Unavailable:
         info = None
-    events = read_events(loop.home.events, start, now)
+    take_in(loop, now)
+    events = read_window(loop.home.telemetry, start, now, events=loop.home.events)
     if probes and info is not None:
         scale = loop.plan.scale
         queries, judgments = probe_set(loop, events, scale.probe_queries)
@@ -86,7 +93,9 @@ def probe_set(loop: Loop, events: EventFrames | None, n: int) -> tuple[pl.DataFr
 
 def _traffic_shares(loop: Loop, events: EventFrames | None, parts: Sequence[str]) -> dict[str, float]:
     if events is not None and events.search.height:
-        asked = events.search.filter(~pl.col("probe")).select(text="user_query")
+        people = events.search.filter(~pl.col("probe"))
+        sample = people.sample(min(_ASKED, people.height), seed=0)  # opening sealed text takes its time
+        asked = open_text(sample, existing_vault(loop.home.path)).select(text="user_query")
         known = asked.join(loop.corpus.queries(split="train").select("text", "part").unique("text"), on="text", how="inner")
         if known.height:
             counts = dict(known.group_by("part").len().iter_rows())
