@@ -1,13 +1,15 @@
 """Ranking measures and latency percentiles on plain Polars frames (leaf: knows nobody but ``records`` and ``errors``).
 
-Does: ``per_query`` (nDCG, recall, precision, reciprocal rank, one row per judged query), ``Measure``, ``discounts``, ``percentiles``,
-``latency_histogram``.
+Does: ``per_query`` (nDCG, recall, precision, reciprocal rank, average precision, ERR, RBP with its residual,
+judged@k; one row per judged query), ``per_segment``, ``holes``, ``Measure``, ``discounts``, ``percentiles``, ``latency_histogram``.
 Does not: read files, compare systems, decide anything.
 """
 
 from __future__ import annotations
 
 from predator_si.measures.latency import latency_histogram, percentiles
-from predator_si.measures.ranking import Measure, discounts, per_query
+from predator_si.measures.measure import Measure
+from predator_si.measures.ranking import Holes, holes, per_query, per_segment
+from predator_si.measures.scoring import discounts
 
-__all__ = ["Measure", "discounts", "latency_histogram", "per_query", "percentiles"]
+__all__ = ["Holes", "Measure", "discounts", "holes", "latency_histogram", "per_query", "per_segment", "percentiles"]
