@@ -172,6 +172,16 @@ class Home:
         return self.telemetry / "actions"
 
     @property
+    def warehouse(self) -> Path:
+        """What dbt writes: the DuckDB file, compiled SQL, logs. It can be built again from ``telemetry`` and ``snapshots``."""
+        return self.path / "warehouse"
+
+    @property
+    def warehouse_file(self) -> Path:
+        """The marts in a DuckDB file; one process may write it at a time."""
+        return self.warehouse / "marts.duckdb"
+
+    @property
     def telemetry_quarantine(self) -> Path:
         """Records that could not be used, with the reason and the place they came from: ``<part>.parquet``."""
         return self.telemetry / "quarantine"

@@ -1,0 +1,2 @@
+{{ config(materialized='view', pre_hook=[]) }}
+{{ result_rows(ref('stg_search_events'), ['window_start', 'query_id']) }}

@@ -1,0 +1,3 @@
+{{ config(materialized='view', pre_hook=[]) }}
+select snapshot_id, window_start, contour, champion, measured_from, measured_to, created_at, mock, lost_events, quarantined, metric, value, n, reason
+from {{ source('raw', 'snapshots') }}
