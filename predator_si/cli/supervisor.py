@@ -63,6 +63,12 @@ def services(settings: Settings) -> list[Service]:
             ports.mlflow,
             f"http://127.0.0.1:{ports.mlflow}",
         ),
+        Service(
+            "pages",
+            (python, "-m", "predator_si.reports.pages", "--home", str(settings.home), "--port", str(ports.api)),
+            ports.api,
+            f"http://127.0.0.1:{ports.api}",
+        ),
     ]
 
 

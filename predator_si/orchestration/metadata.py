@@ -16,6 +16,7 @@ import polars as pl
 from predator_si.orchestration.partitions import cycles
 from predator_si.records import Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
 from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
+from predator_si.reports.pages import window_url
 
 
 def gate_specs(key: Sequence[str], criteria: Sequence[Criterion], *, blocking: bool) -> list[dg.AssetCheckSpec]:
@@ -97,6 +98,13 @@ def snapshot_metadata(snapshot: MetricsSnapshot, history: Sequence[MetricsSnapsh
         if any(name in one.metrics and one.metrics[name].known for one in history):
             found[f"{name}_history"] = dg.MetadataValue.md(as_markdown(metric_history(list(history)[-60:], name), f"{name} over the windows"))
     return found | {"lost_events": snapshot.lost_events, "quarantined": snapshot.quarantined, "champion": snapshot.champion or "unknown"}
+
+
+def page_metadata(report: Mapping[str, Any], port: int) -> dict[str, Any]:
+    """Links to a window's pages as ``predator-si up`` serves them, where they lie, and the plain facts of ``report``."""
+    found: dict[str, Any] = {name: dg.MetadataValue.url(window_url(port, path.name)) for name, path in report.items() if isinstance(path, Path)}
+    found |= {f"{name}_file": dg.MetadataValue.path(str(path)) for name, path in report.items() if isinstance(path, Path)}
+    return found | scalars(report)
 
 
 def evaluation_metadata(evaluation: Evaluation, per_query: pl.DataFrame) -> dict[str, Any]:

@@ -163,10 +163,11 @@ def write_window_pages(folder: Path, evidence: WindowEvidence) -> dict[Language,
     if not evidence.history:
         raise BadInput("quality page: the history is empty; it holds at least the window itself.")
     written: dict[Language, Path] = {}
+    histories = _histories(evidence)  # drawn once for both languages
     languages: tuple[Language, Language] = ("en", "uk")
     for lang in languages:
         path = Path(folder) / page_name(evidence.snapshot.snapshot_id, lang)
-        content = joined(part for part in _parts(evidence, lang) if part)
+        content = joined(part for part in _parts(evidence, histories, lang) if part)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
@@ -178,12 +179,12 @@ def write_window_pages(folder: Path, evidence: WindowEvidence) -> dict[Language,
     return written
 
 
-def _parts(evidence: WindowEvidence, lang: Language) -> list[Markup | None]:
+def _parts(evidence: WindowEvidence, histories: Mapping[str, Markup], lang: Language) -> list[Markup | None]:
     return [
         _head(evidence, lang),
         _gates(evidence, lang),
         _glance(evidence, lang),
-        _history(evidence, lang),
+        _history(evidence, histories, lang),
         _slices(evidence, lang),
         _stages(evidence, lang),
         _drift(evidence, lang),
@@ -262,24 +263,25 @@ def _line(metric: Metric, reference: float | None, lang: Language) -> tuple[Any,
             joined([metric.source, element("small", metric.reason or "")]))  # fmt: skip
 
 
-def _history(evidence: WindowEvidence, lang: Language) -> Markup | None:
+def _histories(evidence: WindowEvidence) -> dict[str, Markup]:
     recent = sorted(evidence.history, key=lambda snapshot: snapshot.window_end)[-_WINDOWS:]
-    known = [name for name in HISTORY if any(name in one.metrics and one.metrics[name].known for one in recent)]
-    if not known:
-        return None
     limits = {gate.criterion.metric: gate.limit for gate in evidence.gates if gate.limit is not None}
     values = evidence.baseline.values if evidence.baseline is not None and evidence.baseline.champion == evidence.snapshot.champion else {}
+
+    def drawn(name: str) -> Markup:
+        return picture(
+            lambda theme: metric_history(recent, name, baseline=values.get(name), limit=limits.get(name), marks=evidence.releases, theme=theme), name
+        )
+
+    return {name: drawn(name) for name in HISTORY if any(name in one.metrics and one.metrics[name].known for one in recent)}
+
+
+def _history(evidence: WindowEvidence, histories: Mapping[str, Markup], lang: Language) -> Markup | None:
+    if not histories:
+        return None
     parts: list[Any] = [element("p", phrase("releases", lang))] if evidence.releases else []
-    for name in known:
-        parts += [
-            element("h3", _name(name, lang)),
-            picture(
-                lambda theme, name=name: metric_history(  # type: ignore[misc]
-                    recent, name, baseline=values.get(name), limit=limits.get(name), marks=evidence.releases, theme=theme
-                ),
-                name,
-            ),
-        ]
+    for name, drawn in histories.items():
+        parts += [element("h3", _name(name, lang)), drawn]
     return section(phrase("history", lang), *parts)
 
 

@@ -4,11 +4,10 @@ from datetime import timedelta
 
 import dagster as dg
 
-from predator_si.errors import PredatorError
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.metadata import check_results, gate_specs, snapshot_metadata
-from predator_si.orchestration.steps import observe
+from predator_si.orchestration.metadata import check_results, gate_specs, page_metadata, snapshot_metadata
+from predator_si.orchestration.steps import observe, quality
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -34,14 +33,16 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         gates = observe.gates(loop, snapshot)
         return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=check_results(_KEY, gates, specs))
 
-    @dg.asset(key=["observe", "quality_report"], group_name="observe", kinds={"evidently"}, owners=["team:search"], code_version="1", deps=[metrics_snapshot])
+    @dg.asset(
+        key=["observe", "quality_report"],
+        group_name="observe",
+        kinds={"html", "evidently"},
+        owners=["team:search"],
+        code_version="2",
+        deps=[metrics_snapshot],
+    )
     def quality_report(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
-        """Evidently's drift report: the newest window against the first; the link opens the page."""
-        found = observe.write_drift_report(loop)
-        if isinstance(found, PredatorError):
-            return dg.MaterializeResult(metadata={"status": "unknown", "reason": str(found)})
-        path, summary = found
-        plain = {name: value for name, value in summary.items() if isinstance(value, int | float | str)}
-        return dg.MaterializeResult(metadata={"report": dg.MetadataValue.url(f"file://{path}"), "path": dg.MetadataValue.path(path), **plain})
+        """The newest window as a page in English and Ukrainian: gates and why not, histories, worst slices, stages, drift; the links open it."""
+        return dg.MaterializeResult(metadata=page_metadata(quality.write_quality_report(loop), settings.ports.api))
 
     return [metrics_snapshot, quality_report]

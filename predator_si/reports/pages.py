@@ -1,0 +1,109 @@
+"""The pages of one home over HTTP on loopback, so that the Dagster UI can link to them: ``python -m predator_si.reports.pages --home .predator``.
+
+What belongs here: handing out pages that exist, and a list of them. What must not: making a page, any other file of the home, any change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from predator_si.home import Home
+from predator_si.records import CYCLE_ID
+from predator_si.reports.page import Markup, element, joined, page, section, table
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request, Response
+
+_WINDOW = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,120}(\.(en|uk|drift))?\.html$")
+_LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
+_LISTED = 100
+_NOTHING = "default-src 'none'; frame-ancestors 'none'; style-src 'unsafe-inline'"
+_OURS = f"{_NOTHING}; img-src data:"
+_EVIDENTLY = f"{_NOTHING}; img-src data: blob:; font-src data:; script-src 'unsafe-inline' 'unsafe-eval'"
+"""Evidently's page draws with scripts of its own, all inside the file; it may load and send nothing."""
+
+
+def window_url(port: int, name: str) -> str:
+    """Address of a window's page."""
+    return f"http://127.0.0.1:{port}/windows/{name}"
+
+
+def cycle_url(port: int, cycle_id: str) -> str:
+    """Address of a cycle's report."""
+    return f"http://127.0.0.1:{port}/cycles/{cycle_id}"
+
+
+def create_app(home: Path) -> FastAPI:
+    """``/`` lists the pages, ``/windows/<name>`` and ``/cycles/<cycle_id>`` are the pages; GET only, and only for this machine's names in ``Host``."""
+    from fastapi import FastAPI
+    from fastapi.responses import HTMLResponse
+
+    folders = Home(Path(home))
+    app = FastAPI(title="predator_si pages", docs_url=None, redoc_url=None, openapi_url=None)
+
+    def answer(path: Path, policy: str = _OURS) -> HTMLResponse:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return HTMLResponse(page("404", "en", element("h1", f"No page {path.name}")), 404, {"Content-Security-Policy": _OURS})
+        return HTMLResponse(content, 200, {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
+
+    @app.middleware("http")
+    async def this_machine_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+        name = request.url.hostname or ""
+        if name not in _LOCAL:  # a foreign page could otherwise read these through a name that it points here
+            return HTMLResponse(f"Host {Markup(re.sub(r'[^A-Za-z0-9.:-]', '', name))}: these pages are for 127.0.0.1 and localhost only.", 403)
+        return await go_on(request)
+
+    @app.get("/windows/{name}")
+    async def window(name: str) -> HTMLResponse:
+        if not _WINDOW.match(name):
+            return answer(Path("window.html"))
+        return answer(folders.snapshots / name, _EVIDENTLY if name.endswith(".drift.html") else _OURS)
+
+    @app.get("/cycles/{cycle_id}")
+    async def cycle(cycle_id: str) -> HTMLResponse:
+        return answer(folders.artifacts / cycle_id / "report.html" if CYCLE_ID.match(cycle_id) else Path("report.html"))
+
+    @app.get("/")
+    async def everything() -> HTMLResponse:
+        return HTMLResponse(_listing(folders), headers={"Content-Security-Policy": _OURS})
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def _listing(folders: Home) -> str:
+    windows = sorted((path.name.removesuffix(".en.html") for path in folders.snapshots.glob("*.en.html")), reverse=True)[:_LISTED]
+    cycles = sorted((path.parent.name for path in folders.artifacts.glob("*/report.html")), reverse=True)[:_LISTED]
+    rows = [(name, element("a", "English", href=f"/windows/{name}.en.html"), element("a", "Українською", href=f"/windows/{name}.uk.html")) for name in windows]
+    parts = [
+        element("header", element("h1", "predator_si")),
+        section("Windows / Вікна", table(["", "", ""], rows) if rows else element("p", "None yet: materialize observe/quality_report.")),
+        section("Cycles / Цикли", table([""], [(element("a", name, href=f"/cycles/{name}"),) for name in cycles]) if cycles else element("p", "None yet.")),
+    ]
+    return page("predator_si", "en", joined(parts))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Serve until a signal comes; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m predator_si.reports.pages", description="The pages of one home on loopback.")
+    parser.add_argument("--home", type=Path, required=True, help="home folder")
+    parser.add_argument("--port", type=int, default=8000, help="port on 127.0.0.1 (default: %(default)s)")
+    chosen = parser.parse_args(words)
+    import uvicorn
+
+    uvicorn.run(create_app(chosen.home), host="127.0.0.1", port=chosen.port, log_level="warning", access_log=False)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
