@@ -216,6 +216,17 @@ class Notify(Block):
     channels: Annotated[tuple[Literal["slack", "webhook"], ...], Field(strict=False)] = ()
 
 
+class Evidence(Block):
+    """Anomalies and drift: how often they may cry wolf, and whether they may turn an estimated loss into a failed gate. Alone they start nothing."""
+
+    false_alarms_per_month: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """Of the outlier scores together, and of the sequential change tests together, in a month of 15-minute windows."""
+    drift_alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.01
+    """Chance that a drift report on equal windows calls any drift."""
+    confirms: Annotated[tuple[Literal["change", "drift"], ...], Field(strict=False)] = ()
+    """What turns a loss that is estimated, but not proven by one window, into a failure: a standing change alarm, or drift."""
+
+
 DEFAULT_GATES: dict[str, Gate] = {
     "ndcg_at_10": Gate(relative=-0.03, min_sample=50, max_age=timedelta(hours=1)),
     "recall_at_20": Gate(relative=-0.05, min_sample=50, max_age=timedelta(hours=1)),
@@ -244,6 +255,7 @@ class ContourValues(Block):
     cycle_interval: Duration = timedelta(hours=1)
     """Least time between the starts of two cycles; monitoring ticks every 15 minutes whatever it says."""
     quality_gates: dict[str, Gate] = DEFAULT_GATES
+    evidence: Evidence = Evidence()
     monitoring: Monitoring = Monitoring()
     backup: Backup = Backup()
     resources: Resources = Resources()

@@ -7,7 +7,8 @@ Does:
 - ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion
   (``healthy_windows``; ``cold_start`` says what is missing; ``expected`` is its value at a time of the week).
 - ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers; ``remember`` and ``hold``
-  keep a gate from flapping.
+  keep a gate from flapping; ``weigh`` adds what drift and change alarms know to a loss that one window cannot prove.
+- ``find_anomalies`` scores a window against the baseline and carries the sequential change tests on (``probe_reference_of`` is their reference).
 - ``TRIGGERS`` is the trigger table as data; ``decide`` turns failed gates into ``Start`` or ``Skip``, always with the reason.
 - ``drift.write_quality_report`` writes evidently's HTML report.
 
@@ -16,8 +17,10 @@ Does not: start anything, read settings, or write into the service. A metric tha
 
 from __future__ import annotations
 
+from predator_si.monitor.anomaly import find_anomalies, probe_reference_of
 from predator_si.monitor.baseline import cold_start, expected, healthy_windows, update_baseline
 from predator_si.monitor.clicks import click_quality, click_through
+from predator_si.monitor.evidence import weigh
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
 from predator_si.monitor.hysteresis import hold, remember
 from predator_si.monitor.probes import ProbeResult, probe
@@ -43,12 +46,15 @@ __all__ = [
     "evaluate_gate",
     "evaluate_gates",
     "expected",
+    "find_anomalies",
     "healthy_windows",
     "hold",
     "measure_window",
     "probe",
+    "probe_reference_of",
     "quality_gates_status",
     "remember",
     "traffic_metrics",
     "update_baseline",
+    "weigh",
 ]

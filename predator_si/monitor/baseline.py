@@ -26,7 +26,12 @@ FAULTY = 0.01
 """Error rate above which a window says something about the fault, not about the champion."""
 OLD = timedelta(days=14)
 """A baseline whose newest healthy window is older than this says so in every gate."""
+KNOWN = 12
+"""Windows (three hours) from which their spread is believed."""
+TAIL = 0.05
+"""Share of windows that count as a metric's tail."""
 
+_WINDOWS_FOR_TAILS = 200
 _WEEK = timedelta(days=7)
 _WEEKS_FOR_SEASONS = 2
 _HOURS = 168
@@ -188,6 +193,24 @@ def standard_error(metric: Metric) -> float | None:
     return (metric.ci_high - metric.ci_low) / (2.0 * 1.959964)
 
 
+def usual_scale(spread: float | None, noise: float | None, windows: int) -> float | None:
+    """Standard deviation of a window: the spread once :data:`KNOWN` windows show it, before that the larger of spread and sampling noise.
+
+    A frozen set of probes strays less than its interval says, because every window asks the same queries: enough windows show it.
+    """
+    if spread and windows >= KNOWN:
+        return spread
+    return max((known for known in (spread, noise) if known), default=None)
+
+
+def _tail(distances: Floats, spread: float | None) -> tuple[float, float] | None:
+    if not spread or distances.size < _WINDOWS_FOR_TAILS:
+        return None
+    scaled = distances / spread
+    start = float(np.quantile(scaled, 1.0 - TAIL))
+    return start, float((scaled[scaled > start] - start).mean()) if (scaled > start).any() else 0.0
+
+
 def _reference(name: str, pairs: Sequence[tuple[MetricsSnapshot, Metric]]) -> Reference:
     values = np.array([metric.value for _, metric in pairs], dtype=np.float64)
     sizes = np.maximum([metric.n for _, metric in pairs], 1).astype(np.float64)
@@ -199,8 +222,7 @@ def _reference(name: str, pairs: Sequence[tuple[MetricsSnapshot, Metric]]) -> Re
     errors = [error for error in (standard_error(metric) for _, metric in pairs) if error is not None]
     spread = _SCALE * weighted_median(np.abs(residual), weights) if len(pairs) >= 3 else None
     noise = float(np.median(errors)) if errors else None
-    # Few windows say little about their spread: their own sampling errors stand in where those are larger.
-    scale = max((known for known in (spread, noise) if known is not None), default=None)
+    scale = usual_scale(spread, noise, len(pairs))
     effective = float(weights.sum() ** 2 / (weights**2).sum())
     factor = _MEDIAN_VARIANCE if len(pairs) >= 3 else 1.0
     return Reference(
@@ -211,6 +233,8 @@ def _reference(name: str, pairs: Sequence[tuple[MetricsSnapshot, Metric]]) -> Re
         error=None if scale is None else scale * math.sqrt(factor / effective),
         windows=len(pairs),
         observations=int(sum(metric.n for _, metric in pairs)),
+        mean=float((values * sizes).sum() / sizes.sum()),
+        tail=_tail(np.abs(residual), spread),
         oldest=pairs[0][0].window_start,
         newest=pairs[-1][0].window_end,
         season=season,

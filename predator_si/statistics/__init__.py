@@ -2,12 +2,14 @@
 
 Does: ``paired_interval`` and ``sign_flip_test`` (two systems on the same queries); ``bootstrap_mean_interval``, ``quantile_interval``
 (one sample); ``welch``, ``quantile_ratio_interval``, ``two_proportion`` (two samples); ``wilson``, ``sample_ratio_p`` (counts); ``holm``,
-``benjamini_hochberg`` (many tests); ``resolvable_effect``, ``needed_sample`` (power).
+``benjamini_hochberg`` (many tests); ``resolvable_effect``, ``needed_sample`` (power);
+``EDetector`` with ``watch_drop`` and ``watch_rise`` (has a stream changed, looked at for ever).
 Does not: know metrics, thresholds or decisions. Each function names its source and is tested against another implementation or by simulation.
 """
 
 from __future__ import annotations
 
+from predator_si.statistics.change import EDetector, watch_drop, watch_rise
 from predator_si.statistics.intervals import bootstrap_mean_interval, quantile_interval, quantile_ratio_interval, welch
 from predator_si.statistics.multiplicity import benjamini_hochberg, holm
 from predator_si.statistics.paired import paired_interval, sign_flip_test
@@ -15,6 +17,7 @@ from predator_si.statistics.power import needed_sample, resolvable_effect
 from predator_si.statistics.proportions import sample_ratio_p, two_proportion, wilson
 
 __all__ = [
+    "EDetector",
     "benjamini_hochberg",
     "bootstrap_mean_interval",
     "holm",
@@ -26,6 +29,8 @@ __all__ = [
     "sample_ratio_p",
     "sign_flip_test",
     "two_proportion",
+    "watch_drop",
+    "watch_rise",
     "welch",
     "wilson",
 ]
