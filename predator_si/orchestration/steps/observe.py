@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from predator_si.errors import BadInput, PredatorError, Unavailable
-from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, evaluate_gates, measure_window, probe, update_baseline
+from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, measure_window, probe
 from predator_si.monitor.intake import read_window
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import references
 from predator_si.orchestration.steps.telemetry import take_in
 from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
@@ -65,10 +66,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     partial = loop.home.snapshots / f".{snapshot.snapshot_id}.partial"
     partial.write_text(snapshot.to_json())
     partial.replace(loop.home.snapshots / f"{snapshot.snapshot_id}.json")
-    if loop.baseline() is None or loop.baseline_is_of_another(champion):
-        found = update_baseline(loop.snapshots(), champion)
-        if found is not None:
-            (loop.home.path / "baseline.json").write_text(found.to_json())
+    references.refresh(loop, snapshot)
     return snapshot
 
 
@@ -117,7 +115,7 @@ def frozen_sample(queries: pl.DataFrame, n: int, seed: int) -> pl.DataFrame:
 
 def gates(loop: Loop, snapshot: MetricsSnapshot | None, now: datetime | None = None) -> list[GateResult]:
     """The contour's quality gates on a snapshot."""
-    return evaluate_gates(loop.settings.quality_gates, snapshot, loop.baseline(), now or utc_now())
+    return references.judge(loop, snapshot, now)
 
 
 def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -> Start | Skip:
