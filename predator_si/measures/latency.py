@@ -39,24 +39,36 @@ def percentiles(latencies: pl.Series | Sequence[float] | np.ndarray, qs: Sequenc
     BadInput
         No observations, a value that is not finite, or a quantile outside 0..1.
     """
-    from scipy.stats import binom
-
     values = np.sort(np.asarray(latencies, dtype=np.float64))
     if values.size == 0:
         raise BadInput("percentiles of no observations; check that the sample is not empty before asking.")
     if not np.isfinite(values).all():
         raise BadInput(f"{int((~np.isfinite(values)).sum())} of {values.size} observations are not finite numbers; quarantine them before taking percentiles.")
-    if any(not 0.0 < q < 1.0 for q in qs):
-        raise BadInput(f"quantiles must lie between 0 and 1, got {list(qs)}.")
-    n, tail = int(values.size), (1.0 - confidence) / 2.0
+    n = int(values.size)
     rows = []
     for q in qs:
-        below = int(binom.ppf(tail, n, q))  # P(B < below) <= tail, so the order statistic of rank `below` may serve as lower bound
-        above = int(binom.ppf(1.0 - tail, n, q)) + 1  # P(B >= above) <= tail
+        below, above = order_ranks(n, q, confidence)
         low = float(values[below - 1]) if below >= 1 else None
         high = float(values[above - 1]) if above <= n else None
         rows.append({"q": float(q), "value": float(np.quantile(values, q)), "low": low, "high": high, "n": n})
     return pl.DataFrame(rows, schema={"q": pl.Float64, "value": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64})
+
+
+def order_ranks(n: int, q: float, confidence: float) -> tuple[int, int]:
+    """Ranks (from 1) of the order statistics that enclose the quantile; 0 or n + 1 where the sample is too small to have the bound.
+
+    Raises
+    ------
+    BadInput
+        The quantile is not between 0 and 1.
+    """
+    from scipy.stats import binom
+
+    if not 0.0 < q < 1.0:
+        raise BadInput(f"quantiles must lie between 0 and 1, got {q}.")
+    tail = (1.0 - confidence) / 2.0
+    # P(B < below) <= tail, so the order statistic of rank `below` may serve as lower bound; P(B >= above) <= tail.
+    return int(binom.ppf(tail, n, q)), int(binom.ppf(1.0 - tail, n, q)) + 1
 
 
 def latency_histogram(latencies: pl.Series | Sequence[float] | np.ndarray, bins_per_decade: int = 10) -> pl.DataFrame:
