@@ -148,6 +148,113 @@ class H2OStudio(Block):
     auto_trigger_training: bool = False
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
+
+
+def _address(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"https?://[^\s/@]+[^\s@]*", value):
+        raise ValueError(f"{value!r} is not an http(s) address; a user and a password do not belong into it, they go into credentials")
+    return value.rstrip("/") if value else value
+
+
+class Credential(Block):
+    """Who we are to a source: the *names* of environment variables that hold a token or a password, never these themselves."""
+
+    user: str | None = None
+    password_env: str | None = None
+    token_env: str | None = None
+    """Of a bearer token; instead of user and password."""
+
+    @field_validator("password_env", "token_env")
+    @classmethod
+    def _is_a_name(cls, value: str | None) -> str | None:
+        if value is not None and _VARIABLE.fullmatch(value) is None:
+            raise ValueError("is the name of an environment variable; a secret in a values file would be readable by everybody who reads the repository")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Credential:
+        if (self.token_env is None) == (self.password_env is None):
+            raise ValueError("give either tokenEnv or passwordEnv with user")
+        return self
+
+
+class EventFolder(Block):
+    """A folder into which another search service puts its events as Parquet or JSONL, in UBI names."""
+
+    path: str
+
+
+class PostgresEvents(Block):
+    """Tables of another search service's events. The session only reads."""
+
+    address: str
+    """``postgresql://host:port/database``."""
+    searches: str | None = None
+    """Table or view with one row a search, ``schema.table`` or ``table``."""
+    actions: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Our name -> the table's, where they differ; ``actions.position: rank`` for the table of actions."""
+    lookback: Duration = timedelta(hours=1)
+    """Rows that were written this late are still found."""
+
+    @field_validator("address")
+    @classmethod
+    def _without_secret(cls, value: str) -> str:
+        if re.fullmatch(r"postgres(ql)?://[^\s/@]+(/[^\s@?]*)?", value) is None:
+            raise ValueError("is postgresql://host:port/database; user and password go into credentials.postgres")
+        return value
+
+    @field_validator("searches", "actions")
+    @classmethod
+    def _is_a_table(cls, value: str | None) -> str | None:
+        if value is not None and (len(parts := value.split(".")) > 2 or not all(_PLAIN.fullmatch(part) for part in parts)):
+            raise ValueError(f"{value!r} is not a table; write table or schema.table")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_table(self) -> PostgresEvents:
+        if self.searches is None and self.actions is None:
+            raise ValueError("name the table of searches, of actions, or both")
+        return self
+
+
+class OpenSearchEvents(Block):
+    """Indexes of OpenSearch User Behavior Insights."""
+
+    address: str
+    queries: str = "ubi_queries"
+    events: str = "ubi_events"
+    application: str | None = None
+    """Only what this application recorded; null: all of it."""
+    lookback: Duration = timedelta(hours=1)
+
+    _checked = field_validator("address")(_address)
+
+
+class MetricSource(Block):
+    """One source that a metric may come from. Of those named for a metric the first that has a value not older than ``max_age`` wins."""
+
+    source: Literal["events", "probes", "service", "prices", "prometheus", "opencost"]
+    """``events`` is the raw layer, whatever fills it; ``service`` is ``GET /info`` of the search service; ``prices`` the estimate from the price table."""
+    max_age: Duration | None = None
+    query: str | None = None
+    """PromQL (``$window`` stands for the window's length), or for ``opencost`` which allocation: ``namespace=search``. Null: the one for our own service."""
+    count: str | None = None
+    """PromQL of the number of observations behind the value, for the gate's minimum sample."""
+
+    @model_validator(mode="after")
+    def _query_fits(self) -> MetricSource:
+        if self.query is not None and self.source not in ("prometheus", "opencost"):
+            raise ValueError(f"{self.source} takes no query")
+        if self.source == "opencost" and (self.query is None or re.fullmatch(r"[\w:.\-/]+=.+", self.query) is None):
+            raise ValueError("opencost needs query: which allocation is the search service's, like namespace=search or label:app=search")
+        if self.count is not None and self.source != "prometheus":
+            raise ValueError(f"{self.source} counts by itself")
+        return self
+
+
 class Sources(Block):
     """Addresses of telemetry that this contour has; null means that there is no such source."""
 
@@ -155,13 +262,38 @@ class Sources(Block):
     """The search service; null is the embedded one on this machine's search port."""
     prometheus: str | None = None
     opencost: str | None = None
+    """OpenCost, or Kubecost (with ``/model`` at the end where its API lies there)."""
+    events: EventFolder | None = None
+    postgres: PostgresEvents | None = None
+    opensearch: OpenSearchEvents | None = None
+    credentials: dict[str, Credential] = Field(default_factory=dict)
+    """By source: ``prometheus``, ``opencost``, ``postgres``, ``opensearch``."""
+    metrics: dict[str, Annotated[tuple[MetricSource, ...], Field(strict=False, min_length=1)]] = Field(default_factory=dict)
+    """By metric: its sources in order of precedence. A metric that is not named here has the order of ``monitor.sources.resolve.PRECEDENCE``."""
 
-    @field_validator("search", "prometheus", "opencost")
+    _checked = field_validator("search", "prometheus", "opencost")(_address)
+
+    @field_validator("credentials")
     @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"https?://[^\s/]+\S*", value):
-            raise ValueError(f"{value!r} is not an http(s) address")
-        return value.rstrip("/") if value else value
+    def _known_sources(cls, value: dict[str, Credential]) -> dict[str, Credential]:
+        for name in value:
+            if name not in ("prometheus", "opencost", "postgres", "opensearch"):
+                raise ValueError(f"{name}: credentials are for prometheus, opencost, postgres, opensearch")
+        return value
+
+    @field_validator("metrics")
+    @classmethod
+    def _known_metrics(cls, value: dict[str, tuple[MetricSource, ...]]) -> dict[str, tuple[MetricSource, ...]]:
+        found: dict[str, tuple[MetricSource, ...]] = {}
+        for spelling, sources in value.items():
+            try:
+                name = signal(spelling).name
+            except KeyError as error:
+                raise ValueError(error.args[0]) from error
+            if name in found:
+                raise ValueError(f"{spelling} stands here twice, in two spellings; keep one")
+            found[name] = sources
+        return found
 
 
 class Watch(Block):
@@ -208,6 +340,15 @@ class Prices(Block):
 
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)] = 0.04
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 1.2
+
+
+class Privacy(Block):
+    """How long queries are kept, and when words of clients' queries may be shown."""
+
+    retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Events older than this are deleted, and the keys of their text destroyed."""
+    min_clients: Annotated[int, Field(ge=1)] = 3
+    """A word is listed in a report only when so many different clients asked with it."""
 
 
 class Notify(Block):
@@ -266,6 +407,7 @@ class ContourValues(Block):
     experiment: Experiment = Experiment()
     budget: Budget = Budget()
     prices: Prices = Prices()
+    privacy: Privacy = Privacy()
     notify: Notify = Notify()
 
     @field_validator("quality_gates")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from predator_si.contour import Budget, ContourValues, Experiment, Gate, MockMetrics, Prices, Resources, Watch
+from predator_si.contour import Budget, ContourValues, Experiment, MockMetrics, Prices, Resources, Sources, Watch
 from predator_si.errors import BadInput, Missing
 from predator_si.home import Home
 from predator_si.records import Criterion, Record
@@ -264,6 +264,11 @@ class Settings(Record):
         return self.values.prices
 
     @property
+    def sources(self) -> Sources:
+        """Where telemetry comes from."""
+        return self.values.sources
+
+    @property
     def resources(self) -> Resources:
         """What training may use."""
         return self.values.resources
@@ -401,10 +406,15 @@ def _check_keys(tree: Mapping[str, Any], model: type[BaseModel], path: KeyPath, 
             continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             _check_keys(child, kind, here, values)
-        elif typing.get_origin(kind) is dict:
+            continue
+        entries = typing.get_args(kind)[-1] if typing.get_origin(kind) is dict else None
+        if isinstance(entries, type) and issubclass(entries, BaseModel):
             for name, entry in child.items():
                 if isinstance(entry, dict):
-                    _check_keys(entry, Gate, (*here, name), values)
+                    _check_keys(entry, entries, (*here, name), values)
+        for block in typing.get_args(kind) if entries is None else ():  # a block that may be null
+            if isinstance(block, type) and issubclass(block, BaseModel):
+                _check_keys(child, block, here, values)
 
 
 def _explained(error: ValidationError, values: Values) -> BadInput:
