@@ -3,13 +3,13 @@
 What belongs here: proposing queries, mining negatives, filters with their yield, the manifest, DVC. What must not: training, reading
 evaluation judgments (only a ``Guard`` of what to keep out), starting anything on a server.
 
-Public: ``build_dataset``, ``Dataset``, ``Sizes``, ``Filters``, ``Guard``, ``write_dataset``, ``read_manifest``, ``update_manifest``,
+Public: ``build_dataset``, ``Dataset``, ``Sizes``, ``Filters``, ``Guard``, ``write_dataset``, ``read_examples``, ``read_manifest``, ``update_manifest``,
 ``dataset_manifest``, ``dataset_id_of``, ``click_estimates``, ``mine_hard_negatives``, ``DatasetRepo``.
 """
 
 from predator_si.augment.clicks import click_estimates
 from predator_si.augment.dataset import Dataset, build_dataset
-from predator_si.augment.manifest import dataset_id_of, dataset_manifest, read_manifest, update_manifest, write_dataset
+from predator_si.augment.manifest import dataset_id_of, dataset_manifest, read_examples, read_manifest, update_manifest, write_dataset
 from predator_si.augment.negatives import mine_hard_negatives
 from predator_si.augment.recipe import Filters, Guard, Sizes
 from predator_si.augment.versioning import DatasetRepo
@@ -25,6 +25,7 @@ __all__ = [
     "dataset_id_of",
     "dataset_manifest",
     "mine_hard_negatives",
+    "read_examples",
     "read_manifest",
     "update_manifest",
     "write_dataset",

@@ -25,7 +25,7 @@ def click_estimates(log: pl.DataFrame, *, eta: float = 1.0, clip: float = 10.0, 
     ----------
     log
         One row per search: ``text``, ``clicked`` and ``impressions`` (document ids, best first), optionally ``dwell`` (seconds: a list aligned with
-        ``clicked``, or one number for all of the row's clicks; null is unknown and counts in full).
+        ``clicked``, or one number for all of the row's clicks; null is unknown and counts in full) and ``sealed`` (the stored token of ``text``).
     eta
         Position bias, 0 (none) or more.
     clip
@@ -34,7 +34,8 @@ def click_estimates(log: pl.DataFrame, *, eta: float = 1.0, clip: float = 10.0, 
     Returns
     -------
     polars.DataFrame
-        ``key`` (the query's words), ``query`` (its most frequent spelling), ``doc_id, impressions, clicks, examination, estimate`` (0..1).
+        ``key`` (the query's words), ``query`` (its most frequent spelling), ``doc_id, impressions, clicks, examination, estimate`` (0..1), and ``sealed``: the
+        token of one search with that spelling, from the log's column of this name (null without one).
 
     Raises
     ------
@@ -46,7 +47,13 @@ def click_estimates(log: pl.DataFrame, *, eta: float = 1.0, clip: float = 10.0, 
         there = ", ".join(log.columns)
         raise BadInput(f"query log: no column {', '.join(lacking)}; there are {there}. Build the log with text, clicked, impressions and dwell.")
     rows = log.with_columns(key=pl.Series([" ".join(words) for words in token_lists(log["text"].to_list())], dtype=pl.String)).with_row_index("row")
-    spelling = rows.group_by("key", "text").len().sort(["len", "text"], descending=[True, False]).unique("key", keep="first", maintain_order=True)
+    token = pl.col("sealed").drop_nulls().first() if "sealed" in log.columns else pl.lit(None, pl.String)
+    spelling = (
+        rows.group_by("key", "text", maintain_order=True)
+        .agg(pl.len(), sealed=token)
+        .sort(["len", "text"], descending=[True, False])
+        .unique("key", keep="first", maintain_order=True)
+    )
     shown = (
         rows.select("row", "key", pl.col("impressions").alias("doc_id"))
         .filter(pl.col("doc_id").list.len() > 0)
@@ -64,8 +71,8 @@ def click_estimates(log: pl.DataFrame, *, eta: float = 1.0, clip: float = 10.0, 
     )
     return (
         totals.with_columns(estimate=(pl.col("weight") / (pl.col("examination") + prior)).clip(0.0, 1.0))
-        .join(spelling.select("key", query="text"), on="key", how="left", maintain_order="left")
-        .select("key", "query", "doc_id", "impressions", "clicks", "examination", "estimate")
+        .join(spelling.select("key", "sealed", query="text"), on="key", how="left", maintain_order="left")
+        .select("key", "query", "doc_id", "impressions", "clicks", "examination", "estimate", "sealed")
     )
 
 
@@ -83,8 +90,8 @@ def propose_from_clicks(log: pl.DataFrame, targets: frozenset[str], *, floor: fl
         .unique("key", keep="first", maintain_order=True)
     )
     proposals = [
-        Proposal(query, doc_id, "clicks", "clicks", float(estimate), not targets.isdisjoint(key.split()), excluded[key])
-        for key, query, doc_id, estimate in best.select("key", "query", "doc_id", "estimate").iter_rows()
+        Proposal(query, doc_id, "clicks", "clicks", float(estimate), not targets.isdisjoint(key.split()), excluded[key], sealed=sealed)
+        for key, query, doc_id, estimate, sealed in best.select("key", "query", "doc_id", "estimate", "sealed").iter_rows()
     ]
     distinct, with_click = estimates["key"].n_unique(), clicked["key"].n_unique()
     return proposals, {"searches": log.height, "distinct_queries": distinct, "clicked_queries": with_click, "above_floor": best.height}

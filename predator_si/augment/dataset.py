@@ -53,6 +53,8 @@ class Dataset:
     examples: pl.DataFrame
     statistics: dict[str, Any]
     manifest: dict[str, Any] = field(default_factory=dict)
+    tokens: dict[str, str] = field(default_factory=dict)
+    """Sealed token of each client's query that has one: what ``write_dataset`` stores in its place, so that erasing the client reaches every version."""
 
 
 def build_dataset(
@@ -76,7 +78,7 @@ def build_dataset(
     Parameters
     ----------
     log
-        Query log with clicks: ``text, clicked, impressions`` and optionally ``dwell`` (see ``click_estimates``); may be empty.
+        Query log with clicks: ``text, clicked, impressions`` and optionally ``dwell`` and ``sealed`` (see ``click_estimates``); may be empty.
     documents
         ``doc_id, title, text`` and optionally ``part``: what queries may be generated from.
     index
@@ -159,7 +161,8 @@ def build_dataset(
     }
     dataset_id = dataset_id_of(cycle_id)
     on_progress(total, total)
-    return Dataset(dataset_id, examples, statistics, dataset_manifest(cycle_id, report, statistics, targets, base_documents=documents.height))
+    tokens = {proposal.query: proposal.sealed for proposal in proposals if proposal.sealed is not None}
+    return Dataset(dataset_id, examples, statistics, dataset_manifest(cycle_id, report, statistics, targets, base_documents=documents.height), tokens)
 
 
 def _limited(proposals: list[Proposal], sizes: Sizes, spare: float = 1.0) -> list[Proposal]:

@@ -7,7 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from predator_si.errors import BadInput
+from predator_si.privacy import TOKEN, Vault
 from predator_si.records import CYCLE_ID, DiagnosticReport, utc_now
 
 if TYPE_CHECKING:
@@ -50,6 +53,8 @@ def dataset_manifest(
 def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Path]:
     """Write the Parquet file, its CSV export and the manifest into ``folder``; each appears whole or not at all.
 
+    A client's query is written as its sealed token (``Dataset.tokens``) in both files: they are versioned and copied, and erasing must reach all of them.
+
     Returns
     -------
     dict[str, Path]
@@ -58,12 +63,34 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"parquet": folder / PARQUET, "csv": folder / CSV, "manifest": folder / MANIFEST}
-    for name, write in (("parquet", dataset.examples.write_parquet), ("csv", dataset.examples.write_csv)):
+    of_clients = pl.col("query").replace(list(dataset.tokens), list(dataset.tokens.values()))
+    stored = dataset.examples.with_columns(pl.when(pl.col("source") == "clicks").then(of_clients).otherwise("query").alias("query"))
+    for name, write in (("parquet", stored.write_parquet), ("csv", stored.write_csv)):
         partial = paths[name].with_suffix(".partial")
         write(partial)
         partial.replace(paths[name])
     _write_yaml(paths["manifest"], dataset.manifest)
     return paths
+
+
+def read_examples(path: Path, vault: Vault | None) -> tuple[pl.DataFrame, int]:
+    """The rows of a stored data set with readable queries, and how many rows are left out because their client was erased or their key has expired.
+
+    All rows of a group share its query, so a group is there as a whole or not at all.
+
+    Raises
+    ------
+    BadInput
+        The file cannot be read.
+    """
+    try:
+        stored = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BadInput(f"{path}: the training data cannot be read ({str(error).splitlines()[0]}). Run the synthetic_dataset asset again.") from error
+    tokens = stored.filter(pl.col("query").str.contains(TOKEN))["query"].unique().to_list()
+    texts = vault.open(tokens) if vault is not None else [None] * len(tokens)
+    examples = stored.with_columns(pl.col("query").replace(tokens, pl.Series(texts, dtype=pl.String))).drop_nulls("query")
+    return examples, stored.height - examples.height
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class Proposal:
     targeted: bool
     excluded: frozenset[str] = frozenset()
     """Documents that must not become its negatives: everything clicked for this query."""
+    sealed: str | None = None
+    """A client's query as it may be stored; null for a generated one, which is nobody's."""
     first_rank: int = 0
     negatives: list[tuple[str, str, str, int]] = field(default_factory=list)
     """(doc_id, text, kind, first-stage rank or 0)."""

@@ -24,6 +24,7 @@ from predator_si.settings import DemoScale, Settings
 if TYPE_CHECKING:
     from predator_si.corpora import Corpus
     from predator_si.evaluate import PairScores
+    from predator_si.privacy import Vault
     from predator_si.release.gitops import GitOpsRepo
     from predator_si.search.models import ModelStore
     from predator_si.search.retrieve import HybridIndex
@@ -76,6 +77,12 @@ class Loop:
     def control(self) -> Control:
         """The control database."""
         return Control(self.home.control_db)
+
+    def vault(self) -> Vault:
+        """The keys of stored query text; what the ledger calls erased cannot be opened with it."""
+        from predator_si.search.personal import open_vault
+
+        return open_vault(self.home.path)
 
     @cached_property
     def models(self) -> ModelStore:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from predator_si.augment import read_manifest, update_manifest
+from predator_si.augment import read_examples, read_manifest, update_manifest
 from predator_si.errors import BadInput, Missing
 from predator_si.evaluate import compare
 from predator_si.orchestration.loop import Loop
@@ -38,6 +38,8 @@ class TrainingResult(Record):
     bf16: bool
     resumed_from: int
     tracker_run: str
+    erased_examples: int = 0
+    """Rows of the data set that could not be trained on, because their client was erased or their key had expired."""
 
 
 class StandIn:
@@ -91,10 +93,9 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
 
     folder, scale = loop.artifacts(cycle_id), loop.plan.scale
     path = folder / "augmented_dataset.parquet"
-    try:
-        examples = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise BadInput(f"{path}: the training data cannot be read ({str(error).splitlines()[0]}). Run the synthetic_dataset asset again.") from error
+    examples, erased = read_examples(path, loop.vault())
+    if examples.is_empty():
+        raise BadInput(f"{path}: none of its {erased} rows can be read any more, their clients were erased. Run the synthetic_dataset asset again.")
     start = trainable(loop, loop.serving().model)
     recipe = TrainingRecipe(
         learning_rate=scale.learning_rate,
@@ -108,7 +109,9 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         seed=scale.seed,
     )
     dataset_id = str(read_manifest(folder / "dataset_manifest.yaml")["dataset_id"])
-    run = tracker.start(cycle_id, f"train {cycle_id}", {**recipe.model_dump(), "start": start, "dataset": dataset_id, "examples": examples.height})
+    run = tracker.start(
+        cycle_id, f"train {cycle_id}", {**recipe.model_dump(), "start": start, "dataset": dataset_id, "examples": examples.height, "erased": erased}
+    )
     status = "FAILED"
     try:
         trained = fine_tune(
@@ -128,7 +131,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         status = "FINISHED"
     finally:
         tracker.end(status)  # type: ignore[arg-type]
-    result = TrainingResult(start=start, tracker_run=run, **vars(trained))
+    result = TrainingResult(start=start, tracker_run=run, erased_examples=erased, **vars(trained))
     _keep_run(loop, folder / f"mlflow_run_{run}", result, recipe)
     update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
     loop.save(cycle_id, "training.json", result)
@@ -188,7 +191,7 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
 
 def _calibration(loop: Loop, cycle_id: str) -> list[tuple[str, str]]:
     """Some of the pairs that were trained on, for the ranges of an int8 export: never dev or test queries."""
-    examples = pl.read_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet", columns=["query", "text"])
+    examples = read_examples(loop.artifacts(cycle_id) / "augmented_dataset.parquet", loop.vault())[0].select("query", "text")
     return list(examples.sample(min(_CALIBRATION_PAIRS, examples.height), seed=loop.plan.scale.seed).iter_rows())
 
 

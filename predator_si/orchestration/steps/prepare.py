@@ -11,6 +11,7 @@ from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_datase
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
+from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
 from predator_si.search.events import EventFrames, read_events
 
@@ -49,15 +50,22 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
 
 
 def _texts(events: EventFrames) -> list[str]:
-    return events.search.filter(~pl.col("probe"))["user_query"].to_list()
+    return events.search.filter(~pl.col("probe"))["user_query"].drop_nulls().to_list()
 
 
 def query_log(loop: Loop) -> pl.DataFrame:
-    """The last day's searches of people (or of their replay) with what was shown, clicked and read: text, impressions, clicked, dwell."""
+    """The last day's searches of people (or of their replay) with what was shown, clicked and read: text, impressions, clicked, dwell.
+
+    ``sealed`` is the text as it may be stored; searches whose text was erased are left out.
+    """
     now = utc_now()
-    events = read_events(loop.home.events, now - _LOG_REACH, now)
-    shown = events.search.filter(~pl.col("probe") & (pl.col("status") == 200)).select(
-        "query_id", text="user_query", impressions=pl.col("results").list.eval(pl.element().struct.field("object_id"))
+    events, vault = read_events(loop.home.events, now - _LOG_REACH, now, open_text=False), loop.vault()
+    asked = protect(events.search.filter(~pl.col("probe") & (pl.col("status") == 200)), vault, stored=True)
+    shown = (
+        asked.with_columns(sealed="user_query")
+        .pipe(open_text, vault)
+        .drop_nulls("user_query")
+        .select("query_id", "sealed", text="user_query", impressions=pl.col("results").list.eval(pl.element().struct.field("object_id")))
     )
     clicks = events.actions.filter(pl.col("action_name") == "click").select("query_id", "object_id").unique(maintain_order=True)
     dwell = events.actions.filter(pl.col("action_name") == "dwell").group_by("query_id", "object_id").agg(pl.col("value").max().alias("seconds"))
