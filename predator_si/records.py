@@ -133,6 +133,10 @@ class SearchEvent(Record):
     nothing about latency or cost."""
     degraded: bool = False
     """The reranker failed and the first stage's order was served instead: answered (status 200), but an error of this variant."""
+    query_words: int | None = None
+    script: str | None = None
+    query_bucket: int | None = None
+    """With the two before it what is kept of the text in the clear: see ``privacy.segments``."""
     seq: int | None = None
     """Consecutive number within one writer process: a gap counts lost events."""
     writer: str | None = None
@@ -191,6 +195,39 @@ class Metric(Record):
         return self.value is not None
 
 
+class Provenance(Record):
+    """Where telemetry of a window comes from and how much of it can be used."""
+
+    source: str
+    """Name of the source in the contour: ``spool``, ``events``, ``postgres``, ``opensearch``, ``prometheus``, ``opencost``."""
+    origin: str
+    """Address, folder or table, never with a password."""
+    window_start: datetime
+    window_end: datetime
+    newest: datetime | None = None
+    """Time of the newest observation; null where there is none."""
+    rows_good: int = 0
+    rows_quarantined: int = 0
+    unknown: tuple[str, ...] = ()
+    """What this source could not say, and why; a source that is down says so here."""
+
+    def age_seconds(self, now: datetime) -> float | None:
+        """How old the newest observation is."""
+        return None if self.newest is None else max(0.0, (now - self.newest).total_seconds())
+
+
+class MetricCandidate(Record):
+    """What one source said about a metric, and whether that was taken."""
+
+    source: str
+    chosen: bool
+    value: float | None
+    n: int = 0
+    age_seconds: float | None = None
+    reason: str = ""
+    """Why it was not taken: ``stale``, ``unknown``, ``not applicable`` or ``a source before it has a value``, with the details."""
+
+
 class MetricsSnapshot(Record):
     """All metrics of one window."""
 
@@ -204,6 +241,10 @@ class MetricsSnapshot(Record):
     mock: bool = False
     lost_events: int = 0
     quarantined: int = 0
+    candidates: dict[str, tuple[MetricCandidate, ...]] = {}
+    """By metric: what every source of it said, in the order of precedence; for metrics with more than one source."""
+    sources: tuple[Provenance, ...] = ()
+    """What was read for this window, and what could not be."""
 
 
 class Reference(Record):
@@ -470,10 +511,16 @@ class DistributionChange(Record):
 class RootCause(Record):
     """What is wrong, ranked evidence behind it."""
 
-    type: Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "unknown"]
+    type: Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "judgment_artefact", "unknown"]
     affected_categories: list[str]
     distribution_change: DistributionChange
     evidence: list[dict[str, Any]] = []
+    detail: str | None = None
+    """Leg, stage or kind of the first cause: ``dense``, ``shrunken_index``, ``click_spam``; null where only the type is known."""
+    causes: list[dict[str, Any]] = []
+    """Causes that differ from the reference window, most likely first: type, detail, score, explained_loss, p_value, n, test, evidence, actions."""
+    cannot_tell: list[str] = []
+    """What the evidence does not decide: branches without data, causes that explain as much as each other."""
 
 
 class XaiInsights(Record):

@@ -3,14 +3,17 @@
 What belongs here: reading a snapshot, judged probes and query logs, and saying with counts and tests where the loss is. What must not:
 measuring (``monitor`` does), changing anything, loading a model.
 
-Public: ``diagnose``, ``Limits``, ``count_misses``, ``latency_by_stage``, ``subset_deficits``, ``new_vocabulary``, ``tokens``.
+Public: ``diagnose``, ``Window``, ``Levels``, ``Limits``, ``count_misses``, ``latency_by_stage``, ``subset_deficits``, ``new_vocabulary``, ``tokens``.
 """
 
 from predator_si.diagnose.latency import latency_by_stage
+from predator_si.diagnose.limits import Limits
 from predator_si.diagnose.misses import count_misses
-from predator_si.diagnose.report import Limits, diagnose
+from predator_si.diagnose.report import diagnose
 from predator_si.diagnose.subsets import subset_deficits
+from predator_si.diagnose.tree import Levels
 from predator_si.diagnose.vocabulary import new_vocabulary
+from predator_si.diagnose.window import Window
 from predator_si.diagnose.words import tokens
 
-__all__ = ["Limits", "count_misses", "diagnose", "latency_by_stage", "new_vocabulary", "subset_deficits", "tokens"]
+__all__ = ["Levels", "Limits", "Window", "count_misses", "diagnose", "latency_by_stage", "new_vocabulary", "subset_deficits", "tokens"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 EXAMPLES_PER_TOKEN = 40
@@ -59,3 +60,41 @@ def recommended_actions(
 
 def _action(kind: str, target: str, expected: float | None = None) -> dict[str, Any]:
     return {"type": kind, "target": target, "target_tokens": [], "expected_improvement": expected}
+
+
+_OF_CAUSE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
+    ("service_fault", "errors"): (("previous_model", "last release without errors"), ("depth_zero", "answer from the first stage until the errors end")),
+    ("latency", "queue"): (("add_replicas", "search service"), ("cut_depth", "reranker")),
+    ("latency", "retrieve"): (("profile", "first stage"), ("add_replicas", "search service")),
+    ("latency", "rerank"): (("quantise", "reranker"), ("cut_depth", "reranker"), ("distil", "reranker"), ("add_replicas", "search service")),
+    ("data_fault", "shrunken_index"): (("repair_index", "index the documents that are gone"), ("reindex", "from the source, whole")),
+    ("data_fault", "stale_index"): (("reindex", "take in what the source has had since"), ("add_workers", "ingest queue")),
+    ("data_fault", "truncated_documents"): (("repair_index", "index the shortened documents again from the source"),),
+    ("data_fault", "encoding"): (("repair_index", "decode the damaged documents again from the source"),),
+    ("data_fault", "language"): (("repair_index", "index documents in the language of the queries, or route those queries elsewhere"),),
+    ("retrieval_miss", "lexical"): (("reindex", "with the analyser that queries go through"),),
+    ("retrieval_miss", "dense"): (("reindex", "embedder"), ("tune_fusion", "weight of the legs until the embedder fits the language")),
+    ("retrieval_miss", "fusion"): (("tune_fusion", "weights of the legs"), ("widen_candidates", "depth")),
+    ("rerank_miss", "reranker"): (("previous_model", "last release with these scores"), ("retrain_reranker", "champion")),
+    ("rerank_miss", "fusion_weight"): (("tune_fusion", "weight of the first stage"),),
+    ("domain_shift", ""): (("augment", "the new domain"), ("retrain_reranker", "champion")),
+    ("judgment_artefact", "label_noise"): (("review_judgments", "labels that changed since the reference"),),
+    ("judgment_artefact", "click_spam"): (("exclude_clients", "clients with abnormal click patterns"),),
+}
+_MODEL_IS_FINE = frozenset({"service_fault", "data_fault", "retrieval_miss", "latency", "judgment_artefact"})
+
+
+def cause_actions(cause: str, detail: str, expected: float | None) -> list[dict[str, Any]]:
+    """The actions that a cause of the tree suggests, in the order to try them; ``expected_improvement`` is what the cause explains, in points of NDCG@10."""
+    return [_action(kind, target, expected if cause != "latency" else None) for kind, target in _OF_CAUSE.get((cause, detail), ())]
+
+
+def first_of(cause: Mapping[str, Any], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The actions of the first cause, then those that the loss as it stands suggests; nobody retrains a model against a fault that is not the model's."""
+    kinds = {action["type"]: action for action in others}
+    own = [
+        kinds.pop(action["type"]) if action["type"] in ("augment", "retrain_reranker") and action["type"] in kinds else action for action in cause["actions"]
+    ]
+    taken = {action["type"] for action in own}
+    fine = cause["type"] in _MODEL_IS_FINE or cause["detail"] == "fusion_weight"
+    return [*own, *(action for action in others if action["type"] not in taken and not (fine and action["type"] in ("augment", "retrain_reranker")))]

@@ -3,42 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from predator_si.diagnose.actions import recommended_actions
+from predator_si.diagnose.actions import first_of, recommended_actions
 from predator_si.diagnose.latency import latency_by_stage
+from predator_si.diagnose.limits import Limits as Limits
 from predator_si.diagnose.misses import Misses, count_misses, relevant_documents
 from predator_si.diagnose.slices import query_slices, token_subsets
 from predator_si.diagnose.subsets import correlation_p, subset_deficits
+from predator_si.diagnose.tree import Levels, ask_branches, rank_causes
 from predator_si.diagnose.vocabulary import DocumentFrequency, Vocabulary, frequency, new_vocabulary
+from predator_si.diagnose.window import Finding, Window
 from predator_si.diagnose.words import token_lists
 from predator_si.errors import BadInput
 from predator_si.records import DiagnosticReport, DistributionChange, Metric, MetricsSnapshot, RootCause, Trigger, XaiInsights, utc_now
 
-Cause = Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "unknown"]
+Cause = Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "judgment_artefact", "unknown"]
 PROBE_COLUMNS = ("query_id", "text", "ndcg_at_10", "result_ids", "candidate_ids")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Where a branch of the tree says yes. Rates are fractions, lag is seconds."""
-
-    error_rate: float = 0.01
-    etl_lag_seconds: float = 60.0
-    index_errors: float = 3.0
-    relevant_not_indexed: float = 0.02
-    min_support: int = 10
-    fdr: float = 0.1
-    significance: float = 0.05
-    listed_tokens: int = 50
-    explain_seconds: float = 60.0
-    """Wall time that the explaining methods may take together (``explain``)."""
-    explain_forwards: int = 6_000
-    """Pairs that they may score: fifty queries by occlusion take about 800, twenty pairs by integrated gradients about 2,100."""
 
 
 def diagnose(
@@ -57,6 +41,10 @@ def diagnose(
     indexed_ids: Sequence[str] | None = None,
     depth: int | None = None,
     limits: Limits | None = None,
+    reference: Window | None = None,
+    actions: pl.DataFrame | None = None,
+    index: Mapping[str, Any] | None = None,
+    levels: Levels | None = None,
 ) -> DiagnosticReport:
     """Why ``trigger`` fired.
 
@@ -81,6 +69,13 @@ def diagnose(
         All indexed document ids, to tell a document that is not there from one that is not found.
     depth
         Candidates that the reranker scores; ``None``: all of ``candidate_ids``.
+    reference
+        The healthy window to compare with: the branches of :mod:`~predator_si.diagnose.tree` then rank the causes. Without it only the current window speaks,
+        which can say where the loss sits and not what changed.
+    actions, index
+        Actions of people in the window, and ``index`` of ``GET /info?facts=true``; the tree reads them.
+    levels
+        How sure and how large a finding of the tree must be.
 
     Raises
     ------
@@ -110,13 +105,18 @@ def diagnose(
         _shift(scores, words, vocabulary, bounds, seed),
         _losses(judged, affected, scores),
     ]
-    cause = _cause(trigger, evidence, judged.height)
+    current = Window(snapshot, probes, judgments, events, actions, index, indexed_ids, current_queries)
+    found = ask_branches(reference, current, levels or Levels(limits=bounds), seed) if reference is not None else []
+    causes, cannot_tell = rank_causes(found, trigger.metric)
+    cause: Cause = causes[0]["type"] if causes else _cause(trigger, evidence, judged.height)
+    cannot_tell += _limits_of(reference, causes, cause)
+    evidence += [_entry(one) for one in found]
     affected_categories = [name.split("=", 1)[1] for name in found_slices["name"] if name.startswith(("category=", "part="))]
     found_tokens = _significant(weak, bounds.fdr)
     importance = _importance(found_tokens)
     new_words = [row["token"] for row in vocabulary.new_tokens if row["df"] is None or row["df"] > 0]
     targets = list(dict.fromkeys([*importance, *(new_words if cause == "domain_shift" else [])]))[: bounds.listed_tokens]
-    actions = recommended_actions(
+    recommended = recommended_actions(
         cause,
         metric=trigger.metric,
         target_tokens=targets,
@@ -125,6 +125,8 @@ def diagnose(
         misses=misses.counts,
         slowest_stage=None if stages is None else stages["slowest_stage"],
     )
+    if causes:
+        recommended = first_of(causes[0], recommended)
     return DiagnosticReport(
         cycle_id=cycle_id,
         timestamp=utc_now(),
@@ -137,13 +139,16 @@ def diagnose(
             affected_categories=list(dict.fromkeys(affected_categories)),
             distribution_change=DistributionChange(new_tokens=vocabulary.new_tokens[: bounds.listed_tokens], coverage=vocabulary.coverage),
             evidence=evidence,
+            detail=causes[0]["detail"] if causes else None,
+            causes=causes,
+            cannot_tell=cannot_tell,
         ),
         xai_insights=XaiInsights(
             low_coverage_tokens=_low_coverage(vocabulary, words, document_frequency, bounds.listed_tokens),
             importance_scores=importance,
-            suggested_action=actions[0]["type"] if actions else "none: there is nothing to act on; collect judged probes first",
+            suggested_action=recommended[0]["type"] if recommended else "none: there is nothing to act on; collect judged probes first",
         ),
-        recommended_actions=actions,
+        recommended_actions=recommended,
         misses=misses.counts,
         slices=[{**row, "affected": row["name"] in set(found_slices["name"])} for row in slices.to_dicts()],
         weak_tokens=[
@@ -151,6 +156,20 @@ def diagnose(
             for row in weak.head(bounds.listed_tokens).to_dicts()
         ],
     )
+
+
+def _limits_of(reference: Window | None, causes: Sequence[Mapping[str, Any]], cause: str) -> list[str]:
+    """What the report as a whole cannot tell."""
+    if reference is None:
+        return ["what changed: there is no reference window to compare with, so the type says where the loss sits now"]
+    if not causes and cause != "unknown":
+        return [f"what changed: no branch differs from the reference window beyond chance; {cause} says where the remaining loss sits"]
+    return []
+
+
+def _entry(one: Finding) -> dict[str, Any]:
+    shared = {"explained_loss": one.explained_loss, "p_value": one.p_value, "n": one.n, "test": one.test, "reason": one.reason}
+    return {"branch": one.name, "answer": one.answer, "against": "reference window", **shared, **one.evidence}
 
 
 def _cause(trigger: Trigger, evidence: list[dict[str, Any]], judged: int) -> Cause:

@@ -29,6 +29,7 @@ _SCHEMA: dict[str, Any] = {
     "result_ids": pl.List(pl.String),
     "candidate_ids": pl.List(pl.String),
     "rerank_scores": pl.List(pl.Float64),
+    "first_scores": pl.List(pl.Float64),
     "lexical_ids": pl.List(pl.String),
     "dense_ids": pl.List(pl.String),
 }
@@ -45,7 +46,7 @@ class ProbeResult:
         One row per judged query asked, in their order: ``query_id``, ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
         where the probe failed), ``latency_ms`` (as the client saw it), ``took_ms``, ``model_digest``, ``result_ids``, ``candidate_ids``
         (first-stage order; null where the service returned only a part of them), ``rerank_scores`` (logits in the order of ``result_ids``, null
-        where the reranker did not read that document), ``lexical_ids``, ``dense_ids`` (what each leg of the first stage found; null where the
+        where the reranker did not read that document), ``first_scores`` (first-stage scores in the same order), ``lexical_ids``, ``dense_ids`` (what each leg of the first stage found; null where the
         service has no legs or does not tell), ``status``, ``error``.
     failed
         Probes without a usable answer. They are counted and never scored.
@@ -178,6 +179,7 @@ def _read(answer: Mapping[str, Any]) -> dict[str, Any]:
         "result_ids": ids,
         "candidate_ids": candidates,
         "rerank_scores": [result.get("rerank_score") for result in results],
+        "first_scores": first,
         "lexical_ids": legs.get("lexical"),
         "dense_ids": legs.get("dense"),
     }
