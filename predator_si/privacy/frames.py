@@ -11,6 +11,7 @@ import polars as pl
 
 from predator_si.errors import BadInput
 from predator_si.privacy.redaction import redact_column
+from predator_si.privacy.segments import SEGMENTS, segments
 from predator_si.privacy.vault import CLIENT, SESSION, TOKEN, Vault
 
 QUERY, CLIENT_ID, SESSION_ID = "user_query", "client_id", "session_id"
@@ -19,6 +20,8 @@ _EPOCH = date(1970, 1, 1).toordinal()
 
 def protect(frame: pl.DataFrame, vault: Vault, *, stored: bool = False) -> pl.DataFrame:
     """The frame as it may be stored: ``user_query`` redacted and sealed, ``client_id`` and ``session_id`` hashed; columns that are not there are not asked for.
+
+    Where the frame has columns for segments of the query (``segments.SEGMENTS``), those of the readable texts are filled in.
 
     All keys are durable when this returns. Nulls stay null.
 
@@ -45,7 +48,8 @@ def protect(frame: pl.DataFrame, vault: Vault, *, stored: bool = False) -> pl.Da
             names = raw.to_list()
             frame = frame.with_columns(pl.col(name).cast(pl.String).replace(names, [hashed(one) for one in names]))
     if QUERY in frame.columns:
-        frame = frame.with_columns(_sealed(frame, vault, stored))
+        texts, plain = _redacted(frame, stored)
+        frame = frame.with_columns(_kept(frame, texts.filter(plain), plain.arg_true(), vault)).with_columns(_sealed(frame, texts, plain.arg_true(), vault))
     vault.sync()
     return frame
 
@@ -60,15 +64,28 @@ def open_text(frame: pl.DataFrame, vault: Vault | None) -> pl.DataFrame:
     return frame.with_columns(frame[QUERY].scatter(rows, pl.Series(texts, dtype=pl.String)))
 
 
-def _sealed(frame: pl.DataFrame, vault: Vault, stored: bool) -> pl.Series:
+def _redacted(frame: pl.DataFrame, stored: bool) -> tuple[pl.Series, pl.Series]:
+    """The texts as they may be sealed, and which of them are readable; of a store the sealed ones stay as they are."""
     if "timestamp" not in frame.columns:
         raise BadInput(f"a frame with {QUERY} needs timestamp, which says under which key it is sealed; there are {', '.join(frame.columns)}. Add the column.")
     texts = redact_column(frame[QUERY].cast(pl.String))
-    wanted = texts.is_not_null()
+    plain = texts.is_not_null()
     if stored:
-        wanted &= ~texts.str.contains(TOKEN).fill_null(False)
-        texts = pl.select(pl.when(wanted).then(texts).otherwise(frame[QUERY])).to_series().alias(QUERY)
-    rows = wanted.arg_true()
+        plain &= ~texts.str.contains(TOKEN).fill_null(False)
+        texts = pl.select(pl.when(plain).then(texts).otherwise(frame[QUERY])).to_series().alias(QUERY)
+    return texts, plain
+
+
+def _kept(frame: pl.DataFrame, texts: pl.Series, rows: pl.Series, vault: Vault) -> list[pl.Series]:
+    """What is kept of readable texts in the clear, in the columns that the frame has for it."""
+    wanted = [name for name in SEGMENTS if name in frame.columns]
+    if not wanted or rows.is_empty():
+        return []
+    found = segments(texts, vault)
+    return [frame[name].cast(SEGMENTS[name]).scatter(rows, found[name]) for name in wanted]
+
+
+def _sealed(frame: pl.DataFrame, texts: pl.Series, rows: pl.Series, vault: Vault) -> pl.Series:
     days = (frame["timestamp"].gather(rows).dt.convert_time_zone("UTC").dt.epoch("d") + _EPOCH).to_list()
     clients = frame[CLIENT_ID].gather(rows).to_list() if CLIENT_ID in frame.columns else [None] * len(rows)
     return texts.scatter(rows, vault.seal_all(texts.gather(rows).to_list(), clients, days))

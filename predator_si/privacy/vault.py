@@ -124,6 +124,10 @@ class Vault:
         """The same for a session; clients often put their own id into it."""
         return self._hash("s1.", session_id)
 
+    def query_bucket(self, text: str, buckets: int) -> int:
+        """One of ``buckets`` numbers for a text under this installation's salt: equal texts share it, and so do many different ones."""
+        return int.from_bytes(hmac.digest(self._salt, b"q1." + text.encode("utf-8", "surrogatepass"), "sha256")[:8], "big") % buckets
+
     def _hash(self, kind: str, name: str) -> str:
         known = self._hashes.get((kind, name))
         if known is None:

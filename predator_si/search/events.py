@@ -57,6 +57,9 @@ SEARCH_SCHEMA: dict[str, Any] = {
     "probe": pl.Boolean,
     "stands_for": pl.String,
     "degraded": pl.Boolean,
+    "query_words": pl.Int64,
+    "script": pl.String,
+    "query_bucket": pl.Int64,
     "seq": pl.Int64,
     "writer": pl.String,
 }

@@ -9,8 +9,11 @@ import threading
 from datetime import date
 from pathlib import Path
 
+import polars as pl
+
 from predator_si.errors import BadInput
 from predator_si.privacy import Tombstone, Vault, redact
+from predator_si.privacy.segments import segments
 from predator_si.records import ActionEvent, SearchEvent
 
 ERASED, EXPIRED = "client_erased", "personal_data_expired"
@@ -51,8 +54,9 @@ def protect_search(event: SearchEvent, vault: Vault) -> SearchEvent:
     """The event as it may be stored; its key may be new: the vault's ``sync`` comes before the disk."""
     client = None if event.client_id is None else vault.client_hash(event.client_id)
     session = None if event.session_id is None else vault.session_hash(event.session_id)
-    query = vault.seal(redact(event.user_query), client, event.timestamp)
-    return event.model_copy(update={"user_query": query, "client_id": client, "session_id": session})
+    query = redact(event.user_query)
+    kept = segments(pl.Series([query]), vault).row(0, named=True)
+    return event.model_copy(update={"user_query": vault.seal(query, client, event.timestamp), "client_id": client, "session_id": session, **kept})
 
 
 def protect_action(event: ActionEvent, vault: Vault) -> ActionEvent:

@@ -177,7 +177,7 @@ def run_dbt(home: Home, target: Target, arguments: Sequence[str]) -> list[NodeRe
 
 
 def read_results(path: Path) -> list[NodeResult]:
-    """dbt's ``run_results.json`` as records."""
+    """The ``run_results.json`` of dbt as records."""
     found = []
     for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
         kind, _, name = str(result["unique_id"]).split(".", 2)
@@ -209,7 +209,7 @@ def dbt_program() -> Path:
 
 
 def manifest(home: Home, target: Target) -> Path:
-    """dbt's manifest of the project as it is installed now: parsed once, and again when a file of the project has changed."""
+    """The manifest of the project as it is installed now: parsed once, and again when a file of the project has changed."""
     folder = Path(environment(home, target)["DBT_TARGET_PATH"])
     path = folder / "manifest.json"
     newest = max(file.stat().st_mtime for file in PROJECT.rglob("*") if file.is_file())

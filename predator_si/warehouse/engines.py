@@ -85,9 +85,7 @@ class PostgresDatabase:
         if not frame.height:
             return
         nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
-        flat = frame.with_columns(
-            pl.when(pl.col(name).is_null()).then(None).otherwise(_json(name)).alias(name) for name in nested
-        )
+        flat = frame.with_columns(pl.when(pl.col(name).is_null()).then(None).otherwise(_json(name)).alias(name) for name in nested)
         columns = ", ".join(f'"{name}"' for name in frame.columns)
         with self._connection.cursor().copy(f"copy {table} ({columns}) from stdin with (format csv)") as copy:
             copy.write(flat.write_csv(include_header=False, datetime_format="%Y-%m-%d %H:%M:%S%.6f").encode())
@@ -129,7 +127,8 @@ def open_warehouse(home: Home, target: Target = "duckdb", *, read_only: bool = F
     try:
         connection = psycopg.connect(connect_timeout=10)
     except psycopg.OperationalError as error:
-        raise Unavailable(f"PostgreSQL does not answer ({str(error).splitlines()[0]}); is it running, are PGHOST, PGPORT, PGUSER and PGPASSWORD right?") from error
+        said = str(error).splitlines()[0]
+        raise Unavailable(f"PostgreSQL does not answer ({said}); is it running, are PGHOST, PGPORT, PGUSER and PGPASSWORD right?") from error
     with connection:
         connection.execute("set time zone 'UTC'")
         if read_only:

@@ -24,20 +24,20 @@ from predator_si.search.events import ACTION_SCHEMA, SEARCH_SCHEMA
 from predator_si.warehouse.engines import Warehouse, text
 
 _TIME = pl.Datetime("us")
-_SEGMENTS: dict[str, Any] = {"query_words": pl.Int64, "script": pl.String, "query_bucket": pl.Int64}
 _PERSONAL = {"user_query", "client_id", "session_id"}
 SEARCH: dict[str, Any] = {
     **{name: kind for name, kind in SEARCH_SCHEMA.items() if name not in _PERSONAL | {"timestamp"}},
     "source": pl.String,
-    **_SEGMENTS,
 }
 """Columns of raw search events beside ``window_start`` and ``event_time``; what a file lacks is null."""
 ACTIONS: dict[str, Any] = {**{name: kind for name, kind in ACTION_SCHEMA.items() if name not in _PERSONAL | {"timestamp"}}, "source": pl.String}
-QUARANTINE: dict[str, Any] = {"file": pl.String, "source": pl.String, "origin": pl.String, "line": pl.Int64, "reason": pl.String, "kind": pl.String, "seen_at": _TIME}
+QUARANTINE: dict[str, Any] = {
+    "file": pl.String, "source": pl.String, "origin": pl.String, "line": pl.Int64, "reason": pl.String, "kind": pl.String, "seen_at": _TIME,
+}  # fmt: skip
 SNAPSHOTS: dict[str, Any] = {
     "snapshot_id": pl.String, "window_start": _TIME, "contour": pl.String, "champion": pl.String, "measured_from": _TIME, "measured_to": _TIME,
     "created_at": _TIME, "mock": pl.Boolean, "lost_events": pl.Int64, "quarantined": pl.Int64, "metric": pl.String, "value": pl.Float64, "n": pl.Int64,
-    "reason": pl.String, "dirty": pl.Boolean,
+    "reason": pl.String, "metric_source": pl.String, "dirty": pl.Boolean,
 }  # fmt: skip
 PROBES: dict[str, Any] = {
     "snapshot_id": pl.String, "window_start": _TIME, "champion": pl.String, "query_id": pl.String, "model_digest": pl.String, "status": pl.Int64,
@@ -210,19 +210,22 @@ def _snapshot_rows(snapshot: MetricsSnapshot, start: datetime) -> pl.DataFrame:
         "measured_from": _naive(snapshot.window_start), "measured_to": _naive(snapshot.window_end), "created_at": _naive(snapshot.created_at),
         "mock": snapshot.mock, "lost_events": snapshot.lost_events, "quarantined": snapshot.quarantined, "dirty": True,
     }  # fmt: skip
-    rows = [{**shared, "metric": metric.name, "value": metric.value, "n": metric.n, "reason": metric.reason} for metric in snapshot.metrics.values()]
+    facts = [(metric.name, metric.value, metric.n, metric.reason, metric.source) for metric in snapshot.metrics.values()]
+    rows = [{**shared, **dict(zip(("metric", "value", "n", "reason", "metric_source"), fact, strict=True))} for fact in facts]
     return pl.DataFrame(rows, schema=SNAPSHOTS, orient="row")
 
 
 def _probe_rows(path: Path, snapshot: MetricsSnapshot, start: datetime) -> pl.DataFrame:
-    from predator_si.measures.segments import script, words
+    from predator_si.privacy.segments import SEGMENTS, segments
 
-    kept = {name: kind for name, kind in PROBES.items() if name not in ("snapshot_id", "window_start", "champion", *_SEGMENTS)}
+    kept = {name: kind for name, kind in PROBES.items() if name not in ("snapshot_id", "window_start", "champion", *SEGMENTS)}
     frame = _read(path, {**kept, "text": pl.String})
     return frame.with_columns(
-        snapshot_id=pl.lit(snapshot.snapshot_id), window_start=pl.lit(start, _TIME), champion=pl.lit(snapshot.champion, pl.String),
-        query_words=words("text"), script=script("text"),
-    ).select(list(PROBES))  # fmt: skip
+        *segments(frame["text"]).select("query_words", "script").get_columns(),
+        snapshot_id=pl.lit(snapshot.snapshot_id),
+        window_start=pl.lit(start, _TIME),
+        champion=pl.lit(snapshot.champion, pl.String),
+    ).select(list(PROBES))
 
 
 # --------------------------------------------------------------------------- files
@@ -245,18 +248,18 @@ def _read(path: Path, columns: dict[str, Any]) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path, hive_partitioning=False)
         present = [name for name in columns if name in frame.columns]
-        naive = [
-            pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-            for name in present
-            if columns[name] == _TIME and isinstance(frame.schema[name], pl.Datetime) and frame.schema[name].time_zone
-        ]
-        return frame.select(present).with_columns(naive).select(
-            (pl.col(name) if name in present else pl.lit(None).alias(name)).cast(kind) for name, kind in columns.items()
+        zoned = [name for name in present if columns[name] == _TIME and getattr(frame.schema[name], "time_zone", None)]
+        naive = [pl.col(name).dt.convert_time_zone("UTC").dt.replace_time_zone(None) for name in zoned]
+        return (
+            frame.select(present)
+            .with_columns(naive)
+            .select((pl.col(name) if name in present else pl.lit(None).alias(name)).cast(kind) for name, kind in columns.items())
         )
     except FileNotFoundError as error:
         raise Unavailable(f"{path}: vanished while it was read; something replaced it. Try again.") from error
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read as Parquet with the raw layer's columns ({str(error).splitlines()[0]}). Move it away or write it again.") from error
+        said = str(error).splitlines()[0]
+        raise BadInput(f"{path}: cannot be read as Parquet with the raw layer's columns ({said}). Move it away or write it again.") from error
 
 
 def _naive(moment: datetime) -> datetime:

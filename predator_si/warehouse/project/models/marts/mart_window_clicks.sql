@@ -3,10 +3,10 @@ with found as (
         window_start, variant, {{ segment_columns() }},
         count(*) filter (where answered) as answered,
         count(*) filter (where answered and clicks > 0) as clicked,
-        coalesce(sum(clicks) filter (where answered), 0) as clicks,
+        cast(coalesce(sum(clicks) filter (where answered), 0) as bigint) as clicks,
         avg(cast(1 as double precision) / best_click) filter (where answered and clicks > 0) as click_mrr,
         avg(click_dcg) filter (where answered) as click_dcg_at_10,
-        sum(ratings) as ratings,
+        cast(sum(ratings) as bigint) as ratings,
         {{ ratio('sum(rating_sum)', 'sum(ratings)') }} as satisfaction
     from {{ ref('int_requests') }}
     where window_start in {{ dirty_windows() }}
