@@ -42,10 +42,10 @@ class Pair:
 class Attribution:
     """Tokens of pairs with their share of the score, and the checks.
 
-    ``pairs``: per pair ``query_id, side, query, score, baseline_score, tokens`` [{``token, side`` (query or text), ``value``}], ``query_share`` (of the absolute
-    values), ``completeness_error`` (share of the score difference that the attributions miss), ``reliable``, ``deletion_drop`` (how far the score falls when
-    the fifth of the tokens with the largest values is masked) and ``random_drop`` (mean over random fifths).
-    ``summary``: over all pairs. ``reason``: what was cut short.
+    ``pairs``: per pair ``query_id, side, query, score, baseline_score, tokens`` [{``token, side`` (query or text), ``value``}], ``query_share`` (of the
+    absolute values), ``completeness_error`` (share of the score difference that the attributions miss), ``reliable``, ``deletion_drop`` (how far the
+    score falls when the fifth of the tokens with the largest values is masked) and ``random_drop`` (mean over random fifths). ``summary``: over all
+    pairs. ``reason``: what was cut short.
     """
 
     pairs: list[dict[str, Any]]

@@ -42,8 +42,8 @@ class Occlusion:
 
     ``queries``: per query ``query_id, query, margin`` (score of the relevant document minus the wrong one's, logits) and ``words`` [{``word, effect``}].
     ``effect`` = margin with the word - margin without: above 0 the word helps the right document, below 0 it speaks for the wrong one.
-    ``words``: per distinct word ``word, n`` (queries), ``mean`` effect, ``ci_low, ci_high`` (95%, null below two queries), worst first. ``groups``: the same for
-    known and unindexed words and words with digits. ``reason``: what was cut short.
+    ``words``: per distinct word ``word, n`` (queries), ``mean`` effect, ``ci_low, ci_high`` (95%, null below two queries), worst first. ``groups``: the same
+    for known and unindexed words and words with digits. ``reason``: what was cut short.
     """
 
     queries: list[dict[str, Any]]

@@ -233,7 +233,8 @@ def _terms(texts: Sequence[str], labels: npt.NDArray[np.int64], clusters: int) -
     for count in counts:
         total.update(count)
     mean = sum(total.values()) / max(clusters, 1)
-    weights = [{word: n * math.log(1.0 + mean / total[word]) for word, n in count.items()} for count in counts]
+    shared = [{word: n for word, n in count.items() if n > 1} or count for count in counts]  # a word that one person used names nothing, and may be private
+    weights = [{word: n * math.log(1.0 + mean / total[word]) for word, n in count.items()} for count in shared]
     return [tuple(sorted(weight, key=lambda word: (-weight[word], word))[:_KEPT_TERMS]) for weight in weights]
 
 
