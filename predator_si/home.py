@@ -197,6 +197,11 @@ class Home:
         return self.path / "judgments"
 
     @property
+    def topics(self) -> Path:
+        """Topics of earlier diagnoses, so that a topic keeps its number."""
+        return self.path / "topics.json"
+
+    @property
     def pair_scores(self) -> Path:
         """SQLite file of scores of query-document pairs, shared by stages; it can be computed again."""
         return self.path / "pair_scores.db"

@@ -95,12 +95,15 @@ class DemoScale(Record):
     """Closed-loop searches of each arm when P95 is measured."""
     resamples: int
     """Of the bootstrap and of the sign-flip test."""
+    explain_seconds: float = 60.0
+    """Wall time that the explaining methods of a diagnosis may take together."""
 
 
 DEMO_SCALES: dict[str, DemoScale] = {
     "small": DemoScale(
         name="small",
         models="tiny",
+        explain_seconds=20.0,
         depth=10,
         documents_per_package=200,
         fusion_weight=0.35,

@@ -15,9 +15,20 @@ from predator_si.records import DiagnosticReport
 
 
 def target_tokens(report: DiagnosticReport) -> list[str]:
-    """Words to aim at: those of the report's ``augment`` action, else its weak words, most important first."""
-    wanted = [token for action in report.recommended_actions if action.get("type") == "augment" for token in action.get("target_tokens", [])]
-    return list(dict.fromkeys(wanted or list(report.xai_insights.importance_scores)))
+    """Words to aim at: those of the report's ``augment`` action, else its weak words, most important first.
+
+    Where the report confirmed its findings on the other half of the probes (``targets_reproduced``), only the action's own words: there may be none.
+    """
+    actions = [action for action in report.recommended_actions if action.get("type") == "augment"]
+    wanted = [token for action in actions for token in action.get("target_tokens", [])]
+    confirmed = any(action.get("targets_reproduced") for action in actions)
+    return list(dict.fromkeys(wanted if wanted or confirmed else list(report.xai_insights.importance_scores)))
+
+
+def target_categories(report: DiagnosticReport) -> set[str]:
+    """Categories and parts to aim at: the affected ones, or only those that the report confirmed on the other half of the probes."""
+    confirmed = [action for action in report.recommended_actions if action.get("type") == "augment" and action.get("targets_reproduced")]
+    return {category for action in confirmed for category in action["target"]} if confirmed else set(report.root_cause_analysis.affected_categories)
 
 
 def propose_from_documents(
@@ -25,11 +36,11 @@ def propose_from_documents(
 ) -> tuple[list[Proposal], dict[str, int]]:
     """Queries from documents alone, and counts of how the documents were chosen.
 
-    A document is targeted when its category or part is affected, or one of the report's words is in its text (words in more than a tenth of all
+    A document is targeted when its category or part is a target, or one of the report's words is in its text (words in more than a tenth of all
     documents do not count). Targeted documents fill up to ``sizes.targeted_share``, others the rest. A document of ``guard``, or with nearly the text of one,
     gives no query.
     """
-    affected = set(report.root_cause_analysis.affected_categories)
+    affected = target_categories(report)
     parts = documents["part"].to_list() if "part" in documents.columns else [None] * documents.height
     ids, titles, texts = documents["doc_id"].to_list(), documents["title"].fill_null("").to_list(), documents["text"].fill_null("").to_list()
     corpus = Corpus([f"{title} {text}" for title, text in zip(titles, texts, strict=True)])

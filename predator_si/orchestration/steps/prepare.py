@@ -11,6 +11,7 @@ from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_datase
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.explain import explain_causes
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
 from predator_si.search.events import EventFrames, read_events
@@ -45,6 +46,7 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
         indexed_ids=index.doc_ids,
         depth=loop.plan.scale.depth,
     )
+    report = explain_causes(loop, report, loop.probes(current.snapshot_id), corpus.judgments(split="dev"), _texts(before), _texts(events), index)
     loop.save(cycle_id, "diagnostic_report.json", report)
     return report
 
