@@ -68,12 +68,17 @@ def _redacted(frame: pl.DataFrame, stored: bool) -> tuple[pl.Series, pl.Series]:
     """The texts as they may be sealed, and which of them are readable; of a store the sealed ones stay as they are."""
     if "timestamp" not in frame.columns:
         raise BadInput(f"a frame with {QUERY} needs timestamp, which says under which key it is sealed; there are {', '.join(frame.columns)}. Add the column.")
-    texts = redact_column(frame[QUERY].cast(pl.String))
+    texts = frame[QUERY].cast(pl.String)
     plain = texts.is_not_null()
     if stored:
         plain &= ~texts.str.contains(TOKEN).fill_null(False)
-        texts = pl.select(pl.when(plain).then(texts).otherwise(frame[QUERY])).to_series().alias(QUERY)
-    return texts, plain
+    rows = plain.arg_true()
+    return texts.scatter(rows, redact_column(texts.gather(rows))), plain
+
+
+def _days(frame: pl.DataFrame, rows: pl.Series) -> pl.Series:
+    """The UTC days (``date.toordinal``) of some rows."""
+    return frame["timestamp"].gather(rows).dt.convert_time_zone("UTC").dt.epoch("d").cast(pl.Int64) + _EPOCH
 
 
 def _kept(frame: pl.DataFrame, texts: pl.Series, rows: pl.Series, vault: Vault) -> list[pl.Series]:
@@ -81,11 +86,11 @@ def _kept(frame: pl.DataFrame, texts: pl.Series, rows: pl.Series, vault: Vault) 
     wanted = [name for name in SEGMENTS if name in frame.columns]
     if not wanted or rows.is_empty():
         return []
-    found = segments(texts, vault)
+    found = segments(texts, vault, _days(frame, rows))
     return [frame[name].cast(SEGMENTS[name]).scatter(rows, found[name]) for name in wanted]
 
 
 def _sealed(frame: pl.DataFrame, texts: pl.Series, rows: pl.Series, vault: Vault) -> pl.Series:
-    days = (frame["timestamp"].gather(rows).dt.convert_time_zone("UTC").dt.epoch("d") + _EPOCH).to_list()
+    days = _days(frame, rows).to_list()
     clients = frame[CLIENT_ID].gather(rows).to_list() if CLIENT_ID in frame.columns else [None] * len(rows)
     return texts.scatter(rows, vault.seal_all(texts.gather(rows).to_list(), clients, days))

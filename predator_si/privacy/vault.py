@@ -41,6 +41,7 @@ CLIENT = r"^c1\.[A-Za-z0-9_-]{22}$"
 SESSION = r"^s1\.[A-Za-z0-9_-]{22}$"
 WEEK = 7
 """Days that share a client's key. Retention destroys whole keys, so sealed text in a data set outlives it by less than this."""
+_SALT_DAYS = 2
 _TOKEN, _CLIENT, _SESSION = re.compile(TOKEN), re.compile(CLIENT), re.compile(SESSION)
 _BUSY_SECONDS = 30.0
 _CACHED = 100_000
@@ -100,6 +101,7 @@ class Vault:
         self._new: dict[tuple[str, int], _NewKey] = {}
         self._ciphers: dict[str, AESGCM | None] = {}
         self._hashes: dict[tuple[str, str], str] = {}
+        self._day_salts: dict[int, bytes | None] = {}
         self._seen: tuple[int, bytes] = (-1, b"")
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +126,27 @@ class Vault:
         """The same for a session; clients often put their own id into it."""
         return self._hash("s1.", session_id)
 
-    def query_bucket(self, text: str, buckets: int) -> int:
-        """One of ``buckets`` numbers for a text under this installation's salt: equal texts share it, and so do many different ones."""
-        return int.from_bytes(hmac.digest(self._salt, b"q1." + text.encode("utf-8", "surrogatepass"), "sha256")[:8], "big") % buckets
+    def query_bucket(self, text: str, buckets: int, day: int) -> int | None:
+        """One of ``buckets`` numbers for a text on a day (``date.toordinal``): equal texts share it, and so do many different ones.
+
+        Under a salt of that day, made when first asked for and destroyed by ``expire`` two days later (late events come within one): a bucket of older
+        days tells nothing about a text any more, and is null when asked for.
+        """
+        salt = self._day_salt(day)
+        return None if salt is None else int.from_bytes(hmac.digest(salt, text.encode("utf-8", "surrogatepass"), "sha256")[:8], "big") % buckets
+
+    def _day_salt(self, day: int) -> bytes | None:
+        if day not in self._day_salts:
+            name = f"bucket:{day}"
+            with self._lock, self._explained():
+                row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            if row is None and day >= _day(utc_now()) - _SALT_DAYS:
+                with self._explained(), self._transaction() as connection:
+                    connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, os.urandom(32)))
+                    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+            self._day_salts = {known: salt for known, salt in self._day_salts.items() if known >= day - _SALT_DAYS}
+            self._day_salts[day] = None if row is None else bytes(row[0])
+        return self._day_salts[day]
 
     def _hash(self, kind: str, name: str) -> str:
         known = self._hashes.get((kind, name))
@@ -225,7 +245,11 @@ class Vault:
         return destroyed
 
     def expire(self, before: date) -> int:
-        """Destroy all keys whose days all lie before ``before``; how many there were."""
+        """Destroy all keys whose days all lie before ``before``, and the salts of days long over; how many keys there were."""
+        with self._explained(), self._transaction() as connection:
+            for (name,) in connection.execute("SELECT name FROM meta WHERE name LIKE 'bucket:%'").fetchall():
+                if int(name.partition(":")[2]) < _day(utc_now()) - _SALT_DAYS:
+                    connection.execute("DELETE FROM meta WHERE name = ?", (name,))
         return self.reapply([], before)
 
     def keys_of(self, client: str) -> int:

@@ -6,14 +6,12 @@ What belongs here: where the vault is, applying the ledger to one that came out 
 from __future__ import annotations
 
 import threading
-from datetime import date
+from datetime import UTC, date
 from pathlib import Path
-
-import polars as pl
 
 from predator_si.errors import BadInput
 from predator_si.privacy import Tombstone, Vault, redact
-from predator_si.privacy.segments import segments
+from predator_si.privacy.segments import segments_of
 from predator_si.records import ActionEvent, SearchEvent
 
 ERASED, EXPIRED = "client_erased", "personal_data_expired"
@@ -55,7 +53,7 @@ def protect_search(event: SearchEvent, vault: Vault) -> SearchEvent:
     client = None if event.client_id is None else vault.client_hash(event.client_id)
     session = None if event.session_id is None else vault.session_hash(event.session_id)
     query = redact(event.user_query)
-    kept = segments(pl.Series([query]), vault).row(0, named=True)
+    kept = segments_of(query, vault, event.timestamp.astimezone(UTC).toordinal())
     return event.model_copy(update={"user_query": vault.seal(query, client, event.timestamp), "client_id": client, "session_id": session, **kept})
 
 
