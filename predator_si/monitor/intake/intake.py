@@ -18,11 +18,14 @@ from pydantic import Field
 from predator_si.errors import BadInput
 from predator_si.monitor.intake.settle import Settled, settle
 from predator_si.monitor.intake.store import WINDOW, Batch, Ledger, RawLayer, reason_class, updated, window_name
-from predator_si.monitor.sources.reading import Provenance, Reading, Source
+from predator_si.monitor.sources.folder import EventFiles
+from predator_si.monitor.sources.opensearch import OpenSearchUBI
+from predator_si.monitor.sources.postgres import PostgresTables
+from predator_si.monitor.sources.reading import Reading, Source
 from predator_si.monitor.sources.rules import LATE, Kind
 from predator_si.monitor.sources.spool import Spool
 from predator_si.privacy import Vault, protect, redact
-from predator_si.records import Record, utc_now
+from predator_si.records import Provenance, Record, utc_now
 
 
 class IntakeReport(Record):
@@ -52,8 +55,6 @@ class Intake:
         The telemetry folder.
     vault
         Seals what arrives readable. Null leaves text and clients as they are: for tests, and for a store that holds no persons.
-    lookback
-        A source that is asked by window is asked again for this long before where it stopped: for rows that were written late.
     on_step
         See :class:`~predator_si.monitor.intake.store.RawLayer`.
     """
@@ -99,8 +100,9 @@ class Intake:
         """Read a source once and store what it says; whether that was all of it."""
         ledger = self.layer.ledger()
         until = ledger.sources.get(source.name)
-        start = now - LATE if until is None else max(until - self._lookback, now - LATE)
-        reading = (replace(source, marks=ledger.files) if isinstance(source, Spool) else source).read(start, now)
+        lookback = source.values.lookback if isinstance(source, PostgresTables | OpenSearchUBI) else timedelta(0)
+        start = now - LATE if until is None else max(until - lookback, now - LATE)
+        reading = (replace(source, marks=ledger.files) if isinstance(source, Spool | EventFiles) else source).read(start, now)
         settled = settle(self.layer, reading, now, redact=redact)
         late = self._add(reading, settled, ledger, now, closed)
         account.add(reading, settled, late)
@@ -137,7 +139,7 @@ class Intake:
         """The rows as they may be stored. What our own spool sealed stays; everything else is redacted and sealed."""
         if self._vault is None:
             return frame.drop("sealed")
-        own = frame["source"] == Spool.name
+        own = frame["source"] == Spool.name  # its text is protected where it was written
         parts = [protect(frame.filter(chosen), self._vault, stored=stored) for chosen, stored in ((own, True), (~own, False)) if chosen.any()]
         return pl.concat(parts).drop("sealed").sort("window", "timestamp", "query_id", "seq", maintain_order=True)
 

@@ -183,14 +183,14 @@ class RawLayer:
     def quarantine(self) -> pl.DataFrame:
         """Everything that was set aside (``rules.QUARANTINE``), in the order it was seen."""
         parts = sorted((self.folder / "quarantine").glob("b*.parquet"))
-        return pl.read_parquet(parts, hive_partitioning=False) if parts else pl.DataFrame(schema=QUARANTINE)
+        return scan(parts, QUARANTINE).collect() if parts else pl.DataFrame(schema=QUARANTINE)
 
     def matching(self, kind: Kind, keys: pl.DataFrame, columns: list[pl.Expr], near: tuple[datetime, datetime]) -> pl.DataFrame:
         """Stored rows whose key columns are among ``keys``, of windows at most a day from ``near`` (first and last time of what is asked for)."""
         parts = self.parts(kind, near[0] - LATE, near[1] + LATE)
         if not parts or keys.is_empty():
             return pl.DataFrame(schema=RAW_SCHEMA[kind]).select(columns)
-        stored = pl.scan_parquet(parts, hive_partitioning=False).select(columns)
+        stored = scan(parts, RAW_SCHEMA[kind]).select(columns)
         return stored.join(keys.lazy(), on=keys.columns, how="semi", nulls_equal=True).collect()
 
     # ----------------------------------------------------------------- the one step
@@ -249,6 +249,11 @@ class RawLayer:
     def _newest_part(self) -> int:
         numbers = [int(path.stem[1:]) for folder in ("search/*", "actions/*", "quarantine") for path in self.folder.glob(f"{folder}/b*.parquet")]
         return max(numbers, default=0)
+
+
+def scan(parts: list[Path], schema: Mapping[str, Any]) -> pl.LazyFrame:
+    """Rows of some parts; a column that an older version did not write is null, one that a newer version writes is left out."""
+    return pl.scan_parquet(parts, schema=dict(schema), missing_columns="insert", extra_columns="ignore", hive_partitioning=False)
 
 
 def updated(counts: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:

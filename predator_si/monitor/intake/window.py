@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.errors import BadInput
-from predator_si.monitor.intake.store import FOLDERS, RawLayer
+from predator_si.monitor.intake.store import FOLDERS, RawLayer, scan
 from predator_si.monitor.sources.rules import RAW_SCHEMA, Kind
 from predator_si.search.events import QUARANTINE_SCHEMA, EventFrames
 from predator_si.search.losses import Stored, count_losses, read_writers
@@ -78,7 +78,7 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
 
 def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
     parts = layer.parts(kind, start, end)
-    return pl.read_parquet(parts, hive_partitioning=False) if parts else pl.DataFrame(schema=RAW_SCHEMA[kind])
+    return scan(parts, RAW_SCHEMA[kind]).collect() if parts else pl.DataFrame(schema=RAW_SCHEMA[kind])
 
 
 def _numbers(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
@@ -86,7 +86,7 @@ def _numbers(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.
     columns = ("writer", "seq", "timestamp")
     if not parts:
         return pl.DataFrame(schema={name: RAW_SCHEMA[kind][name] for name in columns})
-    stored = pl.scan_parquet(parts, hive_partitioning=False).select(columns).drop_nulls(["writer", "seq"])
+    stored = scan(parts, RAW_SCHEMA[kind]).select(columns).drop_nulls(["writer", "seq"])
     return stored.unique(["writer", "seq"]).sort("writer", "seq").collect()
 
 

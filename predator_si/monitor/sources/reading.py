@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from predator_si.monitor.sources.rules import RAW_SCHEMA, Kind, sort_out
-from predator_si.records import Metric, Record
+from predator_si.records import Metric, Provenance, Record
 
 _ARRIVED = pl.Datetime("us", "UTC")
 
@@ -24,27 +24,6 @@ class FileMark(Record):
     size: int
     lines: int = 0
     changed_ns: int | None = None
-
-
-class Provenance(Record):
-    """Where an answer comes from and how much of it can be used."""
-
-    source: str
-    """Name of the source in the contour: ``spool``, ``events``, ``postgres``, ``opensearch``, ``prometheus``, ``opencost``."""
-    origin: str
-    """Address, folder or table, never with a password."""
-    window_start: datetime
-    window_end: datetime
-    newest: datetime | None = None
-    """Time of the newest observation; null where there is none."""
-    rows_good: int = 0
-    rows_quarantined: int = 0
-    unknown: tuple[str, ...] = ()
-    """What this source could not say, and why; a source that is down says so here."""
-
-    def age_seconds(self, now: datetime) -> float | None:
-        """How old the newest observation is."""
-        return None if self.newest is None else max(0.0, (now - self.newest).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +72,16 @@ class Source(Protocol):
 def raw_frame(
     rows: pl.DataFrame, kind: Kind, *, source: str, origin: str, arrived: datetime | pl.Expr, lines: pl.Series | None = None, sealed: bool | pl.Expr = False
 ) -> pl.DataFrame:
-    """Events with what the rules want to know beside: where each came from, when it arrived, whether its text is sealed."""
+    """Events with what the rules want to know beside: where each came from, when it arrived, whether its text is sealed, what had the wrong type."""
+    if "misfit" not in rows.columns:
+        rows = rows.with_columns(misfit=pl.lit(None, pl.String))
     return rows.with_columns(
         (pl.lit(None) if lines is None else lines).cast(pl.Int64).alias("line"),
         source=pl.lit(source),
         origin=pl.lit(origin),
         arrived=(pl.lit(arrived) if isinstance(arrived, datetime) else arrived).cast(_ARRIVED),
         sealed=pl.lit(sealed) if isinstance(sealed, bool) else sealed,
-    ).select(*RAW_SCHEMA[kind], "arrived", "sealed")
+    ).select(*RAW_SCHEMA[kind], "arrived", "sealed", "misfit")
 
 
 def validated(provenance: Provenance, frames: Mapping[Kind, Sequence[pl.DataFrame]], aside: Sequence[dict[str, Any]] = (), **more: Any) -> Reading:
@@ -109,11 +90,12 @@ def validated(provenance: Provenance, frames: Mapping[Kind, Sequence[pl.DataFram
     bad: dict[Kind, pl.DataFrame] = {}
     for kind, parts in frames.items():
         if parts:
-            good[kind], bad[kind] = sort_out(pl.concat(parts), kind)
+            fine, bad[kind] = sort_out(pl.concat(parts), kind)
+            good[kind] = fine.drop("misfit")
     times: list[Any] = [frame["timestamp"].max() for frame in good.values() if frame.height]
     found = provenance.model_copy(
         update={
-            "newest": max(times, default=None),
+            "newest": max((moment for moment in times if moment is not None), default=None),
             "rows_good": sum(frame.height for frame in good.values()),
             "rows_quarantined": sum(frame.height for frame in bad.values()) + len(aside),
         }

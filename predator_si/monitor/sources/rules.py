@@ -55,7 +55,8 @@ def sort_out(frame: pl.DataFrame, kind: Kind) -> tuple[pl.DataFrame, pl.DataFram
     Parameters
     ----------
     frame
-        Columns of ``RAW_SCHEMA[kind]`` and ``arrived`` (UTC): when the record reached us, by which "late" and "in the future" are told.
+        Columns of ``RAW_SCHEMA[kind]``; ``arrived`` (UTC): when the record reached us, by which "late" and "in the future" are told; ``sealed``: whether the
+        query is a token of our own vault; ``misfit``: null, or which value had the wrong type.
 
     Returns
     -------
@@ -102,7 +103,9 @@ def _times() -> list[tuple[pl.Expr, pl.Expr]]:
 
 
 _BROKEN = "\ufffd"
+_MISFIT = (pl.col("misfit").is_not_null(), pl.col("misfit"))
 _SEARCH_RULES: list[tuple[pl.Expr, pl.Expr]] = [
+    _MISFIT,
     *_identifier("query_id"),
     *_times(),
     _missing("user_query"),
@@ -114,13 +117,13 @@ _SEARCH_RULES: list[tuple[pl.Expr, pl.Expr]] = [
     _unknown("variant", ("champion", "candidate"), "variant"),
     _missing("status"),
     _number("status", 100, 599),
-    _missing("latency_ms"),
-    _number("latency_ms"),
+    _number("latency_ms"),  # null: that source does not measure it, UBI has no field for it
     *(_number(column) for column in ("retrieve_ms", "rerank_ms", "queue_ms", "cpu_seconds")),
     (pl.col("depth") < 0, pl.lit("wrong value: depth is negative")),
     (pl.col("results").list.eval(pl.element().struct.field("object_id").is_null()).list.any(), pl.lit("wrong type or missing: results.object_id")),
 ]
 _ACTION_RULES: list[tuple[pl.Expr, pl.Expr]] = [
+    _MISFIT,
     *_identifier("query_id"),
     *_times(),
     _missing("action_name"),

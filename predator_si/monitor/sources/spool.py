@@ -17,9 +17,10 @@ from typing import Any
 import polars as pl
 
 from predator_si.errors import BadInput
-from predator_si.monitor.sources.reading import FileMark, Provenance, Reading, raw_frame, validated
+from predator_si.monitor.sources.reading import FileMark, Reading, raw_frame, validated
 from predator_si.monitor.sources.rules import Kind
 from predator_si.privacy.vault import TOKEN
+from predator_si.records import Provenance
 from predator_si.search.events import KIND_SCHEMA, EventFile, conform, list_files, parse_line, read_aside
 from predator_si.search.losses import WriterRecord, read_writers
 from predator_si.search.spool import KINDS
