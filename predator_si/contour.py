@@ -351,6 +351,22 @@ class Privacy(Block):
     """A word is listed in a report only when so many different clients asked with it."""
 
 
+class Probes(Block):
+    """Judged queries asked of the live service at each tick: frozen within a period of the calendar, then partly exchanged."""
+
+    rotation: Duration = timedelta(days=7)
+    """Length of a period."""
+    stays: Annotated[int, Field(ge=1, le=52)] = 2
+    """Periods that a query stays: neighbouring periods share all but one part in ``stays`` of their queries."""
+
+    @field_validator("rotation")
+    @classmethod
+    def _is_long_enough(cls, value: timedelta) -> timedelta:
+        if value < timedelta(hours=1):
+            raise ValueError("a panel needs some windows to be compared in: at least 1h")
+        return value
+
+
 class Notify(Block):
     """Who is told about rollbacks, approvals and unwatched releases, beside the log and the ledger."""
 
@@ -408,7 +424,10 @@ class ContourValues(Block):
     budget: Budget = Budget()
     prices: Prices = Prices()
     privacy: Privacy = Privacy()
+    probes: Probes = Probes()
     notify: Notify = Notify()
+    warehouse: Literal["duckdb", "postgres"] = "duckdb"
+    """Where dbt makes the marts: a file in the home folder, or the database that PGHOST, PGDATABASE, PGUSER and PGPASSWORD name."""
 
     @field_validator("quality_gates")
     @classmethod

@@ -267,6 +267,11 @@ class Settings(Record):
         return self.values.prices
 
     @property
+    def warehouse(self) -> Literal["duckdb", "postgres"]:
+        """Where dbt makes the marts."""
+        return self.values.warehouse
+
+    @property
     def sources(self) -> Sources:
         """Where telemetry comes from."""
         return self.values.sources
