@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, corpus, cycle, demo, evaluation, machine, models, serve, switch, traffic
+from predator_si.cli import audit, corpus, cycle, demo, erase, evaluation, machine, models, serve, switch, traffic
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def root(
 demo.register(app)
 machine.register(app)
 switch.register(app)
+erase.register(app)
 evaluation.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
