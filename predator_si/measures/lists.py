@@ -29,11 +29,11 @@ class Matched:
     hits
         Sorted by ranking and place; a document's first place only.
     repeated
-        Further places of judged documents in the same ranking: they gain nothing and keep the place they take.
+        Ranking of each further place of a judged document in the same ranking: it gains nothing and keeps the place it takes.
     """
 
     hits: Hits
-    repeated: int
+    repeated: Ints
 
 
 def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series) -> Matched:
@@ -70,7 +70,7 @@ def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series) ->
     first = np.concatenate([[True], found_judgment[1:] != found_judgment[:-1]])[: found_judgment.size]
     kept, place = found_judgment[first], found_place[first]
     position = place - offsets[row[kept]] + 1
-    return Matched(Hits.ordered(row[kept], position, relevance[kept]), int((~first).sum()))
+    return Matched(Hits.ordered(row[kept], position, relevance[kept]), row[found_judgment[~first]])
 
 
 def _compare(offsets: Ints, lengths: Ints, shown: np.ndarray, row: Ints, judged: np.ndarray) -> tuple[Ints, Ints]:

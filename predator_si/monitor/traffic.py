@@ -75,11 +75,22 @@ def champion_traffic(events: EventFrames, window_start: datetime, window_end: da
     BadInput
         The window has no time zone or does not end after it starts.
     """
-    if window_start.tzinfo is None or window_end.tzinfo is None or window_end <= window_start:
-        raise BadInput(f"window {window_start} .. {window_end}: it needs time zones and must end after it starts.")
+    check_window(window_start, window_end)
     window = events.search.filter(pl.col("timestamp").is_between(window_start, window_end, closed="left"))
     people = window.filter(~pl.col("probe") & pl.col("stands_for").is_null())  # a twin's answers say nothing about the champion's latency
     mine = pl.lit(True) if digest is None else (pl.col("model_digest") == digest).fill_null(pl.col("variant").fill_null("champion") == variant)
     requests = people.filter(mine)
     actions = events.actions.join(requests.select("query_id"), on="query_id", how="semi")
     return Traffic(requests=requests, actions=actions, others=people.height - requests.height, probes=window.height - people.height)
+
+
+def check_window(start: datetime, end: datetime) -> None:
+    """Refuse a window without time zones or length.
+
+    Raises
+    ------
+    BadInput
+        The message says both times.
+    """
+    if start.tzinfo is None or end.tzinfo is None or end <= start:
+        raise BadInput(f"window {start} .. {end}: it needs time zones and must end after it starts.")

@@ -41,6 +41,49 @@ def bootstrap_mean_interval(values: Numbers, seed: int = 0, n_boot: int = 10_000
     return Interval(estimate=float(array.mean()), low=low, high=high, n=int(array.size), sd=float(array.std(ddof=1)))
 
 
+def bootstrap_totals_interval(sums: Numbers, sizes: Numbers, seed: int = 0, n_boot: int = 10_000, confidence: float = 0.95) -> Interval:
+    """The same as :func:`bootstrap_mean_interval` where only each unit's sum and size are known; the estimate is sum over size.
+
+    Raises
+    ------
+    BadInput
+        Fewer than two units, lengths that differ, or a number that is not finite.
+    """
+    check_share(confidence, "confidence")
+    top, bottom = finite(sums, "mean interval", 2), finite(sizes, "mean interval", 2)
+    if top.size != bottom.size:
+        raise BadInput(f"mean interval: {top.size} sums for {bottom.size} sizes; give each unit both.")
+    low, high = _student(top, bottom, confidence) if top.size > BOOTSTRAP_LIMIT else _bca(top, bottom, seed, n_boot, confidence)
+    return Interval(estimate=float(top.sum() / bottom.sum()), low=low, high=high, n=round(float(bottom.sum())))
+
+
+def moments_interval(total: float, size: float, residual_squares: float, units: int, confidence: float = 0.95) -> Interval:
+    """The Student (cluster-robust) interval of ``total / size`` where only moments are known.
+
+    Parameters
+    ----------
+    total, size
+        Sum of the values, and how many they are.
+    residual_squares
+        Sum over units of ``(unit's sum - unit's size * total / size) ** 2``.
+    units
+        Clusters, or values where each stands for itself; at least 2.
+
+    Raises
+    ------
+    BadInput
+        Fewer than two units, or nothing to divide by.
+    """
+    from scipy.stats import t
+
+    check_share(confidence, "confidence")
+    if units < 2 or not size > 0.0:
+        raise BadInput(f"mean interval: {units} units of {size:g} observations; at least two are needed.")
+    estimate = total / size
+    half = float(np.sqrt(units / (units - 1) * max(residual_squares, 0.0)) / size * t.ppf((1.0 + confidence) / 2.0, units - 1))
+    return Interval(estimate=estimate, low=estimate - half, high=estimate + half, n=round(size))
+
+
 def _bca(sums: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], seed: int, n_boot: int, confidence: float) -> tuple[float, float]:
     from scipy.special import ndtr, ndtri
 

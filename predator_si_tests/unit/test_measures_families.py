@@ -208,13 +208,13 @@ def test_lists_give_the_same_as_long_frames(even):
     judgments = pl.DataFrame([(f"{r:03}", d, g) for r, d, g in judged], schema=["query_id", "doc_id", "relevance"], orient="row")
     for query, *expected in per_query(run, judgments, names).iter_rows():
         assert [values[name][int(query)] for name in names] == pytest.approx(expected, abs=1e-12)
-    assert found.repeated == 0
+    assert found.repeated.size == 0
 
 
 def test_a_repeated_document_counts_at_its_first_place_and_keeps_the_second():
     pool = Pool(np.array([0, 0]), np.array([1.0, 1.0]))
     found = match(np.array([3]), pl.Series(["a", "a", "b"]), pool, pl.Series(["a", "b"]))
-    assert found.hits.position.tolist() == [1, 3] and found.repeated == 1
+    assert found.hits.position.tolist() == [1, 3] and found.repeated.tolist() == [0]
 
 
 @pytest.mark.parametrize("name", ["nDCG", "AP@0", "RBP(p=1.0)", "ERR(p=0.5)", "R(exp)@5", "RBP(p=x)", "precision@5", "judged"])

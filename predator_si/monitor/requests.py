@@ -1,0 +1,332 @@
+"""From requests, actions and judgments to an aggregate: the one way that metrics of traffic are computed.
+
+What belongs here: which requests count as what, and the numbers of each. What must not: files (``parts``), names and intervals of metrics (``snapshot``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.errors import BadInput
+from predator_si.measures import Measure
+from predator_si.measures.lists import match
+from predator_si.measures.ranking import require
+from predator_si.measures.scoring import Hits, Ints, Pool, score
+from predator_si.monitor.aggregate import Aggregate, Cell, CellKey, Latencies
+from predator_si.monitor.totals import Floats, Totals
+from predator_si.monitor.traffic import ANSWERED, FAILED
+
+MEASURES = ("nDCG@10", "nDCG(exp)@10", "R@20", "P@10", "RR@10", "AP", "ERR@20", "RBP(p=0.8)", "RBPres(p=0.8)", "judged@10")
+"""What judged requests are measured by unless asked otherwise."""
+CLICK_DEPTH = 10
+JUDGED_DEPTH = 10
+COLUMNS = (
+    "query_id",
+    "timestamp",
+    "client_id",
+    "variant",
+    "model_digest",
+    "status",
+    "latency_ms",
+    "cpu_seconds",
+    "simulated",
+    "probe",
+    "stands_for",
+    "degraded",
+)
+"""What is read of a search event besides its documents."""
+_KIND = pl.when("probe").then(pl.lit("probe")).when(pl.col("stands_for").is_not_null()).then(pl.lit("twin")).otherwise(pl.lit("person"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How requests are measured.
+
+    Attributes
+    ----------
+    measures
+        Of judged requests.
+    min_relevance, graded
+        As in :func:`~predator_si.measures.per_query`.
+    clustered
+        Whether the judged requests of one client are one unit of the interval; false resamples queries.
+    eta
+        Position bias of clicks, see :func:`~predator_si.monitor.clicks.click_quality`.
+    segment
+        Column of the events that splits them; null keeps them together.
+    """
+
+    measures: tuple[str, ...] = MEASURES
+    min_relevance: float = 1.0
+    graded: bool = True
+    clustered: bool = True
+    eta: float = 1.0
+    segment: str | None = None
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Some requests and the documents that each was answered with, best first, one request's after the other's."""
+
+    frame: pl.DataFrame
+    lengths: Ints
+    documents: pl.Series
+
+    @classmethod
+    def of(cls, events: pl.DataFrame, segment: str | None = None) -> Requests:
+        """From search events with their ``results``."""
+        lists = events["results"]
+        lengths = lists.list.len().fill_null(0).cast(pl.Int64)
+        documents = lists.filter(lengths > 0).explode().struct.field("object_id")
+        return cls(events.select(*COLUMNS, *([segment] if segment else [])), lengths.to_numpy(), documents)
+
+
+@dataclass(frozen=True)
+class Attached:
+    """Rows that belong to requests, sorted by ``row``, the number of the request."""
+
+    row: Ints
+    frame: pl.DataFrame
+
+    @classmethod
+    def to(cls, requests: pl.DataFrame, frame: pl.DataFrame) -> tuple[Attached, int]:
+        """The rows of ``frame`` whose ``query_id`` is among ``requests`` (``query_id``, ``row``), and how many other ids ``frame`` names.
+
+        Ids in ``frame`` mostly stand in runs, so only the head of each run is looked up.
+        """
+        ids = frame["query_id"]
+        if frame.is_empty():
+            return cls(np.empty(0, np.int64), frame.drop("query_id")), 0
+        heads = np.flatnonzero((ids != ids.shift()).fill_null(value=True).to_numpy())
+        known = pl.DataFrame({"query_id": ids.gather(pl.Series(heads))}).join(requests, on="query_id", how="left", maintain_order="left")
+        others = int(known.filter(pl.col("row").is_null())["query_id"].n_unique())
+        row = np.repeat(known["row"].fill_null(-1).cast(pl.Int64).to_numpy(), np.diff(np.append(heads, frame.height)))
+        order = np.argsort(row, kind="stable") if (row[1:] < row[:-1]).any() else np.arange(row.size)
+        order = order[int(np.searchsorted(row[order], 0)) :]
+        return cls(row[order], frame.drop("query_id").select(pl.all().gather(pl.Series(order)))), others
+
+    def between(self, first: int, last: int) -> Attached:
+        """The rows of the requests ``first <= number < last``, counted from ``first``."""
+        low, high = np.searchsorted(self.row, [first, last])
+        return Attached(self.row[low:high] - first, self.frame.slice(int(low), int(high - low)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about requests besides themselves: clicks (``object_id``, each once per request), ratings (``value``, ``client_id``, ``query_id``,
+    ``timestamp``), the count of simulated actions, and judgments (``doc_id``, ``relevance``), null where none were given.
+    """
+
+    clicks: Attached
+    ratings: Attached
+    simulated: Attached
+    judgments: Attached | None
+    missing: int
+
+    @classmethod
+    def of(cls, requests: pl.DataFrame, actions: pl.DataFrame, judgments: pl.DataFrame | None) -> Evidence:
+        """Attach actions and judgments to ``requests`` (``query_id``, ``row``).
+
+        Raises
+        ------
+        BadInput
+            Judgments lack a column, have empty relevances, or are of more than one origin.
+        """
+        named = actions.filter(pl.col("action_name") == "click").select("query_id", "object_id").drop_nulls().unique(maintain_order=True)
+        rated = actions.filter(pl.col("action_name") == "rating").select("query_id", "value", "timestamp", key=pl.coalesce("client_id", "query_id"))
+        missing, judged = 0, None
+        if judgments is not None:
+            require(judgments, "judgments", ["query_id", "doc_id", "relevance"])
+            if "origin" in judgments.columns and judgments["origin"].n_unique() > 1:
+                raise BadInput(f"judgments of {judgments['origin'].n_unique()} origins are never mixed silently; choose one, or map them into one first.")
+            judged, missing = Attached.to(requests, judgments.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64)))
+        clicks, ratings, simulated = (Attached.to(requests, frame)[0] for frame in (named, rated, actions.filter("simulated").select("query_id", "simulated")))
+        return cls(clicks, ratings, simulated, judged, missing)
+
+    def between(self, first: int, last: int) -> Evidence:
+        """The evidence of the requests ``first <= number < last``."""
+        clicks, ratings, simulated = (part.between(first, last) for part in (self.clicks, self.ratings, self.simulated))
+        return Evidence(clicks, ratings, simulated, None if self.judgments is None else self.judgments.between(first, last), 0)
+
+
+def tally(requests: Requests, evidence: Evidence, plan: Plan) -> Aggregate:
+    """The aggregate of some requests.
+
+    Raises
+    ------
+    BadInput
+        A document is judged twice for one request, or a measure is unknown.
+    """
+    frame = requests.frame
+    if frame.is_empty():
+        return Aggregate({}, {"events": 0}, plan.eta)
+    segment = pl.lit(None, pl.String) if plan.segment is None else pl.col(plan.segment).cast(pl.String)
+    flags = frame.select(
+        pl.struct("model_digest", "variant", kind=_KIND, segment=segment).alias("cell"),
+        answered=ANSWERED & ~pl.col("degraded"),
+        served=ANSWERED | FAILED,
+        failed=FAILED,
+        timed=(ANSWERED | FAILED) & pl.col("cpu_seconds").is_not_null(),
+        simulated="simulated",
+    )
+    numbers: dict[str, npt.NDArray[Any]] = {name: flags[name].fill_null(value=False).to_numpy() for name in flags.columns[1:]}
+    found = _Found(
+        numbers
+        | {
+            "latency": frame["latency_ms"].to_numpy(),
+            "cpu": frame["cpu_seconds"].fill_null(0.0).to_numpy(),
+            "time": frame["timestamp"].to_physical().to_numpy(),
+        },
+        frame["client_id"],
+        _clicked(requests, evidence.clicks, plan.eta),
+        None if evidence.judgments is None else _judged(requests, evidence.judgments, plan),
+        evidence,
+        plan,
+    )
+    codes = flags["cell"].hash().to_numpy()
+    _, first, code = np.unique(codes, return_index=True, return_inverse=True)
+    order = np.argsort(code, kind="stable")
+    bounds = np.searchsorted(code[order], np.arange(first.size + 1))
+    keys = [CellKey(**row) for row in flags["cell"].gather(pl.Series(first)).to_list()]
+    cells = {key: found.cell(order[bounds[i] : bounds[i + 1]]) for i, key in enumerate(keys)}
+    return Aggregate(cells, {"events": frame.height}, plan.eta)
+
+
+@dataclass(frozen=True)
+class _Judged:
+    scores: dict[str, Floats]
+    known: npt.NDArray[np.bool_]
+    documents: Ints
+    unjudged: Ints
+    repeated: Ints
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Arrays over all requests of a batch, from which cells are cut."""
+
+    numbers: dict[str, npt.NDArray[Any]]
+    clients: pl.Series
+    clicked: tuple[Floats, Floats]
+    judged: _Judged | None
+    evidence: Evidence
+    plan: Plan
+
+    def cell(self, at: Ints) -> Cell:
+        own = {name: array[at] for name, array in self.numbers.items()}
+        answered, served, timed = at[own["answered"]], at[own["served"]], at[own["timed"]]
+        counts = {name: int(own[name].sum()) for name in ("answered", "served", "failed", "simulated")} | {"requests": at.size}
+        latency = self.numbers["latency"][answered]
+        families = {"latency": Totals.of([latency], ["latency_ms"])} if answered.size else {}
+        if timed.size:
+            families["cpu"] = Totals.of([self.numbers["cpu"][timed]], ["cpu_seconds"])
+        newest = {name: self._latest(chosen) for name, chosen in (("answered", answered), ("served", served), ("timed", timed)) if chosen.size}
+        if answered.size:
+            value, clicked = (array[answered] for array in self.clicked)
+            families["clicks"] = Totals.of([value, clicked], ["value", "clicked"], self.clients.gather(pl.Series(answered)))
+            counts["clicked"] = int(clicked.sum())
+        self._add_ratings(at, counts, newest, families)
+        if self.judged is not None:
+            self._add_judged(answered, counts, families)
+        return Cell(counts, newest, families, Latencies.of(latency))
+
+    def _latest(self, at: Ints) -> datetime:
+        moment: Any = pl.Series([int(self.numbers["time"][at].max())]).cast(pl.Datetime("us", "UTC")).item()
+        return moment  # type: ignore[no-any-return]
+
+    def _add_ratings(self, at: Ints, counts: dict[str, int], newest: dict[str, datetime], families: dict[str, Totals]) -> None:
+        ratings, simulated = self.evidence.ratings, self.evidence.simulated
+        mine = np.zeros(self.numbers["time"].size, bool)
+        mine[at] = True
+        counts["simulated"] += int(mine[simulated.row].sum())
+        if not ratings.row.size:
+            return
+        own = ratings.frame.filter(pl.Series(mine[ratings.row]))
+        usable = own.filter(pl.col("value").is_between(1.0, 5.0))
+        counts["bad_ratings"] = own.height - usable.height
+        if usable.height:
+            value = usable["value"].to_numpy()
+            promoter = (value >= 4.5).astype(np.float64) - (value < 3.5)
+            families["ratings"] = Totals.of([value, promoter], ["rating", "promoter"], usable["key"])
+            latest: Any = usable["timestamp"].max()
+            newest["rated"] = latest
+
+    def _add_judged(self, answered: Ints, counts: dict[str, int], families: dict[str, Totals]) -> None:
+        judged = self.judged
+        assert judged is not None
+        own = answered[judged.known[answered]]
+        counts |= {"judged": own.size, "unjudged_requests": answered.size - own.size}
+        counts |= {"documents": int(judged.documents[own].sum()), "unjudged_documents": int(judged.unjudged[own].sum())}
+        counts["repeated"] = int(judged.repeated[own].sum())
+        if own.size:
+            keys = self.clients.gather(pl.Series(own)) if self.plan.clustered else None
+            families["judged"] = Totals.of([array[own] for array in judged.scores.values()], list(judged.scores), keys)
+
+
+def _clicked(requests: Requests, clicks: Attached, eta: float) -> tuple[Floats, Floats]:
+    """Inverse-propensity DCG@10 of each request's clicks, and whether it has one; what was not shown does not count."""
+    n = requests.frame.height
+    if not clicks.row.size:
+        return np.zeros(n), np.zeros(n)
+    pool = Pool(clicks.row, np.ones(clicks.row.size))
+    hits = match(requests.lengths, requests.documents, pool, clicks.frame["object_id"]).hits
+    within = hits.position <= CLICK_DEPTH
+    row, position = hits.row[within], hits.position[within].astype(np.float64)
+    value = np.bincount(row, weights=position**eta / np.log2(position + 1.0), minlength=n).astype(np.float64)
+    return value, (np.bincount(row, minlength=n) > 0).astype(np.float64)
+
+
+def _judged(requests: Requests, judgments: Attached, plan: Plan) -> _Judged:
+    n, row = requests.frame.height, judgments.row
+    documents, relevance = judgments.frame["doc_id"], judgments.frame["relevance"].to_numpy()
+    _refuse_doubles(requests, row, documents)
+    if not plan.graded:
+        relevance = (relevance >= plan.min_relevance).astype(np.float64)
+    pool = Pool(row, relevance)
+    found = match(requests.lengths, requests.documents, pool, documents)
+    measures = [Measure.parse(name) for name in plan.measures]
+    scores = score(found.hits, pool, requests.lengths, measures, plan.min_relevance if plan.graded else 1.0)
+    known = np.bincount(row, minlength=n) > 0
+    shown = np.minimum(requests.lengths, JUDGED_DEPTH)
+    first: Hits = found.hits
+    covered = np.bincount(first.row[first.position <= JUDGED_DEPTH], minlength=n)
+    return _Judged(scores, known, shown, shown - covered, np.bincount(found.repeated, minlength=n))
+
+
+def _refuse_doubles(requests: Requests, row: Ints, documents: pl.Series) -> None:
+    keyed = documents.hash().to_numpy() ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    if pl.Series(keyed).n_unique() == row.size:
+        return
+    pairs = pl.DataFrame({"row": row, "doc_id": documents})
+    doubled = pairs.filter(pl.struct("row", "doc_id").is_duplicated())
+    if doubled.height:
+        at, document = doubled.row(0)
+        raise BadInput(f"judgments: document {document!r} is judged twice for request {requests.frame['query_id'][at]!r}; keep one judgment of each pair.")
+
+
+def aggregate_frames(requests: pl.DataFrame, actions: pl.DataFrame, plan: Plan | None = None, judgments: pl.DataFrame | None = None) -> Aggregate:
+    """The aggregate of events that lie in memory; a request counts once.
+
+    Parameters
+    ----------
+    requests, actions
+        With the columns of ``SEARCH_SCHEMA`` and ``ACTION_SCHEMA``.
+    judgments
+        ``query_id`` (of the request), ``doc_id``, ``relevance``; of one origin.
+
+    Raises
+    ------
+    BadInput
+        As :func:`tally`.
+    """
+    plan = plan or Plan()
+    once = requests.unique("query_id", keep="first", maintain_order=True) if requests["query_id"].is_duplicated().any() else requests
+    evidence = Evidence.of(once.select("query_id").with_row_index("row"), actions, judgments)
+    found = tally(Requests.of(once, plan.segment), evidence, plan)
+    return Aggregate(found.cells, {**found.counts, "repeated": requests.height - once.height, "missing": evidence.missing}, plan.eta)
