@@ -204,7 +204,9 @@ def _watch_waits(loop: Loop, cycle_id: str) -> str | None:
     plan = watch_plan(loop, cycle_id)
     needed = -(-plan.min_requests // plan.planned_checks)
     seen = (
-        read_events(loop.home.events, since, utc_now()).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
+        read_events(loop.home.events, since, utc_now(), open_text=False)
+        .search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null())
+        .height
     )
     return f"{seen} of {needed} requests since the last check" if seen < needed else None
 
@@ -219,7 +221,7 @@ def guard_reasons(loop: Loop) -> list[str]:
     now = utc_now()
     info: dict[str, Any] = loop.info()
     snapshot = measure_window(
-        read_events(loop.home.events, now - timedelta(minutes=5), now),
+        read_events(loop.home.events, now - timedelta(minutes=5), now, open_text=False),
         now - timedelta(minutes=5),
         now,
         now,

@@ -312,7 +312,8 @@ def _costs(loop: Loop, cycle_id: str, evaluation: Evaluation) -> dict[str, Any]:
 
     from predator_si.search.events import read_events
 
-    events = read_events(loop.home.events, datetime.fromisoformat(experiment["started_at"]), datetime.fromisoformat(experiment["ended_at"])).search
+    started, ended = datetime.fromisoformat(experiment["started_at"]), datetime.fromisoformat(experiment["ended_at"])
+    events = read_events(loop.home.events, started, ended, open_text=False).search
     served = events.filter(~pl.col("probe") & pl.col("stands_for").is_null() & pl.col("cpu_seconds").is_not_null())
     price = loop.settings.prices.usd_per_vcpu_hour / 3600.0 * 1000.0
     means = dict(served.group_by("model_digest").agg(pl.col("cpu_seconds").mean()).iter_rows())

@@ -264,7 +264,7 @@ def trial_progress(loop: Loop, cycle_id: str) -> tuple[int, int, datetime]:
     """(served requests so far, requests needed, start) of a trial."""
     started = Deployment.read(loop.artifacts(cycle_id) / "deployment-trial.json").created_at
     loop.flush()
-    events = read_events(loop.home.events, started, utc_now()).search
+    events = read_events(loop.home.events, started, utc_now(), open_text=False).search
     served = events.filter((pl.col("timestamp") >= started) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
     return served, min(loop.settings.experiment.min_samples, loop.plan.scale.trial_requests), started
 
@@ -293,7 +293,7 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
     ).write_parquet(folder / "latency.parquet")
     loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed))
     result = judge_ab(
-        read_events(loop.home.events, started, now),
+        read_events(loop.home.events, started, now, open_text=False),
         champion.model,
         challenger.model,
         cycle_id=cycle_id,

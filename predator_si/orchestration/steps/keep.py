@@ -61,7 +61,9 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -
     except (PredatorError, KeyError, TypeError):
         served = None  # counted as unknown by the digest gate: the service did not say what it serves
     now = utc_now()
-    events = read_events(loop.home.events, since, now).search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null())
+    events = read_events(loop.home.events, since, now, open_text=False).search.filter(
+        (pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()
+    )
     failed = int((events["status"] >= 500).sum()) if events.height else 0
     good = events.filter(pl.col("status") < 500)["latency_ms"]
     checks.append(

@@ -11,7 +11,8 @@ from pathlib import Path
 from predator_si.monitor.intake import Intake, IntakeReport
 from predator_si.monitor.sources import EventFiles, OpenCost, OpenSearchUBI, PostgresTables, Prometheus, Source, Spool, plan, resolve_snapshot
 from predator_si.orchestration.loop import Loop
-from predator_si.records import Metric, MetricsSnapshot, Provenance
+from predator_si.orchestration.steps.retention import let_old_go
+from predator_si.records import Metric, MetricsSnapshot, Provenance, utc_now
 from predator_si.search.events import EventFrames
 from predator_si.search.personal import open_vault
 
@@ -19,8 +20,9 @@ from predator_si.search.personal import open_vault
 def take_in(loop: Loop, now: datetime | None = None) -> IntakeReport:
     """Take what the embedded service and the contour's other event sources have into the raw layer.
 
-    A source that is down is named in the report and read again at the next tick, up to a day back.
+    A source that is down is named in the report and read again at the next tick, up to a day back. The first tick of a day lets go what is too old.
     """
+    let_old_go(loop, now or utc_now())
     return Intake(loop.home.telemetry, open_vault(loop.home.path)).run(event_sources(loop), now)
 
 
