@@ -12,7 +12,7 @@ from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, meas
 from predator_si.monitor.intake import read_window
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import references
-from predator_si.orchestration.steps.telemetry import take_in
+from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
 from predator_si.search.events import EventFrames, read_events
@@ -40,7 +40,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         ingest = info["ingest"]
     except Unavailable:
         info = None
-    take_in(loop, now)
+    taken = take_in(loop, now)
     events = read_window(loop.home.telemetry, start, now, events=loop.home.events)
     if probes and info is not None:
         scale = loop.plan.scale
@@ -60,6 +60,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         mock=False,
         snapshot_id=f"{loop.contour}-{now:%Y%m%dT%H%M%S%f}",
     )
+    snapshot = choose(loop, snapshot, events, taken)
     loop.home.snapshots.mkdir(parents=True, exist_ok=True)
     if asked is not None:
         asked.per_query.write_parquet(loop.home.snapshots / f"{snapshot.snapshot_id}.parquet")
