@@ -165,7 +165,7 @@ class Judgment(Record):
     query_id: str
     object_id: str
     relevance: float = Field(ge=0)
-    origin: Literal["human", "click", "llm", "docstring"]
+    origin: Literal["human", "click", "llm", "docstring", "feedback"]
 
 
 # --------------------------------------------------------------------------- monitoring

@@ -46,7 +46,8 @@ class ProbeResult:
         One row per judged query asked, in their order: ``query_id``, ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
         where the probe failed), ``latency_ms`` (as the client saw it), ``took_ms``, ``model_digest``, ``result_ids``, ``candidate_ids``
         (first-stage order; null where the service returned only a part of them), ``rerank_scores`` (logits in the order of ``result_ids``, null
-        where the reranker did not read that document), ``first_scores`` (first-stage scores in the same order), ``lexical_ids``, ``dense_ids`` (what each leg of the first stage found; null where the
+        where the reranker did not read that document), ``first_scores`` (those of the first stage, in the same order),
+        ``lexical_ids``, ``dense_ids`` (what each leg of the first stage found; null where the
         service has no legs or does not tell), ``status``, ``error``.
     failed
         Probes without a usable answer. They are counted and never scored.
@@ -62,6 +63,8 @@ class ProbeResult:
     digests: frozenset[str]
     started_at: datetime
     ended_at: datetime
+    panel: str | None = None
+    """Which judged queries these were, in words for a metric's source (``judgments.Panel.source``); null where the caller chose freely."""
 
     @property
     def n(self) -> int:

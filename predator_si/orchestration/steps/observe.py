@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import polars as pl
 
-from predator_si.errors import BadInput, PredatorError, Unavailable
+from predator_si.errors import BadInput, Unavailable
 from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, measure_window, probe
 from predator_si.monitor.intake import read_window
+from predator_si.monitor.judgments import PROBED_SPLIT, Panel, panel
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import references
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
-from predator_si.search.events import EventFrames, read_events
+from predator_si.search.events import EventFrames
 from predator_si.search.personal import existing_vault
 
 _FIRST_WINDOW = timedelta(hours=1)
@@ -44,8 +46,10 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     events = read_window(loop.home.telemetry, start, now, events=loop.home.events)
     if probes and info is not None:
         scale = loop.plan.scale
-        queries, judgments = probe_set(loop, events, scale.probe_queries)
-        asked = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
+        chosen = probe_panel(loop, events, scale.probe_queries, now)
+        judgments = loop.corpus.judgments(split="dev")
+        asked = probe(loop.search_url, chosen.queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
+        asked = replace(asked, panel=chosen.source)
         now = utc_now()
     snapshot = measure_window(
         events,
@@ -71,23 +75,17 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     return snapshot
 
 
-def probe_set(loop: Loop, events: EventFrames | None, n: int) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Judged dev queries, as many of each part as people ask about it in the window; a frozen sample of each part.
+def probe_panel(loop: Loop, events: EventFrames | None, n: int, now: datetime) -> Panel:
+    """Judged dev queries, as many of each part as people ask about it in the window; frozen within a period of the calendar, and never a sealed one.
 
     The part of a request is found by its text among the known queries; without traffic every part whose documents are indexed is asked alike.
     """
-    corpus = loop.corpus
-    parts = corpus.queries(split="dev")["part"].unique().sort().to_list()
-    shares = _traffic_shares(loop, events, parts)
-    chosen = []
-    for part in parts:
-        wanted = round(n * shares[part])
-        pool = corpus.queries(split="dev", part=part)
-        if wanted and pool.height:
-            chosen.append(frozen_sample(pool, wanted, loop.plan.scale.seed))
-    if not chosen:
-        raise BadInput(f"corpus {corpus.name} has no judged dev queries; the quality of the service cannot be probed. Build it with a dev split.")
-    return pl.concat(chosen), corpus.judgments(split="dev")
+    pool = loop.corpus.queries(split=PROBED_SPLIT)
+    if pool.is_empty():
+        raise BadInput(f"corpus {loop.corpus.name} has no judged dev queries; the quality of the service cannot be probed. Build it with a dev split.")
+    shares = _traffic_shares(loop, events, pool["part"].unique().sort().to_list())
+    wanted = {part: round(n * share) for part, share in shares.items()}
+    return panel(pool, wanted, now, rotation=loop.settings.values.probes.rotation, stays=loop.settings.values.probes.stays, seed=loop.plan.scale.seed)
 
 
 def _traffic_shares(loop: Loop, events: EventFrames | None, parts: Sequence[str]) -> dict[str, float]:
@@ -138,20 +136,3 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
     if isinstance(answer, Skip) and idle:
         return Skip((*answer.reasons, *(f"fails, and its actions are not built yet: {gate.reason}" for gate in idle)), answer.retry_at)
     return answer
-
-
-def write_drift_report(loop: Loop) -> tuple[str, dict[str, object]] | PredatorError:
-    """Evidently's report of the newest window against the baseline's; the error is given back where there is too little to compare."""
-    from predator_si.monitor.drift import write_quality_report
-
-    snapshots = loop.snapshots()
-    if len(snapshots) < 2:
-        return BadInput("two windows are needed to compare; there is one so far.")
-    first, last = snapshots[0], snapshots[-1]
-    reference = read_events(loop.home.events, first.window_start, first.window_end).search
-    current = read_events(loop.home.events, last.window_start, last.window_end).search
-    path = loop.home.snapshots / f"{last.snapshot_id}.drift.html"
-    try:
-        return str(path), dict(write_quality_report(reference.filter(~pl.col("probe")), current.filter(~pl.col("probe")), path))
-    except PredatorError as error:
-        return error

@@ -1,0 +1,35 @@
+"""Relevance labels: where they come from, and how sure they are.
+
+Does:
+
+- ``JudgmentSet`` keeps the origin of every label; ``resolved`` and ``judged_scores`` use several origins only under an explicit policy.
+- ``panel`` chooses the probes of a period: frozen, rotated, never a sealed query; ``same_panel`` says when two metrics are not comparable.
+- ``impressions``, ``fit_position_bias``, ``attractiveness``: what clicks say, under the position-based model.
+
+Does not: decide anything, ask the search service, or read the home folder beyond what it is given.
+"""
+
+from __future__ import annotations
+
+from predator_si.monitor.judgments.impressions import impressions
+from predator_si.monitor.judgments.judgment_set import ORIGINS, JudgmentSet, Origin, Resolved, judged_scores
+from predator_si.monitor.judgments.panels import PROBED_SPLIT, Panel, panel, panel_of, same_panel
+from predator_si.monitor.judgments.pbm import PositionBias, PositionPropensity, attractiveness, fit_position_bias
+
+__all__ = [
+    "ORIGINS",
+    "PROBED_SPLIT",
+    "JudgmentSet",
+    "Origin",
+    "Panel",
+    "PositionBias",
+    "PositionPropensity",
+    "Resolved",
+    "attractiveness",
+    "fit_position_bias",
+    "impressions",
+    "judged_scores",
+    "panel",
+    "panel_of",
+    "same_panel",
+]
