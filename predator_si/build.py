@@ -10,6 +10,7 @@ from predator_si.orchestration.assets.cycle import CYCLE_ASSETS
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS, SERVICE
 from predator_si.orchestration.assets.keep import KEEP_ASSETS
 from predator_si.orchestration.assets.observe import observe_assets
+from predator_si.orchestration.assets.warehouse import warehouse_assets, warehouse_checks
 from predator_si.orchestration.jobs import JOBS
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.schedules import schedules
@@ -40,7 +41,8 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
         **{name: value if isinstance(value, dg.ResourceDefinition) else dg.ResourceDefinition.hardcoded_resource(value) for name, value in overrides.items()},
     }
     return dg.Definitions(
-        assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS],
+        assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *warehouse_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS],
+        asset_checks=warehouse_checks(),
         jobs=JOBS,
         schedules=schedules(settings),
         sensors=sensors(settings),

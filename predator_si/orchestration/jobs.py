@@ -35,6 +35,13 @@ observe_job = dg.define_asset_job(
     description="The 15-minute tick: a snapshot and its report.",
     executor_def=dg.in_process_executor,
 )
+warehouse_job = dg.define_asset_job(
+    "warehouse_job",
+    selection=dg.AssetSelection.groups("warehouse"),
+    tags={**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
+    description="The marts of what has changed, tested, and compared with the newest snapshot. It yields to everything else.",
+    executor_def=dg.in_process_executor,
+)
 cycle_prepare_job = _job("cycle_prepare_job", Lane.CYCLE, "diagnostic_report", "synthetic_dataset", description="Why it got worse, and what to train on.")
 cycle_train_job = _job(
     "cycle_train_job",
@@ -51,7 +58,10 @@ cycle_release_job = _job("cycle_release_job", Lane.CYCLE, "release_decision", "h
 watch_job = _job("watch_job", Lane.WATCH, "watch", description="One check of the newest release.")
 rollback_job = _job("rollback_job", Lane.ROLLBACK, "rollback", description="The way back.", tags={"dagster/priority": "100"})
 
-JOBS = [observe_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job, cycle_release_job, watch_job, rollback_job]
+JOBS = [
+    observe_job, warehouse_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job, cycle_release_job, watch_job,
+    rollback_job,
+]  # fmt: skip
 
 NEXT_JOB: dict[CycleState, str] = {
     CycleState.OPENED: "cycle_prepare_job",

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.home import Home
@@ -220,20 +220,3 @@ def manifest(home: Home, target: Target) -> Path:
         if found.returncode or not path.is_file():
             raise BadInput(f"{PROJECT}: dbt cannot parse the project: {' '.join((found.stdout + found.stderr).split())[-800:]}")
     return path
-
-
-def fast_path_rows(home: Home, target: Target = "duckdb") -> list[dict[str, Any]]:
-    """How the newest snapshot compares with the warehouse, a row each metric: columns of ``mart_fast_path``.
-
-    Raises
-    ------
-    BadInput
-        There is no warehouse yet.
-    """
-    columns = ("snapshot_id", "metric", "fast_value", "warehouse_value", "difference", "tolerance", "answer", "reason")
-    with open_warehouse(home, target, read_only=True) as warehouse:
-        rows = warehouse.rows(
-            f"select {', '.join(columns)} from warehouse.mart_fast_path "
-            "where snapshot_id = (select snapshot_id from warehouse.mart_fast_path order by measured_to desc, snapshot_id desc limit 1) order by metric"
-        )
-    return [dict(zip(columns, row, strict=True)) for row in rows]

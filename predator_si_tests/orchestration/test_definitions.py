@@ -67,6 +67,7 @@ def test_every_job_has_its_lane(graph: dict[str, Any]) -> None:
     """The run queue counts lanes: a job without one would run beside another cycle's."""
     lanes = {name: job["tags"][LANE] for name, job in graph["jobs"].items()}
     assert lanes.pop("observe_job") == Lane.OBSERVE
+    assert lanes.pop("warehouse_job") == Lane.OBSERVE
     assert lanes.pop("cycle_train_job") == Lane.TRAIN
     assert lanes.pop("watch_job") == Lane.WATCH
     assert lanes.pop("rollback_job") == Lane.ROLLBACK
@@ -77,7 +78,7 @@ def test_every_state_that_waits_for_work_has_its_job_and_every_cycle_asset_one_j
     assert set(NEXT_JOB.values()) <= {job.name for job in JOBS}
     ended = {CycleState.STABLE, CycleState.REJECTED, CycleState.ROLLED_BACK, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.FAILED}
     assert set(CycleState) - set(NEXT_JOB) - ended == {CycleState.AWAITING_APPROVAL}  # a person's turn; the release job afterwards
-    makers = [asset for name, job in graph["jobs"].items() if name != "observe_job" for asset in job["assets"]]
+    makers = [asset for name, job in graph["jobs"].items() if name not in ("observe_job", "warehouse_job") for asset in job["assets"]]
     assert sorted(makers) == sorted(key for key in graph["assets"] if key.startswith("cycle/"))
 
 

@@ -1,5 +1,4 @@
-{{ config(meta={'dagster': {'ref': {'name': 'mart_window_clicks'}}}) }}
--- The marts of latency, clicks and cost are about the same requests.
+{{ config(meta={'description': "The marts of latency, clicks and cost are about the same requests.", 'dagster': {'ref': {'name': 'mart_window_clicks'}}}) }}
 select latency.window_start, latency.variant, latency.segment_kind, latency.segment, latency.requests, latency.answered, clicks.answered as clicks_answered
 from {{ ref('mart_window_latency') }} as latency
 left join {{ ref('mart_window_clicks') }} as clicks

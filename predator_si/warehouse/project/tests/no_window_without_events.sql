@@ -1,5 +1,4 @@
-{{ config(meta={'dagster': {'ref': {'name': 'mart_window_latency'}}}) }}
--- A row stands for requests, and every window of people's requests has its row.
+{{ config(meta={'description': "A row stands for requests, and every window of people's requests has its row.", 'dagster': {'ref': {'name': 'mart_window_latency'}}}) }}
 select window_start from {{ ref('mart_window_latency') }} where window_start in {{ dirty_windows() }} and requests < 1
 union all
 (

@@ -1,5 +1,4 @@
-{{ config(meta={'dagster': {'ref': {'name': 'stg_search_events'}}}) }}
--- Exactly once: a request of the windows at hand stands in no other window. Late events are accepted for a day, so a day around is looked at.
+{{ config(meta={'description': "Exactly once: a request of the windows at hand stands in no other window. Late events are accepted for a day, so a day around is looked at.", 'dagster': {'ref': {'name': 'stg_search_events'}}}) }}
 select here.query_id, here.window_start, elsewhere.window_start as other_window
 from {{ ref('stg_search_events') }} as here
 inner join {{ ref('stg_search_events') }} as elsewhere on elsewhere.query_id = here.query_id and elsewhere.window_start <> here.window_start

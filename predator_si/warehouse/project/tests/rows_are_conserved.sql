@@ -1,5 +1,4 @@
-{{ config(meta={'dagster': {'ref': {'name': 'stg_search_events'}}}) }}
--- Every raw row of the windows at hand was staged or set aside with a reason; none got lost, none was made up.
+{{ config(meta={'description': "Every raw row of the windows at hand was staged or set aside with a reason; none got lost, none was made up.", 'dagster': {'ref': {'name': 'stg_search_events'}}}) }}
 with staged as (
     select window_start, 'search' as kind, count(*) as n from {{ ref('stg_search_events') }} where window_start in {{ dirty_windows() }} group by window_start
     union all

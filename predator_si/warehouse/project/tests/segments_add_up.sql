@@ -1,5 +1,4 @@
-{{ config(meta={'dagster': {'ref': {'name': 'mart_window_latency'}}}) }}
--- Each kind of segment holds every request of its window and variant once.
+{{ config(meta={'description': "Each kind of segment holds every request of its window and variant once.", 'dagster': {'ref': {'name': 'mart_window_latency'}}}) }}
 with kinds as (
     select window_start, variant, segment_kind, sum(requests) as requests, sum(errors) as errors
     from {{ ref('mart_window_latency') }}

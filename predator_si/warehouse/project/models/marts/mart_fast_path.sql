@@ -71,7 +71,7 @@ compared as (
     left join arrived on arrived.snapshot_id = warehouse.snapshot_id
 )
 select
-    snapshot_id, window_start, measured_from, measured_to, champion, metric, fast_value, warehouse_value, difference, tolerance,
+    snapshot_id, window_start, measured_from, measured_to, created_at, champion, metric, fast_value, warehouse_value, difference, tolerance,
     case
         when fast_value is null or warehouse_value is null or from_elsewhere then 'unknown'
         when difference <= tolerance * greatest(1, abs(fast_value)) then 'agrees'
