@@ -5,7 +5,7 @@ What belongs here: answers from the index facts of both windows and from what th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,7 +119,7 @@ def language(current: Window, levels: Levels) -> Finding:
     facts = _facts(current)
     if facts is None or not facts.get("scripts"):
         return unknown("data_fault", "language", "the service told no script mix of its documents")
-    scripts = [script_of(text) for text in current.probes["text"].to_list()]
+    scripts = scripts_of(current.probes["text"].to_list())
     scores = current.probes["ndcg_at_10"].to_list()
     foreign = [place for place, script in enumerate(scripts) if script is not None and facts["scripts"].get(script, 0.0) < _FOREIGN]
     if len(scripts) < _LEAST:
@@ -140,16 +140,16 @@ def language(current: Window, levels: Levels) -> Finding:
     )
 
 
-def script_of(text: str) -> str | None:
-    """The script that most letters of a text are in, among those of the index facts."""
+def scripts_of(texts: Sequence[str]) -> list[str | None]:
+    """The script that most letters of each text are in, among those of the index facts."""
     import polars as pl
 
     from predator_si.search.index_facts import SCRIPTS
 
-    series = pl.Series([text])
-    counts = {name: int(series.str.count_matches(pattern)[0]) for name, pattern in SCRIPTS.items()}
-    best = max(counts, key=lambda name: counts[name])
-    return best if counts[best] else None
+    series = pl.Series("text", list(texts), dtype=pl.String)
+    counts = np.array([series.str.count_matches(pattern).to_numpy() for pattern in SCRIPTS.values()])
+    names = list(SCRIPTS)
+    return [names[int(column.argmax())] if column.max() else None for column in counts.T]
 
 
 def gains(window: Window) -> dict[str, dict[str, float]]:

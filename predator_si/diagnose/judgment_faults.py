@@ -14,13 +14,15 @@ import polars as pl
 from predator_si.diagnose.data_faults import gains
 from predator_si.diagnose.ranking_faults import Paired
 from predator_si.diagnose.vocabulary import new_vocabulary
-from predator_si.diagnose.window import Finding, Window, ndcg, one_sided, unknown
+from predator_si.diagnose.window import Finding, Window, at_least, ndcg, one_sided, unknown
 
 if TYPE_CHECKING:
     from predator_si.diagnose.tree import Levels
 
 _LEAST = 20
 _FRESH = 0.05
+_CORRECTED = 0.01
+"""Share of the judged queries whose labels ordinary corrections touch between two windows."""
 _SPAM_SHARE, _SPAM_RATE = 0.05, 3.0
 
 
@@ -34,15 +36,15 @@ def label_noise(paired: Paired, current: Window, levels: Levels, seed: int) -> F
     old, new = [paired.gains[i] for i in judged], [now[paired.queries[i]] for i in judged]
     differences = np.array([ndcg(r, a) - ndcg(r, b) for r, a, b in zip(rankings, old, new, strict=True)])
     changed = sum(dict(a) != dict(b) for a, b in zip(old, new, strict=True))
-    p_value = one_sided(differences, seed + 5)
+    p_other, p_worse = at_least(changed, len(judged), _CORRECTED), one_sided(differences, seed + 5)
     return Finding(
         "judgment_artefact",
         "label_noise",
-        "yes" if p_value <= levels.each and differences.mean() >= levels.loss else "no",
+        "yes" if p_other <= levels.each and p_worse <= levels.alarm and differences.mean() >= levels.loss else "no",
         float(differences.mean()),
-        p_value,
+        max(p_other, p_worse),
         len(judged),
-        "sign flips of NDCG@10 of the current rankings under both windows' labels",
+        f"binomial of changed queries against {_CORRECTED:g}, and sign flips of NDCG@10 of the current rankings under both windows' labels",
         {"queries_with_other_labels": changed, "drop_under_the_reference_labels": paired.drop},
     )
 

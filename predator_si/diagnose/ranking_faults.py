@@ -8,6 +8,9 @@ reproduces the reference's own order. The reranker is compared on the documents 
 cannot be blamed on it. The mixture is compared with what the reference's weight would make of the current scores, provided the estimated weights reproduce
 the orders that were served. What remains of the drop after reranker and mixture belongs to the first stage and is shared by what its parts lost
 (over two legs: the Shapley value, the mean of the two orders in which the legs can be replaced).
+
+Each answer needs two things: a part that behaves otherwise (its lists, its scores, its weight, its rule), which healthy windows do not show at all, and a
+loss of that part that chance explains with at most the level of the whole tree.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from predator_si.diagnose.data_faults import gains, script_of
+from predator_si.diagnose.data_faults import gains, scripts_of
 from predator_si.diagnose.window import Finding, Floats, Window, ndcg, one_sided, unknown
 
 if TYPE_CHECKING:
@@ -30,6 +33,10 @@ _WEIGHTS = np.linspace(0.0, 1.0, 21)
 _REPRODUCES = 0.9
 """Share of the top ten that a rule must bring back to count as the rule that was used."""
 _TOP = 10
+_STAYS = 0.85
+"""Share of a leg's top ten that stays when nothing but ordinary growth happened, new documents aside."""
+_CHANGED = 0.5
+"""Share of the queries whose reranker gives the same documents other scores, from which the model is another one."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +117,14 @@ def _first_stage(paired: Paired, remaining: float, levels: Levels, seed: int) ->
         parts["fusion"] = (fused[1, 1] - served[1]) - (fused[0, 0] - served[0])
     lost = {name: max(0.0, float(values.mean())) for name, values in parts.items()}
     total = sum(lost.values())
-    scripts = [script_of(paired.texts[i]) for i in usable]
+    scripts = scripts_of([paired.texts[i] for i in usable])
     found = []
     for leg in ("lexical", "dense"):
         differences = own[leg][0] - own[leg][1]
         loss = remaining * lost[leg] / total if total else 0.0
         p_value = max(one_sided(differences, seed), one_sided(parts[leg], seed + 1))
-        hit = p_value <= levels.each and differences.mean() >= levels.part and loss >= levels.loss
+        stayed = _stayed(sides, f"{leg}_ids")
+        hit = stayed < _STAYS and p_value <= levels.alarm and differences.mean() >= levels.part and loss >= levels.loss
         found.append(
             Finding(
                 "retrieval_miss",
@@ -129,6 +137,7 @@ def _first_stage(paired: Paired, remaining: float, levels: Levels, seed: int) ->
                 {
                     "ndcg_reference": float(own[leg][0].mean()),
                     "ndcg_current": float(own[leg][1].mean()),
+                    "top_ten_that_stayed": stayed,
                     "empty_now": int(sum(not row[f"{leg}_ids"] for row in sides[1])),
                     "part_of_first_stage_loss": float(parts[leg].mean()),
                     "loss_by_script": _by_script(differences, scripts),
@@ -139,10 +148,22 @@ def _first_stage(paired: Paired, remaining: float, levels: Levels, seed: int) ->
         reason = "reciprocal rank fusion of the legs does not reproduce the reference's first stage, so its rule is not known"
         return [*found, unknown("retrieval_miss", "fusion", reason, agreement_reference=agreement[0])]
     p_value, loss = one_sided(parts["fusion"], seed + 2), remaining * lost["fusion"] / total if total else 0.0
-    hit = p_value <= levels.each and parts["fusion"].mean() >= levels.part and loss >= levels.loss and (agreement[1] or 0.0) < _REPRODUCES
+    hit = p_value <= levels.alarm and parts["fusion"].mean() >= levels.part and loss >= levels.loss and (agreement[1] or 0.0) < _REPRODUCES
     evidence = {"agreement_reference": agreement[0], "agreement_current": agreement[1], "part_of_first_stage_loss": float(parts["fusion"].mean())}
     test = "sign flips of what the served order loses against the legs' reciprocal ranks"
     return [*found, Finding("retrieval_miss", "fusion", "yes" if hit else "no", loss, p_value, len(usable), test, evidence)]
+
+
+def _stayed(sides: Sequence[Sequence[Mapping[str, Any]]], column: str) -> float:
+    """Mean share of the reference's top ten that is in the current one, documents that the reference never found left out of it."""
+    seen = {doc for row in sides[0] for name in ("lexical_ids", "dense_ids") for doc in row[name]}
+    shares = []
+    for then, now in zip(*sides, strict=True):
+        top = then[column][:_TOP]
+        if top:
+            kept = [doc for doc in now[column] if doc in seen][: len(top)]
+            shares.append(len(set(top) & set(kept)) / len(top))
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def _legs(row: Mapping[str, Any]) -> bool:
@@ -200,7 +221,7 @@ def _reranker(paired: Paired, levels: Levels, seed: int) -> Finding:
     p_value, share = one_sided(values, seed + 3), float(np.mean(changed))
     # Through the mixture a reranker's loss reaches the user diluted: it cannot explain more than was lost.
     loss = min(float(values.mean()), max(paired.drop, 0.0))
-    hit = p_value <= levels.each and values.mean() >= levels.part and loss >= levels.loss
+    hit = share >= _CHANGED and p_value <= levels.alarm and values.mean() >= levels.part and loss >= levels.loss
     return Finding(
         "rerank_miss",
         "reranker",
@@ -228,7 +249,7 @@ def _mixture(paired: Paired, levels: Levels, seed: int) -> Finding:
     moved = abs(weight_then - weight_now) > 0.051
     p_value = one_sided(values, seed + 4)
     loss = min(float(values.mean()), max(paired.drop, 0.0)) if moved else 0.0
-    hit = moved and len(values) >= _LEAST and p_value <= levels.each and loss >= levels.loss
+    hit = moved and len(values) >= _LEAST and p_value <= levels.alarm and loss >= levels.loss
     return Finding(
         "rerank_miss",
         "fusion_weight",
@@ -245,16 +266,18 @@ def _fit(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
     """The weight that reproduces the served orders best, and the share of neighbouring pairs it puts the same way."""
     if len(rows) < _LEAST:
         return None
-    agreement = []
-    for weight in _WEIGHTS:
-        same = total = 0
-        for row in rows:
-            mixed, read = _mixed(row, weight), set(_scores(row))
-            served = [doc for doc in row["result_ids"] if doc in read]
-            place = {doc: rank for rank, doc in enumerate(mixed)}
-            same += sum(place[a] < place[b] for a, b in pairwise(served))
-            total += max(len(served) - 1, 0)
-        agreement.append(same / total if total else 0.0)
+    same, total = np.zeros(len(_WEIGHTS)), 0
+    for row in rows:
+        docs, reranked, first = _standardised(row)
+        place = {doc: rank for rank, doc in enumerate(docs)}
+        served = [place[doc] for doc in row["result_ids"] if doc in place]
+        mixed = (1.0 - _WEIGHTS)[:, None] * reranked + _WEIGHTS[:, None] * first
+        # Equal scores stay in first-stage order, as in the service: a pair is put the same way when its first has the higher score, or the same and came first.
+        for a, b in pairwise(served):
+            gap = mixed[:, a] - mixed[:, b]
+            same += (gap > 1e-12) | ((np.abs(gap) <= 1e-12) & (a < b))
+            total += 1
+    agreement = same / max(total, 1)
     best = int(np.argmax(agreement))
     ties = [index for index, value in enumerate(agreement) if value >= agreement[best] - 1e-9]
     return float(_WEIGHTS[ties[len(ties) // 2]]), float(agreement[best])
@@ -262,17 +285,21 @@ def _fit(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float] | None:
 
 def _mixed(row: Mapping[str, Any], weight: float) -> list[str]:
     """The documents that the reranker read in the order of the mixture, the others below as served."""
-    from predator_si.search.rerank import fuse
+    docs, reranked, first = _standardised(row)
+    order = [docs[i] for i in np.argsort(-((1.0 - weight) * reranked + weight * first), kind="stable")]
+    scores = _scores(row)
+    return [*order, *(doc for doc in row["result_ids"] if doc not in scores)]
+
+
+def _standardised(row: Mapping[str, Any]) -> tuple[list[str], Floats, Floats]:
+    """The documents that the reranker read, in first-stage order, with both scores standardised among them."""
+    from predator_si.search.rerank import standardised
     from predator_si.search.retrieve import RRF_K
 
-    scores = _scores(row)
-    first = _first_scores(row)
+    scores, first = _scores(row), _first_scores(row)
     docs = [doc for doc in row["candidate_ids"] if doc in scores]
-    if not docs:
-        return list(row["result_ids"])
-    values = fuse(np.array([scores[doc] for doc in docs]), np.array([first.get(doc, 1.0 / (RRF_K + 1000)) for doc in docs]), weight)
-    order = [docs[i] for i in np.argsort(-values, kind="stable")]
-    return [*order, *(doc for doc in row["result_ids"] if doc not in scores)]
+    last = 1.0 / (RRF_K + 1000)
+    return docs, standardised(np.array([scores[doc] for doc in docs])), standardised(np.array([first.get(doc, last) for doc in docs]))
 
 
 def _first_scores(row: Mapping[str, Any]) -> dict[str, float]:

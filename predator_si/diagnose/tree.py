@@ -38,7 +38,8 @@ class Levels:
     Attributes
     ----------
     alarm
-        Chance that a pair of healthy windows makes any branch say yes, split evenly over the branches (Bonferroni).
+        Chance that a pair of healthy windows makes any branch say yes. Tests that stand alone share it evenly (Bonferroni); where a branch also asks for
+        something that healthy windows do not show (other scores for the same pair, another weight), its test of the loss may use the whole of it.
     loss
         Points of NDCG@10 that a cause must explain.
     part

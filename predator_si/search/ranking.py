@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -68,7 +68,9 @@ class Ranked:
     dense_ids: list[str] | None = None
 
 
-def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: int, fusion_weight: float) -> Ranked:
+def rank(
+    index: SearchIndex, model: Reranker | None, query: str, k: int, depth: int, fusion_weight: float, clock: Callable[[], float] = time.perf_counter
+) -> Ranked:
     """The best ``k`` documents for ``query``, in the first stage's order where ``model`` is null.
 
     The cross-encoder reads the first ``depth`` candidates. When ``k`` exceeds ``depth``, the documents below follow in first-stage order: their
@@ -80,9 +82,9 @@ def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: 
     Exception
         Whatever the retrieval raises: without candidates there is no answer.
     """
-    started = time.perf_counter()
+    started = clock()
     found = index.candidates([query], max(depth, k))[0]
-    retrieved = time.perf_counter()
+    retrieved = clock()
     first = np.asarray(found.scores, np.float64)
     n = min(depth, len(found.doc_ids)) if model is not None else 0
     scores: npt.NDArray[np.float64] | None = None
@@ -91,7 +93,7 @@ def rank(index: SearchIndex, model: Reranker | None, query: str, k: int, depth: 
             scores = finite_scores(model, query, found.texts[:n])
         except Exception as error:
             log.error("reranking failed, the first stage's order is served; model %s\n%s", model.digest, trace(error))
-    reranked = time.perf_counter()
+    reranked = clock()
     if scores is None:
         order, final = np.arange(len(first)), first
     else:

@@ -125,6 +125,8 @@ class SearchService:
         How often the applied files are looked at.
     max_waiting
         Searches that may wait for the worker; more are refused with 503 rather than answered after everybody has left.
+    clock
+        Seconds that latencies are measured in; a proof that must not depend on how busy the machine is brings its own.
 
     Raises
     ------
@@ -144,9 +146,10 @@ class SearchService:
         poll_seconds: float = 0.3,
         flush_seconds: float = 1.0,
         max_waiting: int = 512,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         home = Path(home)
-        self.contour, self._poll_seconds, self._max_waiting = contour, poll_seconds, max_waiting
+        self.contour, self._poll_seconds, self._max_waiting, self._clock = contour, poll_seconds, max_waiting, clock
         self._background = _Background()
         self.versions = IndexVersions(home / "service" / "index")
         version = self.versions.current()
@@ -219,7 +222,7 @@ class SearchService:
         SearchFailed
             Too many wait (503), retrieval broke (500), or the pinned candidate is not there (409, no event: nobody was served).
         """
-        arrived, when, query_id = time.perf_counter(), utc_now(), str(uuid.uuid4())
+        arrived, when, query_id = self._clock(), utc_now(), str(uuid.uuid4())
         variants = self.follower.current
         name: VariantName = request.variant or variants.assign(request.client_id or query_id)
         model = variants.reranker(name)
@@ -239,13 +242,13 @@ class SearchService:
             self._waiting += 1
             try:
                 loop = asyncio.get_running_loop()
-                computed = await loop.run_in_executor(self._worker, self._compute, request, variants, model, time.perf_counter())
+                computed = await loop.run_in_executor(self._worker, self._compute, request, variants, model, self._clock())
             except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
                 log.error("search %s failed\n%s", query_id, trace(error))
                 failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
             finally:
                 self._waiting -= 1
-        took_ms = (time.perf_counter() - arrived) * 1e3
+        took_ms = (self._clock() - arrived) * 1e3
         ranked = computed.ranked if computed else None
         status = failure.status if failure else 200
         self._count(name, status, took_ms, computed, stood_in=stands_for is not None)
@@ -328,9 +331,9 @@ class SearchService:
 
     def _compute(self, request: SearchRequest, variants: Variants, model: Reranker, queued: float) -> _Computed:
         """The work on one request, in the worker thread."""
-        started, cpu, mark = time.perf_counter(), time.process_time(), self._background.mark()
+        started, cpu, mark = self._clock(), time.process_time(), self._background.mark()
         reader = None if request.first_stage else model
-        ranked = rank(self.served.index, reader, request.query, request.k, variants.release.depth, variants.release.fusion_weight)
+        ranked = rank(self.served.index, reader, request.query, request.k, variants.release.depth, variants.release.fusion_weight, self._clock)
         used = time.process_time() - cpu
         return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
 
