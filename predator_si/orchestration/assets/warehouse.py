@@ -60,7 +60,12 @@ def warehouse_checks() -> list[dg.AssetChecksDefinition]:
             found = fast_path_agreement(loop.home, loop.settings.warehouse)
         except PredatorError as error:
             found = Agreement(answer="unknown", reason=str(error))
-        said = {"answer": found.answer, "reason": found.reason, "snapshot": found.snapshot_id or "none", "numbers": dg.MetadataValue.md(found.as_markdown())}
+        said: dict[str, Any] = {
+            "answer": found.answer,
+            "reason": found.reason,
+            "snapshot": found.snapshot_id or "none",
+            "numbers": dg.MetadataValue.md(found.as_markdown()),
+        }
         severity = dg.AssetCheckSeverity.ERROR if found.answer == "differs" else dg.AssetCheckSeverity.WARN
         return dg.AssetCheckResult(passed=found.answer == "agrees", severity=severity, metadata=said)
 

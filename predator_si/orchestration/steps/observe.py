@@ -50,7 +50,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         judgments = loop.corpus.judgments(split="dev")
         asked = probe(loop.search_url, chosen.queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
         asked = replace(asked, panel=chosen.source)
-        now = utc_now()
+    # `now` stays the moment at which the events were read: what is served while the probes run belongs to the next window
     snapshot = measure_window(
         events,
         start,
