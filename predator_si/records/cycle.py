@@ -1,0 +1,256 @@
+"""A cycle, its artifacts and the audit trail."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from predator_si.records.base import CYCLE_ID, CycleState, Record, Verdict
+from predator_si.records.gates import GateResult, Trigger
+from predator_si.records.metrics import Metric
+
+
+class ServingConfig(Record):
+    """What the search service runs with: one side of a comparison, and the content of a release."""
+
+    model: str
+    """Digest of the reranker, ``sha256:...``, computed from the bytes of its weight files."""
+    depth: int = Field(ge=0, le=1000)
+    fusion_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the first stage's standardised score in the final score; 0 is the cross-encoder alone."""
+
+
+class DistributionChange(Record):
+    """How the queries and documents moved between the baseline window and the current one."""
+
+    new_tokens: list[dict[str, Any]]
+    coverage: float | None
+
+
+class RootCause(Record):
+    """What is wrong, ranked evidence behind it."""
+
+    type: Literal["service_fault", "data_fault", "retrieval_miss", "rerank_miss", "latency", "domain_shift", "judgment_artefact", "unknown"]
+    affected_categories: list[str]
+    distribution_change: DistributionChange
+    evidence: list[dict[str, Any]] = []
+    detail: str | None = None
+    """Leg, stage or kind of the first cause: ``dense``, ``shrunken_index``, ``click_spam``; null where only the type is known."""
+    causes: list[dict[str, Any]] = []
+    """Causes that differ from the reference window, most likely first: type, detail, score, explained_loss, p_value, n, test, evidence, actions."""
+    cannot_tell: list[str] = []
+    """What the evidence does not decide: branches without data, causes that explain as much as each other."""
+
+
+class XaiInsights(Record):
+    """Which words, topics and conjunctions of features carry the loss, which of them twice, and what the model looks at (docs/explanations.md)."""
+
+    low_coverage_tokens: list[str]
+    importance_scores: dict[str, float]
+    suggested_action: str
+    contrast: list[dict[str, Any]] = []
+    """Words that set the worst quarter of the queries apart, with z, interval and q."""
+    topics: list[dict[str, Any]] = []
+    """Numbered topics with their NDCG against the rest."""
+    conjunctions: list[dict[str, Any]] = []
+    """What SliceLine found on the first half of the probes."""
+    occlusion: dict[str, Any] = {}
+    """What leaving a word out does to the margin between the right and the wrong document; empty where there was no model or no time."""
+    attribution: dict[str, Any] = {}
+    """Integrated gradients of the worst pairs with their completeness error and deletion test."""
+    reproduced: list[dict[str, Any]] = []
+    """All slices and words found on one half, with their test on the other: only those with ``reproduced`` true are targets."""
+    methods: list[dict[str, Any]] = []
+    """What each method took, and what was cut short or could not be known, with the reason."""
+
+
+class DiagnosticReport(Record):
+    """``diagnostic_report.json`` (CONTRACT.md section 4)."""
+
+    cycle_id: str
+    timestamp: datetime
+    trigger: str
+    current_value: float | None
+    baseline: float | None
+    delta: float | None
+    root_cause_analysis: RootCause
+    xai_insights: XaiInsights
+    recommended_actions: list[dict[str, Any]]
+    misses: dict[str, Any] = {}
+    """Counts: queries, found in candidates, retrieval misses, rerank misses."""
+    slices: list[dict[str, Any]] = []
+    weak_tokens: list[dict[str, Any]] = []
+
+
+class ModelCard(Record):
+    """``predator.json`` beside a model's weights: what it is, where it came from, how it is run."""
+
+    name: str
+    digest: str
+    backend: Literal["torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32"]
+    max_length: int
+    source_digest: str | None = None
+    """Digest of the weights this was made from: the deny list knows both."""
+    base: str | None = None
+    origin: dict[str, Any] = {}
+    created_at: datetime | None = None
+
+
+class Interval(Record):
+    """A difference with its 95% interval and p-value, over ``n`` paired queries."""
+
+    estimate: float
+    low: float
+    high: float
+    p_value: float | None = None
+    n: int
+    sd: float | None = None
+
+
+class Evaluation(Record):
+    """``evaluation.json``: champion and challenger on the same judged queries, candidates, depth and fusion rule."""
+
+    cycle_id: str
+    champion: ServingConfig
+    challenger: ServingConfig
+    corpus: str
+    split: str
+    n_queries: int
+    ndcg_champion: float
+    ndcg_challenger: float
+    ndcg_difference: Interval
+    recall_champion: float | None = None
+    recall_challenger: float | None = None
+    slices: list[dict[str, Any]] = []
+    latency: dict[str, Any] = {}
+    """Per side: p50_ms, p95_ms, p99_ms, n: closed-loop searches through the service, arms interleaved."""
+    per_query: str = "evaluation_per_query.parquet"
+    created_at: datetime
+
+
+class ExperimentResult(Record):
+    """``ab_test_results.json``: the trial on traffic."""
+
+    cycle_id: str
+    mode: Literal["ab", "shadow", "interleave"]
+    started_at: datetime
+    ended_at: datetime
+    requests: dict[str, int]
+    simulated: bool
+    arms: dict[str, dict[str, Metric]]
+    guardrails: list[GateResult]
+    sample_ratio_p: float | None
+    verdict: Verdict
+    reason: str
+
+
+class Decision(Record):
+    """``decision-trial.json`` / ``decision-promote.json``: verdict + policy + approval for one stage."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote"]
+    verdict: Verdict
+    gates: list[GateResult]
+    policy: str
+    approval_required: bool
+    approved_by: str | None = None
+    approved_at: datetime | None = None
+    champion: ServingConfig
+    challenger: ServingConfig
+    evidence: dict[str, str] = {}
+    """Artifact name -> sha256 of the file that the verdict was computed from."""
+    drill: bool = False
+    """True only when an explicit drill pushed a model past the gates."""
+    reason: str
+    created_at: datetime
+
+    @property
+    def allows_patch(self) -> bool:
+        """Whether a patch of this stage may be committed."""
+        approved = not self.approval_required or self.approved_by is not None
+        return approved and (self.verdict is Verdict.PROMOTE or self.drill)
+
+
+class HelmPatch(Record):
+    """``helm_patch.yaml``'s record: the change of machine-owned values, stored with its reverse."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote", "rollback"]
+    file: str
+    changes: dict[str, Any]
+    """Dotted key -> new value."""
+    reverse: dict[str, Any]
+    """Dotted key -> the value before (null: the key was absent)."""
+    base_commit: str | None = None
+    commit: str | None = None
+    created_at: datetime
+
+
+class Deployment(Record):
+    """What the service answered after a commit: a release that the service did not confirm is a failed one."""
+
+    cycle_id: str
+    stage: Literal["trial", "promote", "rollback"]
+    commit: str
+    expected_digest: str
+    served_digest: str | None
+    confirmed: bool
+    seconds: float
+    reason: str
+    created_at: datetime
+
+
+class WatchResult(Record):
+    """``watch.json``: the checks after a deploy, all of them, and what they mean."""
+
+    cycle_id: str
+    checks: list[dict[str, Any]]
+    requests: int
+    failed_requests: int
+    answer: Literal["keep", "rollback", "continue"]
+    gates: list[GateResult]
+    reason: str
+    created_at: datetime
+
+
+class Rollback(Record):
+    """The way back: reverse patch and deny-list entries in one commit, verified by the digest that the service reports."""
+
+    cycle_id: str
+    reason: str
+    from_digest: str
+    to_digest: str
+    commit: str | None
+    verified: bool
+    seconds: float
+    denied: list[str]
+    created_at: datetime
+
+
+class Cycle(Record):
+    """One pass of the loop."""
+
+    cycle_id: str = Field(pattern=CYCLE_ID.pattern)
+    contour: str
+    state: CycleState
+    trigger: Trigger
+    opened_at: datetime
+    updated_at: datetime
+    reason: str = ""
+    actor: str = "loop"
+
+
+class LedgerRecord(Record):
+    """One line of the audit trail, chained to the one before by its hash."""
+
+    seq: int
+    timestamp: datetime
+    action: str
+    actor: str
+    cycle_id: str | None = None
+    reason: str = ""
+    payload: dict[str, Any] = {}
+    previous_hash: str
+    hash: str
