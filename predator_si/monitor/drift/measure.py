@@ -14,7 +14,7 @@ from datetime import datetime
 import numpy as np
 import polars as pl
 
-from predator_si.corpora.vocabulary import new_vocabulary
+from predator_si.corpora.vocabulary import new_vocabulary, shared_words
 from predator_si.monitor.drift.domain import Vectorise, domain_classifier, hashed_ngrams
 from predator_si.monitor.drift.language import language_mix
 from predator_si.monitor.drift.quality_report import describe_requests
@@ -48,6 +48,7 @@ def measure_drift(
     documents: tuple[Documents, Documents] | None = None,
     alpha: float = ALPHA,
     seed: int = 0,
+    min_clients: int = 3,
 ) -> DriftReport:
     """Compare the requests of healthy windows with those of ``snapshot``'s window.
 
@@ -62,6 +63,8 @@ def measure_drift(
         Texts to vectors; null: hashed character n-grams stand in, and the item says so.
     documents
         Samples of the reference's index generation and of the current one.
+    min_clients
+        A word of people's queries is listed only when so many different clients used it.
     """
     started = time.perf_counter()
     sides = [_distinct(side) for side in (reference, current)]
@@ -69,8 +72,8 @@ def measure_drift(
     items = [
         _domain("query_domain", texts[0], texts[1], embed or hashed_ngrams, "queries" if embed else "queries (hashed n-grams: no embedder)", seed),
         _documents(documents, seed),
-        *_scores(sides[0], sides[1], seed),
-        _new_tokens(texts[0], texts[1]),
+        *_scores(reference, current, seed),
+        _new_tokens(texts[0], texts[1], _listable(current, min_clients)),
         mix_shift("language_mix", language_mix(texts[0]), language_mix(texts[1]), LEAST["language_mix"], seed),
     ]
     return DriftReport(
@@ -126,18 +129,23 @@ def _documents(documents: tuple[Documents, Documents] | None, seed: int) -> Drif
 
 
 def _scores(reference: pl.DataFrame, current: pl.DataFrame, seed: int) -> list[DriftItem]:
-    """Scores are compared only where one model gave them: another model has another scale."""
+    """Scores are compared only where one model gave them: another model, or a stand-in, has another scale."""
     names = ("top_score", "score_margin")
-    models = [set(side["model_digest"].drop_nulls().to_list()) for side in (reference, current)]
-    if len(models[0] | models[1]) > 1:
+    scored = [_distinct(side.filter(pl.col("stands_for").is_null() & ~pl.col("degraded").fill_null(False))) for side in (reference, current)]
+    if len(set(pl.concat([side["model_digest"] for side in scored]).drop_nulls())) > 1:
         why = "the windows were ranked by different models, whose scores have different scales"
-        return [DriftItem(name=name, statistic=None, threshold=LEAST[name], n=(reference.height, current.height), reason=f"{name}: {why}") for name in names]
-    before, now = (describe_requests(side) for side in (reference, current))
+        return [DriftItem(name=name, statistic=None, threshold=LEAST[name], n=(scored[0].height, scored[1].height), reason=f"{name}: {why}") for name in names]
+    before, now = (describe_requests(side) for side in scored)
     return [number_shift(name, before[name].drop_nulls().to_numpy(), now[name].drop_nulls().to_numpy(), LEAST[name], seed) for name in names]
 
 
-def _new_tokens(reference: Sequence[str], current: Sequence[str]) -> DriftItem:
-    found = new_vocabulary(reference, current)
+def _listable(requests: pl.DataFrame, min_clients: int) -> frozenset[str]:
+    askers = requests.select(pl.coalesce("client_id", "query_id")).to_series().to_list()
+    return shared_words(requests["user_query"].to_list(), askers, min_clients)
+
+
+def _new_tokens(reference: Sequence[str], current: Sequence[str], listable: frozenset[str]) -> DriftItem:
+    found = new_vocabulary(reference, current, listable=listable)
     measure = "rate of words that the reference lacks, above what its own further queries would bring"
     if found.new_rate is None or found.expected_new_rate is None or found.error is None or min(found.queries) < 20:
         why = found.reason or f"{found.queries[0]} and {found.queries[1]} distinct queries, 20 each are needed"

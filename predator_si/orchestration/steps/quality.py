@@ -16,8 +16,9 @@ from predator_si.errors import Missing, PredatorError
 from predator_si.monitor import Start, quality_gates_status
 from predator_si.monitor.exposition import write_exposition
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import drift as measured
 from predator_si.orchestration.steps import observe
-from predator_si.records import GateResult, MetricsSnapshot, utc_now
+from predator_si.records import DriftItem, GateResult, MetricsSnapshot, utc_now
 from predator_si.reports.language import Language
 from predator_si.reports.window import DriftLine, WindowEvidence, WorstSlice, worst_slices, write_window_pages
 from predator_si.search.events import read_events
@@ -27,17 +28,29 @@ _LEDGER_REACH = 2_000
 
 
 def write_quality_report(loop: Loop) -> dict[str, Any]:
-    """Everything that the asset ``observe/quality_report`` makes: ``english`` and ``ukrainian`` (paths of the pages), ``evidently`` (path of its drift report,
-    or absent), and plain facts: ``status``, ``drift`` (why there is none), evidently's row counts.
+    """Everything that the asset ``observe/quality_report`` makes.
+
+    ``english`` and ``ukrainian`` (paths of the pages), ``evidently`` (path of its drift page, or absent), and plain facts: ``status``,
+    ``drift_json`` (where our own report lies), ``drifted`` (names) and each item's statistic, or ``drift`` (why nothing was compared).
     """
     snapshot = loop.snapshots(1)[-1:]
     gates = observe.gates(loop, snapshot[0], snapshot[0].created_at) if snapshot else []
-    drift = observe.write_drift_report(loop)
-    missing, evidently = (str(drift), None) if isinstance(drift, PredatorError) else ("", Path(drift[0]))
-    pages = write_quality_pages(loop, gates, drift_missing=missing, drift_report=evidently.name if evidently is not None else None)
-    facts: dict[str, Any] = {"drift": missing} if isinstance(drift, PredatorError) else dict(drift[1])
-    links = {"english": pages["en"], "ukrainian": pages["uk"]} | ({"evidently": evidently} if evidently is not None else {})
-    return {**facts, "status": quality_gates_status(gates), **links}
+    found = measured.measure(loop)
+    if isinstance(found, PredatorError):
+        pages = write_quality_pages(loop, gates, drift_missing=str(found))
+        facts: dict[str, Any] = {"drift": str(found)}
+    else:
+        report, evidently = found
+        pages = write_quality_pages(loop, gates, drift=[_line(item) for item in report.items], drift_report=evidently.name if evidently is not None else None)
+        named = ", ".join(item.name for item in report.items if item.drifted) or "none"
+        facts = {"drifted": named, **{item.name: item.statistic for item in report.items if item.statistic is not None}}
+        facts |= {"drift_json": str(loop.home.snapshots / "drift" / f"{report.snapshot_id}.json")} | ({"evidently": evidently} if evidently is not None else {})
+    return {**facts, "status": quality_gates_status(gates), "english": pages["en"], "ukrainian": pages["uk"]}
+
+
+def _line(item: DriftItem) -> DriftLine:
+    low, high = item.interval or (None, None)
+    return DriftLine(item.name, item.statistic, low, high, item.adjusted_p, item.n[1], item.drifted, item.reason)
 
 
 def write_quality_pages(
