@@ -116,6 +116,10 @@ class Attached:
         low, high = np.searchsorted(self.row, [first, last])
         return Attached(self.row[low:high] - first, self.frame.slice(int(low), int(high - low)))
 
+    def renumbered(self, number: Ints) -> Attached:
+        """The same rows after their requests got new numbers, in the same order."""
+        return Attached(number[self.row], self.frame)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -153,6 +157,11 @@ class Evidence:
         """The evidence of the requests ``first <= number < last``."""
         clicks, ratings, simulated = (part.between(first, last) for part in (self.clicks, self.ratings, self.simulated))
         return Evidence(clicks, ratings, simulated, None if self.judgments is None else self.judgments.between(first, last), 0)
+
+    def renumbered(self, number: Ints) -> Evidence:
+        """The same evidence after the requests got new numbers, in the same order."""
+        clicks, ratings, simulated = (part.renumbered(number) for part in (self.clicks, self.ratings, self.simulated))
+        return Evidence(clicks, ratings, simulated, None if self.judgments is None else self.judgments.renumbered(number), 0)
 
 
 def tally(requests: Requests, evidence: Evidence, plan: Plan) -> Aggregate:
