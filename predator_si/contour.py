@@ -8,52 +8,15 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, field_validator, model_validator
 
-from predator_si.records import Criterion, Hysteresis
-from predator_si.signals import SIGNALS, Signal, signal
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _duration(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", value)
-        if match is None:
-            raise ValueError(f"{value!r} is not a duration; write a number with a unit, like 90s, 10m, 4h or 7d")
-        return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-    if isinstance(value, timedelta):
-        return value
-    raise ValueError(f"{value!r} has no unit; write it like 90s, 10m, 4h or 7d")
-
-
-def _duration_text(value: timedelta) -> str:
-    seconds = value.total_seconds()
-    unit = next((name for name in "dhm" if seconds >= _UNITS[name] and seconds % _UNITS[name] == 0), "s")
-    count = seconds / _UNITS[unit]
-    return f"{int(count) if count.is_integer() else count}{unit}"
-
-
-def _fraction(value: Any) -> Any:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([+-]?\d+(?:\.\d+)?)\s*%\s*", value)
-        if match is None:
-            raise ValueError(f"{value!r} is not a fraction; write -0.03 or '-3%'")
-        return float(match[1]) / 100
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_duration_text, return_type=str)]
-Fraction = Annotated[float, BeforeValidator(_fraction)]
-
-
-class Block(BaseModel):
-    """A group of keys: frozen, camelCase in files, strict about types and unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, alias_generator=to_camel, populate_by_name=True)
+from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
+from predator_si.contour_gates import criteria as gate_criteria
+from predator_si.contour_types import Block, Duration
+from predator_si.records import Criterion
+from predator_si.signals import SIGNALS, signal
 
 
 class Features(Block):
@@ -71,36 +34,6 @@ class MockMetrics(Block):
 
     ndcg_at_10: Annotated[float, Field(ge=0, le=1, alias="ndcg_at_10")] = 0.72
     avg_latency_ms: Annotated[float, Field(ge=0, alias="avg_latency_ms")] = 350.0
-
-
-class GateHysteresis(Block):
-    """When a gate changes its answer: ``fail_after`` missed windows in a row, ``clear_after`` met ones, or one met by ``margin`` (a fraction of the limit)."""
-
-    fail_after: Annotated[int, Field(ge=1, le=96)] = 1
-    clear_after: Annotated[int, Field(ge=1, le=96)] = 2
-    margin: Annotated[Fraction, Field(ge=0, le=1)] | None = None
-
-
-class Gate(Block):
-    """Limits of one metric: absolute ``min`` or ``max`` in its unit, ``relative`` as a fraction of the baseline ("-3%" is -0.03)."""
-
-    min: float | None = None
-    max: float | None = None
-    relative: Fraction | None = None
-    min_sample: Annotated[int, Field(ge=1)] = 1
-    max_age: Duration | None = None
-    """A value whose newest observation is older than this is unknown."""
-    no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
-    critical: bool = True
-    unit: str | None = None
-    """Only said to be checked: a limit in another unit than the metric's is refused."""
-    hysteresis: GateHysteresis = GateHysteresis()
-
-    @model_validator(mode="after")
-    def _has_a_limit(self) -> Gate:
-        if self.min is None and self.max is None and self.relative is None:
-            raise ValueError("a gate needs min, max or relative")
-        return self
 
 
 class Monitoring(Block):
@@ -373,31 +306,6 @@ class Notify(Block):
     channels: Annotated[tuple[Literal["slack", "webhook"], ...], Field(strict=False)] = ()
 
 
-class Evidence(Block):
-    """Anomalies and drift: how often they may cry wolf, and whether they may turn an estimated loss into a failed gate. Alone they start nothing."""
-
-    false_alarms_per_month: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Of the outlier scores together, and of the sequential change tests together, in a month of 15-minute windows."""
-    drift_alpha: Annotated[float, Field(gt=0, le=0.2)] = 0.01
-    """Chance that a drift report on equal windows calls any drift."""
-    confirms: Annotated[tuple[Literal["change", "drift"], ...], Field(strict=False)] = ()
-    """What turns a loss that is estimated, but not proven by one window, into a failure: a standing change alarm, or drift."""
-
-
-DEFAULT_GATES: dict[str, Gate] = {
-    "ndcg_at_10": Gate(relative=-0.03, min_sample=50, max_age=timedelta(hours=1)),
-    "recall_at_20": Gate(relative=-0.05, min_sample=50, max_age=timedelta(hours=1)),
-    "avg_latency_ms": Gate(max=500.0, min_sample=50, max_age=timedelta(minutes=30)),
-    "p95_latency_ms": Gate(max=800.0, min_sample=50, max_age=timedelta(minutes=30)),
-    "error_rate": Gate(max=0.01, min_sample=50, max_age=timedelta(minutes=30)),
-    "cost_per_1k_requests": Gate(max=0.5, min_sample=50, max_age=timedelta(hours=1), critical=False),
-    "etl_lag_seconds": Gate(max=60.0, max_age=timedelta(minutes=30)),
-    "index_errors": Gate(max=3.0, max_age=timedelta(minutes=30)),
-    "user_satisfaction": Gate(min=4.0, min_sample=30, max_age=timedelta(days=1), no_data="not_applicable", critical=False),
-    "gpu_utilization": Gate(max=0.85, no_data="not_applicable", critical=False),
-}
-
-
 class ContourValues(Block):
     """The whole `selfImprovement` block."""
 
@@ -433,56 +341,10 @@ class ContourValues(Block):
     @classmethod
     def _gates_make_sense(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
         for name, gate in gates.items():
-            _check_gate(signal(name), gate)
+            check_gate(signal(name), gate)
         return gates
 
     def criteria(self) -> tuple[Criterion, ...]:
         """The gates as criteria, in the order of the metric table, named ``<metric>_min``, ``_max`` and ``_relative``."""
         found = {signal(name).name: gate for name, gate in self.quality_gates.items()}
-        return tuple(criterion for name in SIGNALS if name in found for criterion in _criteria(SIGNALS[name], found[name]))
-
-
-def _check_gate(metric: Signal, gate: Gate) -> None:
-    for limit in (gate.min, gate.max):
-        if limit is not None and (limit < metric.low or (metric.high is not None and limit > metric.high)):
-            upper = "" if metric.high is None else f" and at most {metric.high:g}"
-            raise ValueError(f"{metric.name}: the limit {limit:g} cannot be; the metric is at least {metric.low:g}{upper} {metric.unit}".rstrip())
-    if gate.unit is not None and gate.unit != metric.unit:
-        raise ValueError(f"{metric.name}: the limit is given in {gate.unit!r}, the metric is in {metric.unit or 'no unit (a plain number)'}")
-    if gate.min is not None and gate.max is not None:
-        raise ValueError(f"{metric.name}: give min or max, not both")
-    wrong = gate.max if metric.direction == "up" else gate.min
-    if wrong is not None:
-        better, needed = ("higher", "min") if metric.direction == "up" else ("lower", "max")
-        raise ValueError(f"{metric.name}: {better} is better here, so its limit is {needed}")
-    if gate.relative is not None:
-        good = -1 < gate.relative <= 0 if metric.direction == "up" else gate.relative >= 0
-        if not good:
-            wanted = "a drop: between -1 and 0, like -0.03 or '-3%'" if metric.direction == "up" else "a rise: 0 or more, like 0.15 or '15%'"
-            raise ValueError(f"{metric.name}: relative {gate.relative:g} must be {wanted}")
-
-
-def _criteria(metric: Signal, gate: Gate) -> list[Criterion]:
-    side: Literal["min", "max"] = "min" if metric.direction == "up" else "max"
-    limits: list[tuple[str, Literal["absolute", "relative"], float | None]] = [
-        (side, "absolute", gate.min if side == "min" else gate.max),
-        ("relative", "relative", gate.relative),
-    ]
-    return [
-        Criterion(
-            name=f"{metric.name}_{suffix}",
-            metric=metric.name,
-            direction=side,
-            kind=kind,
-            threshold=threshold,
-            min_sample=gate.min_sample,
-            max_age_seconds=gate.max_age.total_seconds() if gate.max_age is not None else None,
-            no_data=gate.no_data,
-            critical=gate.critical,
-            description={"en": metric.en, "uk": metric.uk},
-            unit=metric.unit,
-            hysteresis=Hysteresis(**gate.hysteresis.model_dump()),
-        )
-        for suffix, kind, threshold in limits
-        if threshold is not None
-    ]
+        return tuple(criterion for name in SIGNALS if name in found for criterion in gate_criteria(SIGNALS[name], found[name]))

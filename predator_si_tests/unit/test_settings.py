@@ -10,7 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predator_si.contour import DEFAULT_GATES, ContourValues, Gate, _duration, _duration_text
+from predator_si.contour import ContourValues
+from predator_si.contour_gates import DEFAULT_GATES, Gate
+from predator_si.contour_types import _duration, _duration_text
 from predator_si.errors import BadInput, Missing
 from predator_si.monitor.gates import default_criteria
 from predator_si.settings import CHART, DEMO_SCALES, Settings, load_settings
