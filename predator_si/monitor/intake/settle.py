@@ -9,6 +9,7 @@ or twice in one file without numbers, is a *duplicate* and goes to the quarantin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,7 @@ import polars as pl
 
 from predator_si.monitor.intake.store import WINDOW, RawLayer
 from predator_si.monitor.sources.reading import Reading
+from predator_si.monitor.sources.spool import Spool
 from predator_si.monitor.sources.rules import QUARANTINE, Kind, Redact, without_personal_data
 
 _IDENTITY: dict[Kind, pl.Expr] = {
@@ -115,11 +117,13 @@ def _window_of_request(layer: RawLayer, actions: pl.DataFrame, searched: pl.Data
 
 
 def _key(kind: Kind) -> pl.Expr:
-    """Name of a record for the quarantine: its number where it has one, else where it stands, else what it says."""
+    """Name of a record for the quarantine: its number where it has one, else where it stands and what it says there; a corrected file is judged anew."""
     number = pl.concat_str(pl.lit(kind), pl.col("writer"), pl.col("seq"), separator=":")
-    place = pl.concat_str("origin", "line", separator=":")
-    content = pl.concat_str(pl.lit(kind), pl.col("origin"), pl.col("query_id"), pl.col("timestamp").cast(pl.Int64), separator=":", ignore_nulls=True)
-    return pl.coalesce(number, place, content)
+    says = ("status", "latency_ms", "variant") if kind == "search" else ("action_name", "object_id", "position", "value")
+    content = pl.concat_str(
+        pl.lit(kind), "origin", "line", "query_id", pl.col("timestamp").cast(pl.Int64), *says, separator=":", ignore_nulls=True
+    )
+    return pl.coalesce(number, content)
 
 
 def _refused(kind: Kind, bad: pl.DataFrame, now: datetime) -> pl.DataFrame:
@@ -145,5 +149,11 @@ def _unreadable(aside: Sequence[dict[str, Any]], now: datetime, redact: Redact |
     for row in aside:
         text = without_personal_data(row["text"])
         key = f"{row['origin']}:{row['line'] or 'file'}"
+        if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
+            key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
+        if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
+            key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
+        if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
+            key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
         rows.append({**row, "event_time": None, "text": redact(text) if redact else text, "seen_at": now, "key": key})
     return pl.DataFrame(rows, schema=QUARANTINE, orient="row")
