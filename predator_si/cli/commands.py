@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, corpus, cycle, demo, erase, evaluation, machine, models, serve, switch, traffic
+from predator_si.cli import audit, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -51,6 +51,7 @@ erase.register(app)
 evaluation.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
 app.add_typer(serve.app, name="search")

@@ -5,6 +5,7 @@ Does:
 - ``JudgmentSet`` keeps the origin of every label; ``resolved`` and ``judged_scores`` use several origins only under an explicit policy.
 - ``panel`` chooses the probes of a period: frozen, rotated, never a sealed query; ``same_panel`` says when two metrics are not comparable.
 - ``impressions``, ``fit_position_bias``, ``attractiveness``: what clicks say, under the position-based model.
+- ``read_quepid``, ``write_quepid``: Quepid's CSV files; ``JudgmentStore``: sets by name in the home's ``judgments/``.
 
 Does not: decide anything, ask the search service, or read the home folder beyond what it is given.
 """
@@ -15,15 +16,19 @@ from predator_si.monitor.judgments.impressions import impressions
 from predator_si.monitor.judgments.judgment_set import ORIGINS, JudgmentSet, Origin, Resolved, judged_scores
 from predator_si.monitor.judgments.panels import PROBED_SPLIT, Panel, panel, panel_of, same_panel
 from predator_si.monitor.judgments.pbm import PositionBias, PositionPropensity, attractiveness, fit_position_bias
+from predator_si.monitor.judgments.quepid import QuepidFile, read_quepid, text_id, write_quepid
+from predator_si.monitor.judgments.store import JudgmentStore
 
 __all__ = [
     "ORIGINS",
     "PROBED_SPLIT",
     "JudgmentSet",
+    "JudgmentStore",
     "Origin",
     "Panel",
     "PositionBias",
     "PositionPropensity",
+    "QuepidFile",
     "Resolved",
     "attractiveness",
     "fit_position_bias",
@@ -31,5 +36,8 @@ __all__ = [
     "judged_scores",
     "panel",
     "panel_of",
+    "read_quepid",
     "same_panel",
+    "text_id",
+    "write_quepid",
 ]
