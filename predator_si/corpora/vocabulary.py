@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,8 +36,12 @@ class Vocabulary:
     """Distinct queries with a word in the reference and in the current log."""
 
 
-def new_vocabulary(reference: Sequence[str], current: Sequence[str], document_frequency: DocumentFrequency | None = None) -> Vocabulary:
+def new_vocabulary(
+    reference: Sequence[str], current: Sequence[str], document_frequency: DocumentFrequency | None = None, listable: Container[str] | None = None
+) -> Vocabulary:
     """Compare two query logs by their words.
+
+    All words count; where ``listable`` is given, ``new_tokens`` names only those in it (see :func:`shared_words`).
 
     Repeated queries count once: a replayed log would otherwise look like a known language. The expected rate is that of Good (1953), the
     share of tokens that occur in one reference query only; the difference is tested with a z-test whose standard errors are taken over
@@ -54,9 +58,27 @@ def new_vocabulary(reference: Sequence[str], current: Sequence[str], document_fr
     error = math.hypot(new_error, expected_error)
     difference = new_rate - expected
     p_value = 0.5 * math.erfc(difference / error / math.sqrt(2)) if error > 0 else (0.0 if difference > 0 else 1.0)
-    ordered = sorted(fresh.items(), key=lambda item: (-item[1], item[0]))
+    ordered = sorted(((token, count) for token, count in fresh.items() if listable is None or token in listable), key=lambda item: (-item[1], item[0]))
     found = [{"token": token, "count": count, "df": frequency(document_frequency, token)} for token, count in ordered]
     return Vocabulary(found, known, 1.0 - new_rate, new_rate, expected, p_value, error=error, queries=(len(old), len(new)))
+
+
+def shared_words(texts: Sequence[str | None], askers: Sequence[str], least: int) -> frozenset[str]:
+    """Words that so many different askers used: what of people's queries may be listed (k-anonymity; Sweeney 2002, with ``least`` as k).
+
+    Parameters
+    ----------
+    texts
+        Queries; null is a text that cannot be read any more.
+    askers
+        Who asked each: a client, or the request itself where no client is known.
+    """
+    there = [(text, asker) for text, asker in zip(texts, askers, strict=True) if text]
+    who: dict[str, set[str]] = {}
+    for words, (_, asker) in zip(token_lists([text for text, _ in there]), there, strict=True):
+        for word in set(words):
+            who.setdefault(word, set()).add(asker)
+    return frozenset(word for word, people in who.items() if len(people) >= least)
 
 
 def frequency(table: DocumentFrequency | None, token: str) -> int | None:

@@ -8,7 +8,7 @@ A to D choose what to train; E and F illustrate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Context:
     torch_reason: str | None = None
     max_length: int = 128
     topic_memory: TopicMemory | None = None
+    listable: Collection[str] | None = None
+    """Words of people's queries that may be listed, beside those of the probes; null: all."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,8 @@ def _topics(judged: _Judged, context: Context, seed: int, entry: dict[str, Any])
     room = max(0, _TOPIC_TEXTS - len(set(probes)))
     if len(log) > room:
         log = [log[index] for index in sorted(np.random.default_rng(seed).choice(len(log), room, replace=False))]
-    topics = find_topics([*probes, *log], context.embedder, context.topic_memory, seed=seed)
+    allowed = None if context.listable is None else {*context.listable, *(word for query in judged.words for word in query)}
+    topics = find_topics([*probes, *log], context.embedder, context.topic_memory, seed=seed, listable=allowed)
     entry["reason"] = topics.reason
     return topics
 

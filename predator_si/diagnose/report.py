@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +45,7 @@ def diagnose(
     actions: pl.DataFrame | None = None,
     index: Mapping[str, Any] | None = None,
     levels: Levels | None = None,
+    listable: Collection[str] | None = None,
 ) -> DiagnosticReport:
     """Why ``trigger`` fired.
 
@@ -76,6 +77,8 @@ def diagnose(
         Actions of people in the window, and ``index`` of ``GET /info?facts=true``; the tree reads them.
     levels
         How sure and how large a finding of the tree must be.
+    listable
+        Words of people's queries that the report may list (``shared_words``), beside those of the probes, which are nobody's; ``None``: all.
 
     Raises
     ------
@@ -86,7 +89,8 @@ def diagnose(
     _require(judgments, ("query_id", "doc_id", "relevance"), "judgments")
     bounds = limits or Limits()
     relevant = relevant_documents(judgments)
-    vocabulary = new_vocabulary(reference_queries, current_queries, document_frequency)
+    allowed = None if listable is None else {*listable, *(word for query in token_lists(probes["text"].drop_nulls().to_list()) for word in query)}
+    vocabulary = new_vocabulary(reference_queries, current_queries, document_frequency, allowed)
     misses = count_misses(probes, relevant, depth=depth, indexed=indexed_ids)
     stages = latency_by_stage(events) if events is not None and "latency_ms" in events.columns else None
     judged = probes.join(misses.per_query, on="query_id", how="inner", maintain_order="left").filter(pl.col("ndcg_at_10").is_not_null())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ KEPT_TOPICS = 500
 _NAME_WORDS = (2, 4)
 _KEPT_TERMS = 12
 _MIN_NEW = 20
+_FEW_CLUSTERS = 4
 _DIGITS = 5
 
 
@@ -120,7 +121,15 @@ class Topics:
         return [(f"topic={topic.label}", np.flatnonzero(chosen == topic.number)) for topic in self.topics if (chosen == topic.number).any()]
 
 
-def find_topics(texts: Sequence[str], embedder: Embedder | None, memory: TopicMemory | None = None, *, seed: int, threshold: float = MATCH_COSINE) -> Topics:
+def find_topics(
+    texts: Sequence[str],
+    embedder: Embedder | None,
+    memory: TopicMemory | None = None,
+    *,
+    seed: int,
+    threshold: float = MATCH_COSINE,
+    listable: Container[str] | None = None,
+) -> Topics:
     """Cluster queries and number the clusters as earlier cycles did.
 
     k-means (k about ``sqrt(n / 2)`` of n distinct texts; Mardia et al. 1979, p. 365) on unit vectors, begun at the remembered centroids of the last cycle,
@@ -134,6 +143,8 @@ def find_topics(texts: Sequence[str], embedder: Embedder | None, memory: TopicMe
         ``None``: words hashed to vectors; then only texts with equal words are near, and ``reason`` says so.
     memory
         Of the last cycle. One of another embedder cannot be compared: numbers go on after its last one.
+    listable
+        Words that a topic may be named by; ``None``: all.
 
     Raises
     ------
@@ -152,7 +163,7 @@ def find_topics(texts: Sequence[str], embedder: Embedder | None, memory: TopicMe
     vectors = np.asarray(embedder.encode(distinct), dtype=np.float32)
     labels, centroids = _cluster(vectors, known, seed)
     numbers, last = _matched(centroids, known, threshold)
-    terms = _terms(distinct, labels, len(centroids))
+    terms = _terms(distinct, labels, len(centroids), listable)
     remembered = {topic.number: topic for topic in known.topics}
     cycle, topics = known.cycle + 1, []
     for cluster, number in enumerate(numbers):
@@ -221,19 +232,23 @@ def _matched(centroids: Vectors, known: TopicMemory, threshold: float) -> tuple[
     return [numbers[cluster] for cluster in range(len(centroids))], last
 
 
-def _terms(texts: Sequence[str], labels: npt.NDArray[np.int64], clusters: int) -> list[tuple[str, ...]]:
+def _terms(texts: Sequence[str], labels: npt.NDArray[np.int64], clusters: int, listable: Container[str] | None = None) -> list[tuple[str, ...]]:
     """Words of each cluster by class-based tf-idf (Grootendorst 2022, arXiv 2203.05794).
 
-    ``tf(w, c) ln(1 + A / f(w))``, where f(w) counts the word in all clusters and A is the mean number of words of a cluster.
+    ``tf(w, c) ln(1 + A / f(w))``, where f(w) counts the word in all clusters and A is the mean number of words of a cluster. A word of more than half of the
+    clusters tells none of them; one that a single query used names nothing, and may be private.
     """
     counts: list[Counter[str]] = [Counter() for _ in range(clusters)]
     for words, label in zip(token_lists(texts), labels, strict=True):
-        counts[label].update(word for word in set(words) if any(character.isalpha() for character in word) and len(word) > 1)
+        named = (word for word in set(words) if listable is None or word in listable)
+        counts[label].update(word for word in named if any(character.isalpha() for character in word) and len(word) > 1)
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)
     mean = sum(total.values()) / max(clusters, 1)
-    shared = [{word: n for word, n in count.items() if n > 1} or count for count in counts]  # a word that one person used names nothing, and may be private
+    spread = Counter(word for count in counts for word in count)
+    telling = {word for word, n in total.items() if n > 1 and (clusters < _FEW_CLUSTERS or spread[word] <= clusters / 2)}
+    shared = [{word: n for word, n in count.items() if word in telling} or count for count in counts]
     weights = [{word: n * math.log(1.0 + mean / total[word]) for word, n in count.items()} for count in shared]
     return [tuple(sorted(weight, key=lambda word: (-weight[word], word))[:_KEPT_TERMS]) for weight in weights]
 

@@ -22,7 +22,8 @@ _MAY_HOLD = re.compile(_SUSPECT)
 
 _EMAIL = re.compile(r"[\w.+%\-]+[@＠](?:[\w\-]+\.)+[^\W\d_]{2,}")
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ ]?[A-Za-z0-9]{4}){2,7}(?:[ ]?[A-Za-z0-9]{1,3})?(?![A-Za-z0-9])")
-_CARD = re.compile(r"(?<![\w.])(?:\d{4}([ \-])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ \-])\d{6}\2\d{4,5}|\d{13,19})(?![\w]|\.\d)")
+_CARD = re.compile(r"(?<![\w.])(?=[2-6])(?:\d{4}([ \-])\d{4}\1\d{4}\1\d{4}(?:\1\d{1,3})?|\d{4}([ \-])\d{6}\2\d{4,5}|\d{13,19})(?!\w|\.\d)")
+"""Payment cards begin with 2 to 6 (major industry identifiers of ISO/IEC 7812-1) and have 13 to 19 digits, alone or in the groups that are printed on them."""
 _START, _END = r"(?<!\w)(?<!\d[.,\-])", r"(?!\w|[.,]\d)"
 _PHONE = re.compile(
     "|".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import polars as pl
@@ -16,7 +16,14 @@ from predator_si.search.retrieve import HybridIndex
 
 
 def explain_causes(
-    loop: Loop, report: DiagnosticReport, probes: pl.DataFrame, judgments: pl.DataFrame, before: Sequence[str], now: Sequence[str], index: HybridIndex
+    loop: Loop,
+    report: DiagnosticReport,
+    probes: pl.DataFrame,
+    judgments: pl.DataFrame,
+    before: Sequence[str],
+    now: Sequence[str],
+    index: HybridIndex,
+    listable: Collection[str] | None = None,
 ) -> DiagnosticReport:
     """The report with words, topics, conjunctions and the model's own view of the worst queries, within the scale's budget; the topics are remembered.
 
@@ -34,6 +41,7 @@ def explain_causes(
         depth=loop.plan.scale.depth,
         embedder=index.embedder,
         topic_memory=TopicMemory.load(loop.home.topics),
+        listable=listable,
     )
     try:
         context = replace(context, torch_folder=loop.models.path(trainable(loop, champion)), max_length=loop.models.card(champion).max_length)

@@ -8,6 +8,7 @@ from datetime import timedelta
 import polars as pl
 
 from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_dataset, update_manifest, write_dataset
+from predator_si.corpora.vocabulary import shared_words
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
@@ -31,6 +32,7 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
     before = read_events(loop.home.events, reference.window_start, reference.window_end)
     index = loop.index()
     corpus = loop.corpus
+    listable = listable_words(loop, events)
     report = diagnose(
         cycle_id,
         cycle.trigger,
@@ -45,10 +47,18 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
         events=events.search.filter(~pl.col("probe") & pl.col("stands_for").is_null()),
         indexed_ids=index.doc_ids,
         depth=loop.plan.scale.depth,
+        listable=listable,
     )
-    report = explain_causes(loop, report, loop.probes(current.snapshot_id), corpus.judgments(split="dev"), _texts(before), _texts(events), index)
+    report = explain_causes(loop, report, loop.probes(current.snapshot_id), corpus.judgments(split="dev"), _texts(before), _texts(events), index, listable)
     loop.save(cycle_id, "diagnostic_report.json", report)
     return report
+
+
+def listable_words(loop: Loop, events: EventFrames) -> frozenset[str]:
+    """Words of people's queries that enough different clients used to be shown to others."""
+    asked = events.search.filter(~pl.col("probe"))
+    askers = asked.select(pl.coalesce("client_id", "query_id")).to_series().to_list()
+    return shared_words(asked["user_query"].to_list(), askers, loop.settings.values.privacy.min_clients)
 
 
 def _texts(events: EventFrames) -> list[str]:
