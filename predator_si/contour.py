@@ -87,7 +87,9 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
 
 def _address(value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"https?://[^\s/@]+[^\s@]*", value):
-        raise ValueError(f"{value!r} is not an http(s) address; a user and a password do not belong into it, they go into credentials")
+        if "@" in value:  # not repeated: it may be a password
+            raise ValueError("holds a user or a password; they go into credentials, by the names of environment variables")
+        raise ValueError(f"{value!r} is not an http(s) address")
     return value.rstrip("/") if value else value
 
 
