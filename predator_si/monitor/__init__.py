@@ -18,7 +18,7 @@ Does not: start anything, read settings, or write into the service. A metric tha
 from __future__ import annotations
 
 from predator_si.monitor.anomaly import find_anomalies, probe_reference_of
-from predator_si.monitor.baseline import cold_start, expected, healthy_windows, update_baseline
+from predator_si.monitor.baseline import age_note, cold_start, expected, healthy_windows, update_baseline
 from predator_si.monitor.clicks import click_quality, click_through
 from predator_si.monitor.evidence import weigh
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
@@ -37,6 +37,7 @@ __all__ = [
     "Start",
     "Traffic",
     "TriggerRule",
+    "age_note",
     "champion_traffic",
     "click_quality",
     "click_through",

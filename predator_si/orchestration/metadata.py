@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.orchestration.partitions import cycles
-from predator_si.records import Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
+from predator_si.records import AnomalyReport, Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
 from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
 from predator_si.reports.pages import window_url
 
@@ -63,6 +63,37 @@ def check_results(key: Sequence[str], gates: Sequence[GateResult], specs: Sequen
             )
         )
     return results
+
+
+def anomaly_spec(key: Sequence[str]) -> dg.AssetCheckSpec:
+    """The check that shows anomalies and standing change alarms; it warns and blocks nothing, since neither starts a cycle alone."""
+    return dg.AssetCheckSpec(
+        name="anomalies", asset=dg.AssetKey(list(key)), blocking=False, description="No metric is an outlier, and no sequential test has called a change"
+    )
+
+
+def anomaly_check(key: Sequence[str], report: AnomalyReport | None, baseline: str) -> dg.AssetCheckResult:
+    """What is unusual about the newest window, what was looked at, and what the baseline stands on."""
+    found: dict[str, Any] = {"baseline": baseline}
+    if report is not None:
+        scores = [
+            dg.TableRecord({"metric": one.metric, "z": "unknown" if one.z is None else f"{one.z:+.1f}", "windows": one.windows, "reason": one.reason})
+            for one in report.scores
+        ]
+        changes = [
+            dg.TableRecord({"stream": one.stream, "log_evidence": "none" if one.log_e is None else f"{one.log_e:.1f}", "reason": one.reason})
+            for one in report.changes
+        ]
+        found |= {"false_alarms_per_month": report.false_alarms_per_month, "alarms": "; ".join(report.alarms) or "none"}
+        found |= {"scores": dg.MetadataValue.table(scores)} if scores else {}
+        found["changes"] = dg.MetadataValue.table(changes)
+    return dg.AssetCheckResult(
+        asset_key=dg.AssetKey(list(key)),
+        check_name="anomalies",
+        passed=report is None or not report.alarms,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata=found,
+    )
 
 
 def files(*paths: Path) -> dict[str, dg.MetadataValue[Any]]:

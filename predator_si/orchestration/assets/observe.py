@@ -6,8 +6,8 @@ import dagster as dg
 
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.metadata import check_results, gate_specs, page_metadata, snapshot_metadata
-from predator_si.orchestration.steps import observe, quality
+from predator_si.orchestration.metadata import anomaly_check, anomaly_spec, check_results, gate_specs, page_metadata, snapshot_metadata
+from predator_si.orchestration.steps import observe, quality, references
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -24,14 +24,15 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         owners=["team:search"],
         code_version="1",
         deps=[EVENTS, JUDGMENTS],
-        check_specs=specs,
+        check_specs=[*specs, anomaly_spec(_KEY)],
         freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(minutes=45)),
     )
     def metrics_snapshot(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """All metrics of the newest window, each with its sample, interval, source and age; what cannot be known is unknown."""
         snapshot = observe.take_snapshot(loop)
         gates = observe.gates(loop, snapshot)
-        return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=check_results(_KEY, gates, specs))
+        unusual = anomaly_check(_KEY, references.anomalies(loop, snapshot.snapshot_id), references.baseline_note(loop, snapshot))
+        return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=[*check_results(_KEY, gates, specs), unusual])
 
     @dg.asset(
         key=["observe", "quality_report"],

@@ -19,6 +19,8 @@ import polars as pl
 
 from predator_si.corpora.text import stable_fraction
 from predator_si.monitor import (
+    age_note,
+    cold_start,
     evaluate_gates,
     find_anomalies,
     healthy_windows,
@@ -79,6 +81,25 @@ def newest_anomalies(loop: Loop) -> AnomalyReport | None:
     """The report of the newest window that has one."""
     paths = sorted((loop.home.snapshots / "anomalies").glob("*.json"))
     return AnomalyReport.read(paths[-1]) if paths else None
+
+
+def anomalies(loop: Loop, snapshot_id: str) -> AnomalyReport | None:
+    """What was found unusual about a window; null where it was not looked at."""
+    path = loop.home.snapshots / "anomalies" / f"{snapshot_id}.json"
+    return AnomalyReport.read(path) if path.is_file() else None
+
+
+def baseline_note(loop: Loop, snapshot: MetricsSnapshot) -> str:
+    """What the window was compared with, or why with nothing."""
+    known = loop.baseline()
+    if snapshot.champion is None:
+        return "no baseline: the snapshot names no champion"
+    if known is None or known.champion != snapshot.champion:
+        return cold_start(history(loop), snapshot.champion) or "the baseline is written with the next snapshot"
+    quality = known.references.get("ndcg_at_10")
+    excuses = "".join(f"; {count} left out: {why}" for why, count in known.left_out.items())
+    old = age_note(known, snapshot.created_at)
+    return f"{known.windows} healthy windows" + (f"; ndcg_at_10: {quality.reason}" if quality is not None else "") + excuses + (f"; {old}" if old else "")
 
 
 def newest_drift(loop: Loop) -> DriftReport | None:
