@@ -5,15 +5,16 @@ What belongs here: from sums to named metrics. What must not: counting (``reques
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 import numpy as np
 
-from predator_si.monitor.aggregate import Cell
+from predator_si.monitor.aggregate import Cell, CellKey
 from predator_si.monitor.traffic import PriceTable
-from predator_si.records import Metric
+from predator_si.records import CellMetrics, Metric
 from predator_si.signals import SIGNALS
 from predator_si.statistics import wilson
 
@@ -24,6 +25,9 @@ FACTS: dict[str, tuple[str, Literal["up", "down"]]] = {
     "nps": ("points", "up"),
 }
 """Unit and good direction of every metric in a snapshot."""
+TABLE_BOOTSTRAP = 200
+"""In the table of cells, means over more clients than this have Student's interval: there are many cells and measures, and both agree by then."""
+_TABLE = {"avg_latency_ms": ("latency", "latency_ms"), "ndcg_at_10_clicks": ("clicks", "value"), "click_through": ("clicks", "clicked")}
 PERCENTILES = {"p50_latency_ms": 0.5, "p95_latency_ms": 0.95, "p99_latency_ms": 0.99}
 
 
@@ -44,6 +48,30 @@ class Answerer:
 def cell_metrics(cell: Cell, who: Answerer, now: datetime, *, eta: float, seed: int = 0) -> list[Metric]:
     """Clicks, latency, errors and ratings of one cell; the same for the champion of a window and for an arm of a trial."""
     return [*_clicks(cell, who, now, seed, eta), *_latency(cell, who, now, seed), _errors(cell, who, now), *_ratings(cell, now, seed)]
+
+
+def cell_table(cells: Mapping[CellKey, Cell], now: datetime) -> tuple[CellMetrics, ...]:
+    """Every cell of people's requests with all its means: judged measures under their own names, clicks, latency with percentiles, errors."""
+    found = []
+    for key, cell in sorted(cells.items(), key=lambda one: tuple(part or "" for part in one[0])):
+        if key.kind != "person":
+            continue
+        metrics = [_mean_of_table(cell, "judged", name, name, now) for name in (cell.families["judged"].names if "judged" in cell.families else ())]
+        metrics += [_mean_of_table(cell, family, column, name, now) for name, (family, column) in _TABLE.items() if family in cell.families]
+        metrics += _percentiles(cell, {}) if cell.count("answered") else []
+        metrics += [_errors(cell, Answerer(key.model_digest), now)]
+        named_metrics = {metric.name: metric for metric in metrics}
+        found.append(CellMetrics(model_digest=key.model_digest, variant=key.variant, segment=key.segment, counts=dict(cell.counts), metrics=named_metrics))
+    return tuple(found)
+
+
+def _mean_of_table(cell: Cell, family: str, column: str, name: str, now: datetime) -> Metric:
+    found = cell.families[family].interval(column, limit=TABLE_BOOTSTRAP)
+    assert found is not None
+    unit, direction = FACTS.get(name, ("", "down" if name.startswith("RBPres") else "up"))
+    bounds = {} if np.isnan(found.low) else {"ci_low": found.low, "ci_high": found.high}
+    newest = age(cell.newest.get("answered"), now)
+    return Metric(name=name, value=found.estimate, n=found.n, unit=unit, direction=direction, age_seconds=newest, **bounds)  # type: ignore[arg-type]
 
 
 def named(name: str, value: float | None, **more: Any) -> Metric:
@@ -113,11 +141,15 @@ def _latency(cell: Cell, who: Answerer, now: datetime, seed: int) -> list[Metric
     found = [mean_of("avg_latency_ms", cell, "latency", "latency_ms", who.nobody(), seed=seed, **shared)]
     if not cell.count("answered"):
         return found + [named(name, None, reason=who.nobody(), **shared) for name in PERCENTILES]
+    return found + _percentiles(cell, shared)
+
+
+def _percentiles(cell: Cell, shared: dict[str, Any]) -> list[Metric]:
+    more = dict(shared)
     if not cell.latencies.exact:
-        shared["source"] += f", percentiles within {cell.latencies.sketch.accuracy:.1%} (sketch)"
-    for name, row in zip(PERCENTILES, cell.latencies.percentiles(tuple(PERCENTILES.values())).iter_rows(named=True), strict=True):
-        found.append(named(name, row["value"], n=row["n"], ci_low=row["low"], ci_high=row["high"], **shared))
-    return found
+        more["source"] = more.get("source", "search events") + f", percentiles within {cell.latencies.sketch.accuracy:.1%} (sketch)"
+    rows = cell.latencies.percentiles(tuple(PERCENTILES.values())).iter_rows(named=True)
+    return [named(name, row["value"], n=row["n"], ci_low=row["low"], ci_high=row["high"], **more) for name, row in zip(PERCENTILES, rows, strict=True)]
 
 
 def _errors(cell: Cell, who: Answerer, now: datetime) -> Metric:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.monitor.aggregate import Aggregate, CellKey
-from predator_si.monitor.cell_metrics import Answerer, age, cell_metrics, cost, named
+from predator_si.monitor.cell_metrics import Answerer, age, cell_metrics, cell_table, cost, named
 from predator_si.monitor.probes import ProbeResult
 from predator_si.monitor.requests import Plan, aggregate_frames
 from predator_si.monitor.traffic import PriceTable, Traffic, check_window
@@ -114,6 +114,7 @@ def snapshot_of(
     snapshot_id: str | None = None,
     lost_events: int = 0,
     quarantined: int = 0,
+    revision: int = 1,
 ) -> MetricsSnapshot:
     """The metrics of an aggregate, as :func:`measure_window` names them; other arguments as there.
 
@@ -144,6 +145,8 @@ def snapshot_of(
         mock=mock,
         lost_events=lost_events,
         quarantined=quarantined,
+        cells=cell_table(found.cells, now),
+        revision=revision,
     )
 
 

@@ -92,9 +92,10 @@ class Totals:
         """Sum of one quantity."""
         return float(self.total[self.names.index(name)]) + float(self.clusters[name].sum())
 
-    def interval(self, name: str, *, scale: float = 1.0, seed: int = 0) -> Interval | None:
-        """Mean of one quantity times ``scale``, with its 95% interval over clients (bootstrap, Student above the limit); null where nothing was observed,
-        without bounds (NaN) where there is one unit only.
+    def interval(self, name: str, *, scale: float = 1.0, seed: int = 0, limit: int = BOOTSTRAP_LIMIT) -> Interval | None:
+        """Mean of one quantity times ``scale``, with its 95% interval over clients: bootstrap up to ``limit`` units, Student (cluster-robust) above.
+
+        Null where nothing was observed, without bounds (NaN) where there is one unit only.
         """
         size = self.observations
         if size == 0:
@@ -104,7 +105,7 @@ class Totals:
         if units < 2:
             return Interval(estimate=mean * scale, low=float("nan"), high=float("nan"), n=size)
         sums, sizes = self.clusters[name].to_numpy(), self.clusters["size"].cast(pl.Float64).to_numpy()
-        if units <= BOOTSTRAP_LIMIT and self.rows is not None:
+        if units <= limit and self.rows is not None:
             every = np.concatenate([self.rows[:, at], sums]), np.concatenate([np.ones(self.n), sizes])
             return bootstrap_totals_interval(every[0] * scale, every[1], seed=seed, n_boot=RESAMPLES)
         loose = self.squares[at] - 2.0 * mean * self.total[at] + mean * mean * self.n

@@ -57,6 +57,7 @@ from predator_si.records.gates import (
 )
 from predator_si.records.metrics import (
     Baseline,
+    CellMetrics,
     Metric,
     MetricCandidate,
     MetricsSnapshot,
@@ -72,6 +73,7 @@ __all__ = [
     "AnomalyScore",
     "Answer",
     "Baseline",
+    "CellMetrics",
     "ChangeAlarm",
     "ChangeWatch",
     "Criterion",

@@ -65,6 +65,18 @@ class MetricCandidate(Record):
     """Why it was not taken: ``stale``, ``unknown``, ``not applicable`` or ``a source before it has a value``, with the details."""
 
 
+class CellMetrics(Record):
+    """What the requests of one model, variant and segment say, beside the champion's metrics as a whole."""
+
+    model_digest: str | None
+    variant: str | None
+    segment: str | None
+    counts: dict[str, int]
+    """``requests``, ``answered``, ``served``, ``failed``; where requests were judged also the holes: ``judged``, ``unjudged_requests``, ``documents`` (first
+    ten of judged requests), ``unjudged_documents``, ``repeated``."""
+    metrics: dict[str, Metric]
+
+
 class MetricsSnapshot(Record):
     """All metrics of one window."""
 
@@ -82,6 +94,10 @@ class MetricsSnapshot(Record):
     """By metric: what every source of it said, in the order of precedence; for metrics with more than one source."""
     sources: tuple[Provenance, ...] = ()
     """What was read for this window, and what could not be."""
+    cells: tuple[CellMetrics, ...] = ()
+    """The same window by model, variant and segment."""
+    revision: int = 1
+    """Counts the measurements of this window: events that came late are measured with the others, and what was said before is kept beside it."""
 
 
 class Reference(Record):
