@@ -5,7 +5,11 @@ What belongs here: estimates from clicks on what was shown. What must not: simul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import polars as pl
+
+from predator_si.errors import BadInput
 
 
 def shown_clicks(requests: pl.DataFrame, actions: pl.DataFrame, k: int) -> pl.DataFrame:
@@ -25,14 +29,20 @@ def shown_clicks(requests: pl.DataFrame, actions: pl.DataFrame, k: int) -> pl.Da
     return clicks.join(shown, on=["query_id", "object_id"], how="inner").sort("query_id", "position")
 
 
-def click_quality(requests: pl.DataFrame, actions: pl.DataFrame, *, k: int = 10, eta: float = 1.0) -> pl.DataFrame:
+CLIP = 50.0
+"""Largest weight of one click under fitted propensities: a small bias against a variance without bound."""
+
+
+def click_quality(
+    requests: pl.DataFrame, actions: pl.DataFrame, *, k: int = 10, eta: float = 1.0, propensities: Sequence[float] | None = None, clip: float = CLIP
+) -> pl.DataFrame:
     """Inverse-propensity DCG@k of every request, from its clicks.
 
-    For a request with clicks at the set C of positions ``r <= k``: ``sum over C of 1 / (p(r) log2(r + 1))`` with the examination
-    probability ``p(r) = 1 / r**eta`` of the position-based model; a request without clicks is 0. Its expectation is the DCG@k of the
+    For a request with clicks at the set C of positions ``r <= k``: ``sum over C of w(r) / log2(r + 1)`` with ``w(r) = 1 / p(r)`` and the examination
+    probability ``p`` of the position-based model; a request without clicks is 0. Its expectation is the DCG@k of the
     clicks that full examination would give (Joachims, Swaminathan and Schnabel, WSDM 2017): where every query has one
     relevant document, which alone attracts, it is NDCG@k. One request may exceed 1, the mean is what estimates; it moves with NDCG but is
-    not on its scale where clicks are noisy. ``p`` never goes below ``1 / k**eta``, which caps the weight.
+    not on its scale where clicks are noisy. Without fitted propensities ``p(r) = 1 / r**eta`` is assumed, which never goes below ``1 / k**eta``.
 
     Parameters
     ----------
@@ -41,19 +51,39 @@ def click_quality(requests: pl.DataFrame, actions: pl.DataFrame, *, k: int = 10,
     actions
         Action events.
     eta
-        Strength of the position bias, 0 (none) or more.
+        Strength of the assumed position bias, 0 (none) or more; not used with ``propensities``.
+    propensities
+        Fitted examination of positions 1..k at least, in (0, 1] (``judgments.fit_position_bias``).
+    clip
+        With ``propensities``: no click weighs more.
 
     Returns
     -------
     pl.DataFrame
-        One row a request: ``query_id``, ``client`` (``client_id``, or the request itself where there is none), ``value``, ``clicked``.
+        One row a request: ``query_id``, ``client`` (``client_id``, or the request itself where there is none), ``value``, ``clicked``, and of its clicks
+        ``weight`` (sum of ``w``) and ``squares`` (sum of ``w**2``): ``sum(value) / sum(weight)`` is the self-normalised estimate (SNIPS, Swaminathan and
+        Joachims, NeurIPS 2015), ``sum(weight)**2 / sum(squares)`` the effective number of clicks (Kish).
+
+    Raises
+    ------
+    BadInput
+        Fewer than k propensities, or one outside (0, 1].
     """
     position = pl.col("position").cast(pl.Float64)
-    gained = shown_clicks(requests, actions, k).group_by("query_id").agg(value=(position**eta / (position + 1.0).log(2)).sum())
+    weight = position**eta
+    if propensities is not None:
+        if len(propensities) < k or not all(0.0 < p <= 1.0 for p in propensities[:k]):
+            raise BadInput(f"click quality at {k} needs as many propensities in (0, 1]; there are {list(propensities)}.")
+        weight = pl.col("position").replace_strict({r: min(1.0 / p, clip) for r, p in enumerate(propensities[:k], start=1)}, return_dtype=pl.Float64)
+    clicks = shown_clicks(requests, actions, k).with_columns(_weight=weight, _gain=1.0 / (position + 1.0).log(2))
+    gained = clicks.group_by("query_id").agg(
+        value=(pl.col("_weight") * pl.col("_gain")).sum(), weight=pl.col("_weight").sum(), squares=(pl.col("_weight") ** 2).sum()
+    )
     return (
         requests.select("query_id", client=pl.coalesce("client_id", "query_id"))
         .join(gained, on="query_id", how="left", maintain_order="left")
-        .select("query_id", "client", clicked=pl.col("value").is_not_null(), value=pl.col("value").fill_null(0.0))
+        .with_columns(clicked=pl.col("value").is_not_null())
+        .select("query_id", "client", "clicked", *(pl.col(name).fill_null(0.0) for name in ("value", "weight", "squares")))
     )
 
 

@@ -5,6 +5,7 @@ Does:
 - ``JudgmentSet`` keeps the origin of every label; ``resolved`` and ``judged_scores`` use several origins only under an explicit policy.
 - ``panel`` chooses the probes of a period: frozen, rotated, never a sealed query; ``same_panel`` says when two metrics are not comparable.
 - ``impressions``, ``fit_position_bias``, ``attractiveness``: what clicks say, under the position-based model.
+- ``coec``, ``coec_of``: clicks over expected clicks; ``feedback_judgments``, ``votes_of``: labels from marks and ratings.
 - ``read_quepid``, ``write_quepid``: Quepid's CSV files; ``JudgmentStore``: sets by name in the home's ``judgments/``.
 
 Does not: decide anything, ask the search service, or read the home folder beyond what it is given.
@@ -12,6 +13,8 @@ Does not: decide anything, ask the search service, or read the home folder beyon
 
 from __future__ import annotations
 
+from predator_si.monitor.judgments.coec import click_curve, coec, coec_of
+from predator_si.monitor.judgments.feedback import Feedback, feedback_judgments, votes_of
 from predator_si.monitor.judgments.impressions import impressions
 from predator_si.monitor.judgments.judgment_set import ORIGINS, JudgmentSet, Origin, Resolved, judged_scores
 from predator_si.monitor.judgments.panels import PROBED_SPLIT, Panel, panel, panel_of, same_panel
@@ -22,6 +25,7 @@ from predator_si.monitor.judgments.store import JudgmentStore
 __all__ = [
     "ORIGINS",
     "PROBED_SPLIT",
+    "Feedback",
     "JudgmentSet",
     "JudgmentStore",
     "Origin",
@@ -31,6 +35,10 @@ __all__ = [
     "QuepidFile",
     "Resolved",
     "attractiveness",
+    "click_curve",
+    "coec",
+    "coec_of",
+    "feedback_judgments",
     "fit_position_bias",
     "impressions",
     "judged_scores",
@@ -39,5 +47,6 @@ __all__ = [
     "read_quepid",
     "same_panel",
     "text_id",
+    "votes_of",
     "write_quepid",
 ]
