@@ -1,2 +1,2 @@
-{{ config(materialized='view', pre_hook=[]) }}
+{{ config(materialized='view') }}
 {{ result_rows(ref('stg_search_events'), ['window_start', 'query_id']) }}

@@ -1,4 +1,4 @@
-{{ config(materialized='table', pre_hook=[]) }}
+{{ config(materialized='table') }}
 with aside as (
     select source, origin, reason, kind, seen_at from {{ ref('stg_quarantine') }}
     union all

@@ -1,4 +1,4 @@
-{{ config(materialized='ephemeral', pre_hook=[]) }}
+{{ config(materialized='ephemeral') }}
 -- Raw search events of the windows that are made anew, each with what is wrong with it (null: nothing).
 select
     *,

@@ -1,4 +1,4 @@
-{{ config(materialized='view', pre_hook=[]) }}
+{{ config(materialized='view') }}
 select
     snapshot_id, window_start, query_id, model_digest,
     case when champion is null or model_digest is null or model_digest = champion then 'champion' else 'other' end as variant,

@@ -1,3 +1,3 @@
-{{ config(materialized='view', pre_hook=[]) }}
+{{ config(materialized='view') }}
 select source, origin, line, reason, kind, seen_at
 from {{ source('raw', 'quarantine') }}
