@@ -42,7 +42,9 @@ def weighted_log_odds(
 
     Monroe, Colaresi and Quinn (2008, Political Analysis 16(4), section 3.5): with prior counts ``a_w`` (corpus counts scaled to ``a_0`` words) the log-odds
     difference of word w is ``ln((y1 + a_w) / (n1 + a_0 - y1 - a_w)) - ln((y2 + a_w) / (n2 + a_0 - y2 - a_w))``, its variance about
-    ``1 / (y1 + a_w) + 1 / (y2 + a_w)``, and z the ratio of the first to the root of the second.
+    ``1 / (y1 + a_w) + 1 / (y2 + a_w)``, and z the ratio of the first to the root of the second. Unlike the paper, each group's prior is in proportion to its
+    size: the worst quarter is three times smaller than the rest, and with the same prior for both it would be drawn further towards the corpus, so that words
+    which documents say more often than queries would look like words of the worst.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def weighted_log_odds(
     corpus
         Word -> how many documents have it; ``None`` takes the counts of both groups together as the prior.
     prior_words
-        ``a_0`` > 0.
+        ``a_0`` > 0, of both groups together.
     min_count
         Words said fewer times in both groups together are not tested.
 
@@ -59,7 +61,7 @@ def weighted_log_odds(
     -------
     polars.DataFrame
         ``token, z`` (positive: said more by the worst), ``log_odds`` with its 95% interval, ``n_worst, n_rest`` (times said), two-sided normal ``p_value`` and
-        ``q_value`` (Benjamini and Hochberg), largest z first. Empty where a group has no word.
+        ``q_value`` (Benjamini and Hochberg), largest z first. Empty where a group has no word, or both say one word only.
 
     Raises
     ------
@@ -72,14 +74,14 @@ def weighted_log_odds(
         raise BadInput(f"prior of {prior_words} words: the prior needs a positive size; 500 is the usual one.")
     first, second = (Counter(word for query in group for word in query) for group in (worst, rest))
     both = first + second
-    if not first or not second:
+    if not first or not second or len(both) < 2:
         return pl.DataFrame(schema=SCHEMA)
     vocabulary = sorted(both)
     background = np.array([max(float(both[word] if corpus is None else frequency(corpus, word) or 0), 0.5) for word in vocabulary])
-    prior = prior_words * background / background.sum()
     ours, theirs = (np.array([group[word] for word in vocabulary], dtype=np.float64) for group in (first, second))
-    difference = _log_odds(ours, prior) - _log_odds(theirs, prior)
-    error = np.sqrt(1.0 / (ours + prior) + 1.0 / (theirs + prior))
+    priors = [prior_words * size / (ours.sum() + theirs.sum()) * background / background.sum() for size in (ours.sum(), theirs.sum())]
+    difference = _log_odds(ours, priors[0]) - _log_odds(theirs, priors[1])
+    error = np.sqrt(1.0 / (ours + priors[0]) + 1.0 / (theirs + priors[1]))
     kept = np.flatnonzero(ours + theirs >= min_count)
     z = difference[kept] / error[kept]
     p_value = 2.0 * ndtr(-np.abs(z))
