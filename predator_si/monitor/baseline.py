@@ -39,7 +39,7 @@ _SCALE = 1.4826
 """Median absolute deviation to standard deviation, for a Gaussian."""
 _MEDIAN_VARIANCE = math.pi / 2.0
 """Variance of a median over the variance of a mean, for a Gaussian."""
-_HEAVIEST = 4.0
+_HEAVIEST = 2.0
 """No window weighs more than so many windows of the usual sample: one flood of traffic must not be the reference alone."""
 
 Floats = npt.NDArray[np.float64]
@@ -56,7 +56,7 @@ def update_baseline(
 ) -> Baseline | None:
     """The baseline of ``champion``, or null while too few of its windows are healthy (:func:`cold_start` says how many).
 
-    The centre is a median weighted by sample size (no weight above four usual windows), so less than half of the weight cannot move it
+    The centre is a median weighted by sample size (no weight above two usual windows), so less than half of the weight cannot move it
     beyond what the other half says. The spread is 1.4826 x MAD. Two weeks of windows give an hour-of-week season: each hour's median less
     the centre, shrunk towards nothing as far as sampling noise explains it (James and Stein's positive-part rule on the hours' medians).
 
@@ -214,7 +214,8 @@ def _tail(distances: Floats, spread: float | None) -> tuple[float, float] | None
 def _reference(name: str, pairs: Sequence[tuple[MetricsSnapshot, Metric]]) -> Reference:
     values = np.array([metric.value for _, metric in pairs], dtype=np.float64)
     sizes = np.maximum([metric.n for _, metric in pairs], 1).astype(np.float64)
-    weights = np.ones_like(sizes) if name in GAUGES else np.minimum(sizes, _HEAVIEST * np.median(sizes))
+    heaviest = min(_HEAVIEST, 0.9 * max(len(pairs) - 1, 1))  # in the company of one or two, less than half of all weight
+    weights = np.ones_like(sizes) if name in GAUGES else np.minimum(sizes, heaviest * np.median(sizes))
     centre = weighted_median(values, weights)
     times = [middle(snapshot) for snapshot, _ in pairs]
     season, reason = _season(values - centre, times)
@@ -250,18 +251,19 @@ def _season(deviations: Floats, times: Sequence[datetime]) -> tuple[dict[int, fl
         return {}, f"level only: {windows}; a season needs {_WEEKS_FOR_SEASONS} weeks"
     hours = np.array([hour_of_week(time) for time in times])
     weeks = np.array([(time - times[0]) // _WEEK for time in times])
-    known = [hour for hour in np.unique(hours) if np.unique(weeks[hours == hour]).size >= _WEEKS_FOR_SEASONS]
+    by_hour = {
+        int(hour): np.array([np.median(deviations[(hours == hour) & (weeks == week)]) for week in np.unique(weeks[hours == hour])]) for hour in np.unique(hours)
+    }
+    known = [hour for hour, of_weeks in by_hour.items() if of_weeks.size >= _WEEKS_FOR_SEASONS]
     if len(known) < _HOURS // 2:
         return {}, f"level only: {windows}, but {len(known)} of {_HOURS} hours of the week were seen in {_WEEKS_FOR_SEASONS} weeks"
-    medians = np.array([np.median(deviations[hours == hour]) for hour in known])
-    within = np.concatenate([deviations[hours == hour] - median for hour, median in zip(known, medians, strict=True)])
-    counts = np.array([(hours == hour).sum() for hour in known])
-    # A residual about the median of k windows is short of the true one; k / (k - 1) mends it. Windows of one hour of one day resemble each
-    # other, so that days are counted, not windows.
-    days = np.array([np.unique(weeks[hours == hour]).size for hour in known])
-    noise = (_SCALE * float(np.median(np.abs(within)))) ** 2 * float(np.mean(counts / np.maximum(counts - 1, 1)))
-    sampling = _MEDIAN_VARIANCE * noise / days
+    medians = np.array([np.median(by_hour[hour]) for hour in known])
+    # How far one week's hour lies from the next week's: windows of one hour resemble each other, so that weeks are counted, not windows.
+    apart = np.concatenate([np.diff(by_hour[hour]) for hour in known])
+    noise = (_SCALE * float(np.median(np.abs(apart)))) ** 2 / 2.0
+    sampling = _MEDIAN_VARIANCE * noise / np.array([by_hour[hour].size for hour in known])
     between = (_SCALE * float(np.median(np.abs(medians - np.median(medians))))) ** 2
+    # A season of few hours leaves the median deviation at the noise; the plain variance sees it, and must show it clearly.
     true = max(0.0, between - float(sampling.mean()), float(np.var(medians)) - 3.0 * float(sampling.mean()))
     shrunk = medians * (true / (true + sampling)) if true > 0.0 else np.zeros_like(medians)
     if not shrunk.any():
