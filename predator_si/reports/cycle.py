@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from predator_si.records import Answer, GateResult, LedgerRecord, MetricsSnapshot, utc_now
+from predator_si.reports.explanations import explanation_section
 from predator_si.reports.folder import CycleFolder, open_folder
 from predator_si.reports.language import Language, phrase
 from predator_si.reports.page import Markup, element, joined, page, picture, pill, section, table
@@ -85,6 +86,7 @@ def write_cycle_report(
         _summary(context, rows),
         _history(context),
         _diagnosis(context),
+        explanation_section(folder.diagnosis, context.say),
         _dataset(context),
         _evaluation(context),
         _trial(context),

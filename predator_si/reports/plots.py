@@ -228,6 +228,36 @@ def difference_histogram(differences: Sequence[float] | npt.NDArray[np.float64],
     return _png(figure, palette)
 
 
+def word_importance(words: Sequence[Mapping[str, Any]], *, theme: Theme = "light") -> bytes:
+    """Bars of what each word does, from the most harmful to the most helpful, with their intervals.
+
+    Parameters
+    ----------
+    words
+        ``word, n, mean`` and optionally ``ci_low, ci_high``, drawn from top to bottom.
+
+    Raises
+    ------
+    BadInput
+        No word.
+    """
+    if not words:
+        raise BadInput("word importance: no word. Explain at least one query.")
+    palette = _PALETTES[theme]
+    shown = list(words)[::-1]
+    rows = np.arange(len(shown))
+    figure, axes = _figure(palette, 6.4, 0.8 + 0.26 * len(shown))
+    means = [float(entry["mean"]) for entry in shown]
+    axes.barh(rows, means, color=[palette.bad if mean < 0 else palette.after for mean in means], alpha=0.6, height=0.7)
+    for entry, row in zip(shown, rows, strict=True):
+        if entry.get("ci_low") is not None and entry.get("ci_high") is not None:
+            axes.hlines(row, entry["ci_low"], entry["ci_high"], color=palette.ink, linewidth=1.2)
+    axes.axvline(0, color=palette.faint, linewidth=1)
+    axes.set_yticks(rows, [_safe(f"{str(entry['word'])[:24]}  (n={entry['n']})") for entry in shown])
+    axes.set_ylim(-0.7, len(shown) - 0.3)
+    return _png(figure, palette)
+
+
 def data_url(png: bytes) -> str:
     """The picture as a ``data:`` URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
