@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic
+from predator_si.cli import audit, bench, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -54,5 +54,6 @@ app.add_typer(corpus.app, name="corpus")
 app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(bench.app, name="bench")
 app.add_typer(serve.app, name="search")
 app.add_typer(traffic.app, name="traffic")

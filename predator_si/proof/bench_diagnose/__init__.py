@@ -3,3 +3,7 @@
 What belongs here: collections, faults, a search service in this process, the count of right and wrong answers. What must not: anything that the diagnosis
 could read a fault's name from; it sees snapshots, probes, judgments, events and ``GET /info`` alone.
 """
+
+from predator_si.proof.bench_diagnose.bench import BenchSizes, bench_diagnose
+
+__all__ = ["BenchSizes", "bench_diagnose"]

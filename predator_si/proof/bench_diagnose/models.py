@@ -128,4 +128,5 @@ class _Lazy:
         if self._owner._real is None:
             self._owner._real = load_reranker(self._owner._folder)
         self._owner.computed += len(pairs)
-        return self._owner._real.score_pairs(pairs)
+        scores: npt.NDArray[np.float32] = self._owner._real.score_pairs(pairs)
+        return scores

@@ -1,0 +1,39 @@
+"""`bench ...`: figures of this machine, beside peers where there are any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from predator_si.cli.screen import say, show_json, stages
+
+app = typer.Typer(help="Measure this machine: the metrics engine beside its peers.", no_args_is_help=True)
+
+
+@app.command("metrics")
+def metrics(
+    events: Annotated[int, typer.Option(min=1, help="Requests to measure, a multiple of 100,000; 10,000,000 takes about 5 GB of disk.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of the events that are made up.")] = 0,
+    folder: Annotated[Path | None, typer.Option(help="Where the files go for the time of the run [default: the temporary folder].")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,
+) -> None:
+    """Measure the metrics engine from Parquet to the full snapshot, and pytrec_eval, ranx and ir-measures on the first 200,000 requests.
+
+    Example: `predator-si bench metrics --events 10000000 --json bench-metrics.json`
+    """
+    from predator_si.proof.bench_metrics import bench_metrics
+
+    with stages() as (tell, report):
+        found = bench_metrics(events, seed, folder=folder, tell=tell, on_progress=report)
+    if json_file is not None:
+        show_json(found, json_file)
+    if json_file is None or str(json_file) != "-":
+        say(f"{found['events']:,} requests to the snapshot: {found['seconds']:.2f} s, {found['peak_rss_mb']:.0f} MB")
+        ratios = ", ".join(f"{found[f'ratio_{name}']:.1f} times {name}" for name in ("pytrec_eval", "ir_measures", "ranx"))
+        say(f"speed on {found['peer_queries']:,} requests: {ratios}; largest difference {found['max_abs_difference']:.1e}")
+        if found["slope"] is not None:
+            say(f"slope of log time over log requests: {found['slope']:.2f}")
+        if found["tick_seconds"] is not None:
+            say(f"a tick over a new window of 1,000,000 requests: {found['tick_seconds']:.2f} s; after late events: {found['late_tick_seconds']:.2f} s")
