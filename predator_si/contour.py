@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
 from predator_si.contour_types import Block, Duration
-from predator_si.records import Criterion
+from predator_si.records import ActionEvent, Criterion, SearchEvent
 from predator_si.signals import SIGNALS, signal
 
 
@@ -146,6 +146,16 @@ class PostgresEvents(Block):
     def _is_a_table(cls, value: str | None) -> str | None:
         if value is not None and (len(parts := value.split(".")) > 2 or not all(_PLAIN.fullmatch(part) for part in parts)):
             raise ValueError(f"{value!r} is not a table; write table or schema.table")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _names_our_columns(cls, value: dict[str, str]) -> dict[str, str]:
+        ours = {"searches": set(SearchEvent.model_fields), "actions": set(ActionEvent.model_fields)}
+        for name in value:
+            table, _, column = name.rpartition(".")
+            if column not in (ours.get(table, set()) if table else ours["searches"] | ours["actions"]):
+                raise ValueError(f"{name!r} is no column of an event; it is our name on the left, like latency_ms or actions.position")
         return value
 
     @model_validator(mode="after")

@@ -102,6 +102,8 @@ def test_a_snapshot_keeps_what_it_measured_itself_where_nothing_comes_before_it(
         ({"postgres": {"address": "postgresql://me:secret@host/db", "searches": "s"}}, "user and password go into credentials"),
         ({"postgres": {"address": "postgresql://host/db"}}, "name the table"),
         ({"postgres": {"address": "postgresql://host/db", "searches": "s; drop table s"}}, "is not a table"),
+        ({"postgres": {"address": "postgresql://host/db", "searches": "s", "columns": {"ms": "latency_ms"}}}, "'ms' is no column of an event"),
+        ({"postgres": {"address": "postgresql://host/db", "searches": "s", "columns": {"actions.status": "x"}}}, "no column of an event"),
         ({"metrics": {"p95_latncy": [{"source": "events"}]}}, "did you mean 'p95_latency"),
         ({"metrics": {"p95_latency": [{"source": "events"}], "p95_latency_ms": [{"source": "events"}]}}, "twice"),
         ({"metrics": {"p95_latency": []}}, "at least 1"),

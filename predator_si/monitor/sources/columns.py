@@ -8,7 +8,7 @@ A value of the wrong type is never made null silently: the row gets a ``misfit``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,8 @@ from predator_si.search.events import ACTION_SCHEMA, SEARCH_SCHEMA
 
 _SCHEMA: dict[Kind, dict[str, Any]] = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
 _FLAGS = ("simulated", "probe", "degraded")
+_RESULT_FIELDS = {field.name: field.dtype for field in SEARCH_SCHEMA["results"].inner.fields}
+_SCORES = tuple(name for name in _RESULT_FIELDS if name != "object_id")
 _OURS = ("seq", "writer", *SEGMENTS)
 """What nobody may say from outside: numbers of our own writers, and segments that are computed where the text is sealed."""
 UBI: dict[Kind, dict[str, tuple[str, ...]]] = {
@@ -44,18 +46,14 @@ def kind_of(row: Mapping[str, Any]) -> Kind:
     return "action" if "action_name" in row else "search"
 
 
-def pick(row: Mapping[str, Any], places: Iterable[str]) -> Any:
-    """The first value that stands at one of the places; null where none does."""
-    for place in places:
-        found: Any = row
-        if place not in row:
-            for part in place.split("."):
-                found = found.get(part) if isinstance(found, Mapping) else None
-        else:
-            found = row[place]
-        if found is not None:
-            return found
-    return None
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with what lies below beside it, under dotted names; what stands there under a dotted name itself wins."""
+    found = dict(row)
+    for name, value in row.items():
+        if isinstance(value, dict):
+            for below, inner in _flat(value).items():
+                found.setdefault(f"{name}.{below}", inner)
+    return found
 
 
 def from_documents(rows: Sequence[Mapping[str, Any]], kind: Kind) -> pl.DataFrame:
@@ -63,26 +61,46 @@ def from_documents(rows: Sequence[Mapping[str, Any]], kind: Kind) -> pl.DataFram
 
     A search without a status that names its results was answered: UBI records no failures.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA[kind]}
-    misfits: list[str | None] = []
-    for row in rows:
-        wrong: str | None = None
-        for name in columns:
-            value = pick(row, UBI[kind].get(name, ()))
-            if name == "status" and value is None and columns_results(row):
-                value = 200
-            try:
-                columns[name].append(_FITS[str(_SCHEMA[kind][name])](value) if value is not None else (False if name in _FLAGS else None))
-            except (ValueError, TypeError, OverflowError) as error:
-                columns[name].append(False if name in _FLAGS else None)
-                wrong = wrong or f"wrong type: {name}: {error}"
-        misfits.append(wrong)
-    return pl.DataFrame(columns, schema=_SCHEMA[kind]).with_columns(misfit=pl.Series(misfits, dtype=pl.String))
+    flat = [_flat(row) for row in rows]
+    there = set[str]().union(*flat)
+    columns: dict[str, pl.Series] = {}
+    misfits: list[str | None] = [None] * len(rows)
+    for name, dtype in _SCHEMA[kind].items():
+        values = _picked(flat, [place for place in UBI[kind].get(name, ()) if place in there])
+        if name == "status" and None in values:
+            answers = _picked(flat, UBI["search"]["results"])
+            values = [200 if value is None and isinstance(found, list) else value for value, found in zip(values, answers, strict=True)]
+        if not set(map(type, values)) <= _PLAIN.get(str(dtype), _NOTHING):  # else the whole column is of the right type
+            fits = _FITS[str(dtype)]
+            for row, value in enumerate(values):
+                if value is not None:
+                    try:
+                        values[row] = fits(value)
+                    except (ValueError, TypeError, OverflowError) as error:
+                        values[row] = None
+                        misfits[row] = misfits[row] or f"wrong type: {name}: {error}"
+        columns[name] = _lists(values) if name == "results" else pl.Series(name, values, dtype=dtype)
+        if name in _FLAGS:
+            columns[name] = columns[name].fill_null(False)
+    return pl.DataFrame(columns).with_columns(misfit=pl.Series(misfits, dtype=pl.String))
 
 
-def columns_results(row: Mapping[str, Any]) -> bool:
-    """Whether a document names the results of its search."""
-    return isinstance(pick(row, UBI["search"]["results"]), Sequence)
+def _picked(rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> list[Any]:
+    """By row the first value that stands at one of the places; null where none does."""
+    found: list[Any] = [None] * len(rows)
+    for place in reversed(places):
+        found = [old if (value := row.get(place)) is None else value for row, old in zip(rows, found, strict=True)]
+    return found
+
+
+def _lists(values: Sequence[list[tuple[Any, ...]] | None]) -> pl.Series:
+    """Result lists as a column, made from all results at once."""
+    rows = [row for row, results in enumerate(values) for _ in results or ()]
+    flat = pl.DataFrame([one for results in values for one in results or ()], schema=_RESULT_FIELDS, orient="row")
+    grouped = flat.select(row=pl.Series(rows, dtype=pl.UInt32), results=pl.struct(pl.all())).group_by("row", maintain_order=True).agg("results")
+    known = pl.DataFrame({"row": range(len(values)), "known": [results is not None for results in values]}, schema={"row": pl.UInt32, "known": pl.Boolean})
+    empty = pl.lit([], SEARCH_SCHEMA["results"])
+    return known.join(grouped, on="row", how="left", maintain_order="left").select(results=pl.when("known").then(pl.coalesce("results", empty))).to_series()
 
 
 def from_table(frame: pl.DataFrame, kind: Kind, mapping: Mapping[str, str]) -> pl.DataFrame:
@@ -180,19 +198,27 @@ def _time(value: Any) -> datetime:
     return moment.astimezone(UTC)
 
 
-def _results(value: Any) -> list[dict[str, Any]]:
-    if not isinstance(value, Sequence) or isinstance(value, str):
+def _results(value: Any) -> list[tuple[Any, ...]]:
+    if not isinstance(value, list):
         raise TypeError(f"{type(value).__name__}, a list is needed")
-    found = []
+    found: list[tuple[Any, ...]] = []
     for one in value:
-        row = {"object_id": one} if isinstance(one, str) else one
-        if not isinstance(row, Mapping):
+        if isinstance(one, str):
+            found.append((_text(one), None, None, None))
+        elif isinstance(one, dict):
+            found.append((_text(one.get("object_id")), *(_float(one[name]) if one.get(name) is not None else None for name in _SCORES)))
+        else:
             raise TypeError("a result is an id or an object with object_id")
-        scores = {name: _float(row[name]) if row.get(name) is not None else None for name in ("score", "first_stage_score", "rerank_score")}
-        found.append({"object_id": _text(row.get("object_id")), **scores})
     return found
 
 
+_NOTHING = frozenset({type(None)})
+_PLAIN: dict[str, frozenset[type]] = {
+    str(pl.Float64): frozenset({float, type(None)}),
+    str(pl.Int64): frozenset({int, type(None)}),
+    str(pl.Boolean): frozenset({bool, type(None)}),
+}
+"""Types of which a column needs no second look. Text does: it may hold half a character."""
 _FITS: dict[str, Callable[[Any], Any]] = {
     str(pl.String): _text,
     str(pl.Float64): _float,

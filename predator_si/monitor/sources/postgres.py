@@ -24,6 +24,7 @@ from predator_si.records import Provenance
 if TYPE_CHECKING:
     from psycopg import Connection
 
+_TABLE: dict[Kind, str] = {"search": "searches", "action": "actions"}
 FETCH = 10_000
 """Rows that the server hands over at a time."""
 
@@ -101,7 +102,7 @@ class PostgresTables:
         place = sql.Identifier(*table.split("."))
         there = self._columns(connection, table)
         mapping = {name: theirs for name in UBI[kind] if (theirs := self._place(kind, name)) in there}
-        given = {name for name in UBI[kind] if f"{kind}s.{name}" in self.values.columns or name in self.values.columns}
+        given = {name for name in UBI[kind] if f"{_TABLE[kind]}.{name}" in self.values.columns or name in self.values.columns}
         absent = sorted(self._place(kind, name) for name in (given | {"query_id", "timestamp"}) - set(mapping))
         if kind == "action" and "action_name" not in mapping:
             absent.append(self._place(kind, "action_name"))
@@ -119,7 +120,7 @@ class PostgresTables:
                 yield [{name: _plain(value) for name, value in row.items()} for row in rows]
 
     def _place(self, kind: Kind, name: str) -> str:
-        return self.values.columns.get(f"{kind}s.{name}", self.values.columns.get(name, name))
+        return self.values.columns.get(f"{_TABLE[kind]}.{name}", self.values.columns.get(name, name))
 
     def _columns(self, connection: Connection[dict[str, Any]], table: str) -> set[str]:
         from psycopg import sql
