@@ -354,3 +354,24 @@ def test_each_event_is_stored_once_in_postgresql(story: Story, postgres: Home) -
 
 def test_the_fast_path_agrees_with_postgresql_too(postgres: Home) -> None:
     assert fast_path_agreement(postgres, "postgres").answer == "agrees"
+
+
+# --------------------------------------------------------------------------- a fault; last, because it leaves the home as it should not be
+
+
+def test_a_build_that_finds_a_fault_is_not_good_and_is_made_again(story: Story) -> None:
+    """A request stands in a window that is not its own, and one stands twice: the first is a fault, the second is set aside with its reason."""
+    folder = story.home.telemetry_search / f"window={FOURTH:%Y%m%dT%H%M}"
+    part = pl.read_parquet(sorted(folder.glob("*.parquet"))[0], hive_partitioning=False)
+    late = part.head(1).with_columns(query_id=pl.lit("astray"), timestamp=pl.lit(FOURTH + WINDOW + timedelta(seconds=1)).cast(part.schema["timestamp"]))
+    pl.concat([late, part.slice(1, 1)]).write_parquet(folder / "b99999999.parquet")
+    report = build(story.home, usd_per_vcpu_hour=PRICE)
+    assert not report.good
+    wrong = {node.name: node.status for node in report.wrong}
+    assert wrong["times_lie_in_their_window"] == "fail"
+    assert wrong["mart_window_latency"] == "skipped"  # nothing is made from what a test has refused
+    assert "rows_are_conserved" not in wrong
+    (reject,) = read(story.home, "stg_rejects")
+    assert (reject["reason"], reject["query_id"]) == ("duplicate query_id", part["query_id"][1])
+    with load(story.home) as batch:
+        assert batch.windows == (FOURTH.replace(tzinfo=None),), "its windows are not done"
