@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
-from predator_si.cli.screen import say, show_json, stages
+from predator_si.cli.choices import settings_of
+from predator_si.cli.screen import remark, say, show_json, show_table, stages
 
-app = typer.Typer(help="Measure this machine: the metrics engine beside its peers.", no_args_is_help=True)
+app = typer.Typer(help="Measure this machine: the metrics engine beside its peers, the diagnosis against planted faults.", no_args_is_help=True)
 
 
 @app.command("metrics")
@@ -37,3 +38,30 @@ def metrics(
             say(f"slope of log time over log requests: {found['slope']:.2f}")
         if found["tick_seconds"] is not None:
             say(f"a tick over a new window of 1,000,000 requests: {found['tick_seconds']:.2f} s; after late events: {found['late_tick_seconds']:.2f} s")
+
+
+@app.command("diagnose")
+def diagnose(
+    context: typer.Context,
+    seeds: Annotated[int, typer.Option(min=1, help="Windows of each fault; each seed draws other queries.")] = 20,
+    healthy: Annotated[int, typer.Option(min=0, help="Windows with nothing wrong.")] = 200,
+    first_seed: Annotated[int, typer.Option(min=0, help="First seed; development used 1000 and up.")] = 0,
+    fault: Annotated[list[str] | None, typer.Option(help="Only this fault; may be given several times.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,
+) -> None:
+    """Plant faults in data, index, service and judgments from outside, and count how often the diagnosis names the right cause first.
+
+    Example: `predator-si bench diagnose --seeds 20 --healthy 200 --json diagnose.json`
+    """
+    from predator_si.proof.bench_diagnose import BenchSizes, bench_diagnose
+
+    figures = bench_diagnose(settings_of(context).cache, BenchSizes(seeds, healthy, first_seed), remark, tuple(fault or ()))
+    if json_file is not None:
+        show_json(figures, json_file)
+    if json_file is None or str(json_file) != "-":
+        rows = [(name, row["right"], f"{row['first']}/{row['windows']}", f"{row['in_top_two']}/{row['windows']}") for name, row in figures["per_fault"].items()]
+        show_table("Faults", ("planted", "right cause", "first", "top two"), rows, "no fault could be planted")
+        if figures["n"]:
+            say(f"first {figures['top1']:.3f}, top two {figures['top2']:.3f} of {figures['n']} windows")
+        if figures["healthy_windows"]:
+            say(f"alarms in healthy windows {figures['false_alarm_rate']:.3f} of {figures['healthy_windows']}; {figures['seconds']:.0f} s")
