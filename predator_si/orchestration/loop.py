@@ -146,8 +146,8 @@ class Loop:
 
         return parse_release(self.release_text(), self.release_name).serving
 
-    def info(self) -> dict[str, Any]:
-        """What the service says about itself.
+    def info(self, *, facts: bool = False) -> dict[str, Any]:
+        """What the service says about itself; with ``facts`` also what its documents are like.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Loop:
         import httpx
 
         try:
-            answer = httpx.get(f"{self.search_url}/info", timeout=10.0, trust_env=False)
+            answer = httpx.get(f"{self.search_url}/info", params={"facts": "true"} if facts else None, timeout=30.0 if facts else 10.0, trust_env=False)
             answer.raise_for_status()
             found: dict[str, Any] = answer.json()
         except (httpx.HTTPError, ValueError) as error:

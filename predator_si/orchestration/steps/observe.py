@@ -14,6 +14,7 @@ from predator_si.monitor.intake import read_window
 from predator_si.monitor.judgments import PROBED_SPLIT, Panel, panel
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import references
+from predator_si.orchestration.steps.compare import keep_evidence
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
@@ -38,7 +39,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     champion, ingest, asked = loop.serving().model, None, None
     try:
         loop.flush()
-        info = loop.info()
+        info = loop.info(facts=True)
         ingest = info["ingest"]
     except Unavailable:
         info = None
@@ -68,6 +69,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     loop.home.snapshots.mkdir(parents=True, exist_ok=True)
     if asked is not None:
         asked.per_query.write_parquet(loop.home.snapshots / f"{snapshot.snapshot_id}.parquet")
+        keep_evidence(loop, snapshot.snapshot_id, None if info is None else info["index"], loop.corpus.judgments(split="dev"))
     partial = loop.home.snapshots / f".{snapshot.snapshot_id}.partial"
     partial.write_text(snapshot.to_json())
     partial.replace(loop.home.snapshots / f"{snapshot.snapshot_id}.json")

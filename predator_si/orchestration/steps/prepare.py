@@ -12,6 +12,7 @@ from predator_si.corpora.vocabulary import shared_words
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.compare import reference_of, window_of
 from predator_si.orchestration.steps.explain import explain_causes
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
@@ -27,11 +28,14 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
     snapshots = [snapshot for snapshot in loop.snapshots() if snapshot.created_at <= cycle.opened_at]
     if not snapshots:
         raise Missing(f"cycle {cycle_id} has no metrics snapshot before {cycle.opened_at}; take one first (observe/metrics_snapshot).")
-    current, reference = snapshots[-1], snapshots[0]
+    current, healthy = snapshots[-1], reference_of(loop, snapshots)
+    reference = healthy or snapshots[0]
     events = read_events(loop.home.events, current.window_start, current.window_end)
     before = read_events(loop.home.events, reference.window_start, reference.window_end)
     index = loop.index()
     corpus = loop.corpus
+    now = window_of(loop, current, events)
+    then = None if healthy is None else window_of(loop, healthy, before)
     listable = listable_words(loop, events)
     report = diagnose(
         cycle_id,
@@ -48,6 +52,9 @@ def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
         indexed_ids=index.doc_ids,
         depth=loop.plan.scale.depth,
         listable=listable,
+        reference=then,
+        actions=now.actions,
+        index=now.index,
     )
     report = explain_causes(loop, report, loop.probes(current.snapshot_id), corpus.judgments(split="dev"), _texts(before), _texts(events), index, listable)
     loop.save(cycle_id, "diagnostic_report.json", report)
