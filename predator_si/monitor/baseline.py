@@ -204,11 +204,13 @@ def usual_scale(spread: float | None, noise: float | None, windows: int) -> floa
 
 
 def _tail(distances: Floats, spread: float | None) -> tuple[float, float] | None:
+    """Threshold and mean excess of the outermost 5%, one standard error of the excess added: it is estimated from few windows."""
     if not spread or distances.size < _WINDOWS_FOR_TAILS:
         return None
     scaled = distances / spread
     start = float(np.quantile(scaled, 1.0 - TAIL))
-    return start, float((scaled[scaled > start] - start).mean()) if (scaled > start).any() else 0.0
+    beyond = scaled[scaled > start] - start
+    return start, float(beyond.mean() * (1.0 + 1.0 / math.sqrt(beyond.size))) if beyond.size else 0.0
 
 
 def _reference(name: str, pairs: Sequence[tuple[MetricsSnapshot, Metric]]) -> Reference:

@@ -72,7 +72,7 @@ def mix_shift(name: str, reference: Mapping[str, int], current: Mapping[str, int
     null = _variation(dealt, first + second - dealt)
     low, high = np.quantile(_variation(rng.multinomial(n[0], first / n[0], _RESAMPLES), rng.multinomial(n[1], second / n[1], _RESAMPLES)), [0.025, 0.975])
     shares = [dict(zip(kinds, (side / side.sum()).round(4).tolist(), strict=True)) for side in (first, second)]
-    moved = max(kinds, key=lambda kind: abs(shares[1][kind] - shares[0][kind]))
+    moved = max(kinds, key=lambda kind: shares[1][kind] - shares[0][kind])  # the one that grew most
     return DriftItem(
         name=name,
         statistic=statistic,
@@ -99,7 +99,10 @@ def _variation(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> npt.NDArray
 
 def _binned(first: Floats, second: Floats) -> tuple[float, float]:
     edges = np.unique(np.quantile(first, np.linspace(0.0, 1.0, _BINS + 1)[1:-1]))
-    counts = [np.bincount(np.searchsorted(edges, side, "right"), minlength=edges.size + 1) for side in (first, second)]
+    # A value that many share may be an edge itself: it gets a bin of its own, so that moving off it in either direction shows.
+    bins = [np.searchsorted(edges, side, "left") + np.searchsorted(edges, side, "right") for side in (first, second)]
+    counts = np.stack([np.bincount(side, minlength=2 * edges.size + 1) for side in bins])
+    counts = counts[:, counts.any(axis=0)]
     p, q = ((side + 0.5) / (side.sum() + 0.5 * side.size) for side in counts)
     return float(((q - p) * np.log(q / p)).sum()), _jensen_shannon(counts[0] / first.size, counts[1] / second.size)
 
