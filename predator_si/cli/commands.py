@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import audit, bench, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic
+from predator_si.cli import audit, bench, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic, warehouse
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -57,3 +57,4 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(bench.app, name="bench")
 app.add_typer(serve.app, name="search")
 app.add_typer(traffic.app, name="traffic")
+app.add_typer(warehouse.app, name="warehouse")

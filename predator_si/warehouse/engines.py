@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -33,6 +34,16 @@ class Warehouse(Protocol):
         """The rows of a query."""
         ...
 
+    def answer(self, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of somebody's own query; times are UTC.
+
+        Raises
+        ------
+        BadInput
+            The engine refuses it; the message is the engine's.
+        """
+        ...
+
     def append(self, table: str, frame: pl.DataFrame) -> None:
         """Write a frame's rows into a table, column by name."""
         ...
@@ -54,6 +65,12 @@ class DuckDBFile:
         """The rows of a query."""
         found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
         return found
+
+    def answer(self, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of somebody's own query; times are UTC."""
+        import duckdb
+
+        return _answer(self._connection, question, duckdb.Error)
 
     def append(self, table: str, frame: pl.DataFrame) -> None:
         """Write a frame's rows into a table, column by name."""
@@ -80,6 +97,12 @@ class PostgresDatabase:
         found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
         return found
 
+    def answer(self, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Column names and rows of somebody's own query; times are UTC."""
+        import psycopg
+
+        return _answer(self._connection, question, psycopg.Error)
+
     def append(self, table: str, frame: pl.DataFrame) -> None:
         """Write a frame's rows into a table by COPY; nested columns arrive as JSON."""
         if not frame.height:
@@ -89,6 +112,16 @@ class PostgresDatabase:
         columns = ", ".join(f'"{name}"' for name in frame.columns)
         with self._connection.cursor().copy(f"copy {table} ({columns}) from stdin with (format csv)") as copy:
             copy.write(flat.write_csv(include_header=False, datetime_format="%Y-%m-%d %H:%M:%S%.6f").encode())
+
+
+def _answer(connection: Any, question: str, refusal: type[Exception]) -> tuple[list[str], list[tuple[Any, ...]]]:
+    try:
+        cursor = connection.execute(question)
+        rows = cursor.fetchall() if cursor.description else []
+    except refusal as error:
+        raise BadInput(f"the warehouse refuses this: {' '.join(str(error).split())[:500]}") from error
+    zoned = [tuple(cell.replace(tzinfo=UTC) if isinstance(cell, datetime) and cell.tzinfo is None else cell for cell in row) for row in rows]
+    return [column[0] for column in cursor.description or []], zoned
 
 
 def _json(name: str) -> pl.Expr:
