@@ -15,7 +15,6 @@ A key lives in memory first and is written by ``sync``, which whoever stores sea
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hmac
 import os
@@ -42,6 +41,9 @@ SESSION = r"^s1\.[A-Za-z0-9_-]{22}$"
 WEEK = 7
 """Days that share a client's key. Retention destroys whole keys, so sealed text in a data set outlives it by less than this."""
 _SALT_DAYS = 2
+_ID, _BODY = slice(3, 14), 15
+"""Where a token has its key's id, and from where on what was sealed."""
+_URL, _STANDARD = bytes.maketrans(b"+/", b"-_"), str.maketrans("-_", "+/")
 _TOKEN, _CLIENT, _SESSION = re.compile(TOKEN), re.compile(CLIENT), re.compile(SESSION)
 _BUSY_SECONDS = 30.0
 _CACHED = 100_000
@@ -183,14 +185,28 @@ class Vault:
         for at, (text, owner) in enumerate(zip(texts, owners, strict=True)):
             key_id, cipher = keys[owner]
             nonce = nonces[12 * at : 12 * at + 12]
-            tokens.append(f"v1.{key_id}.{_encoded(nonce + cipher.encrypt(nonce, text.encode('utf-8', 'surrogatepass'), key_id.encode()))}")
+            body = nonce + cipher.encrypt(nonce, text.encode("utf-8", "surrogatepass"), key_id.encode())
+            tokens.append(f"v1.{key_id}.{_encoded(body)}")
         return tokens
 
     def open(self, values: Sequence[str | None]) -> list[str | None]:
         """The texts of tokens, null where the key is gone or the token is damaged; a value that is no token comes back as it is."""
-        tokens = [value.split(".") if value is not None and value.startswith("v1.") and _TOKEN.match(value) else None for value in values]
-        ciphers = self._find({token[1] for token in tokens if token is not None})
-        return [value if token is None else _opened(token, ciphers.get(token[1])) for value, token in zip(values, tokens, strict=True)]
+        from cryptography.exceptions import InvalidTag
+
+        sealed = [value is not None and value.startswith("v1.") and _TOKEN.match(value) is not None for value in values]
+        ciphers = self._find({value[_ID] for value, token in zip(values, sealed, strict=True) if token and value is not None})
+        texts = list(values)
+        for at, (value, token) in enumerate(zip(values, sealed, strict=True)):
+            if not token or value is None:
+                continue
+            texts[at], cipher = None, ciphers.get(value[_ID])
+            if cipher is not None:
+                try:
+                    body = binascii.a2b_base64(value[_BODY:].translate(_STANDARD) + "==")
+                    texts[at] = cipher.decrypt(body[:12], body[12:], value[_ID].encode()).decode("utf-8", "surrogatepass")
+                except (InvalidTag, binascii.Error):
+                    continue  # damaged, or sealed under another key of this name: nobody can read it
+        return texts
 
     def sync(self) -> None:
         """Make all new keys durable. A key of a client that was erased since it was made is thrown away, and with it what it sealed.
@@ -293,23 +309,36 @@ class Vault:
         found = {}
         with self._lock, self._explained():
             self._look_for_destruction()
+            missing = []
             for name in names:
                 known = self._current.get(name)
                 if known is None and name in self._new:
                     known = self._new[name].key_id, self._new[name].cipher
                 if known is None:
-                    row = self._reader.execute("SELECT key_id, key FROM keys WHERE owner = ? AND first_day = ? ORDER BY created_at LIMIT 1", name).fetchone()
-                    if row is not None:
-                        known = str(row[0]), _cipher(row[1])
-                        if len(self._current) >= _CACHED:
-                            self._current.clear()
-                        self._current[name] = known
-                if known is None:
-                    key = os.urandom(32)
-                    new = self._new[name] = _NewKey(_encoded(os.urandom(8)), _cipher(key), key, _stamp(utc_now()))
-                    known = new.key_id, new.cipher
-                found[name] = known
+                    missing.append(name)
+                else:
+                    found[name] = known
+            for start in range(0, len(missing), _LOOKUP):
+                part = missing[start : start + _LOOKUP]
+                found.update(self._stored(part))
+                for name in part:
+                    if name not in found:
+                        key = os.urandom(32)
+                        new = self._new[name] = _NewKey(_encoded(os.urandom(8)), _cipher(key), key, _stamp(utc_now()))
+                        found[name] = new.key_id, new.cipher
         return found
+
+    def _stored(self, names: Sequence[tuple[str, int]]) -> dict[tuple[str, int], tuple[str, AESGCM]]:
+        """Keys of these names that are in the file; the oldest where two processes made one each."""
+        wanted, owners, days = set(names), list({owner for owner, _ in names}), [day for _, day in names]
+        marks = ",".join("?" * len(owners))
+        query = f"SELECT owner, first_day, key_id, key FROM keys WHERE owner IN ({marks}) AND first_day BETWEEN ? AND ? ORDER BY created_at DESC"
+        rows = self._reader.execute(query, [*owners, min(days), max(days)])
+        stored = {(str(owner), int(day)): (str(key_id), _cipher(key)) for owner, day, key_id, key in rows if (owner, day) in wanted}
+        if len(self._current) + len(stored) > _CACHED:
+            self._current.clear()
+        self._current.update(stored)
+        return stored
 
     def _find(self, key_ids: set[str]) -> dict[str, AESGCM | None]:
         with self._lock, self._explained():
@@ -392,20 +421,9 @@ def _cipher(key: Any) -> AESGCM:
     return AESGCM(bytes(key))
 
 
-def _opened(token: Sequence[str], cipher: AESGCM | None) -> str | None:
-    from cryptography.exceptions import InvalidTag
-
-    if cipher is None:
-        return None
-    try:
-        body = base64.urlsafe_b64decode(token[2] + "==")
-        return cipher.decrypt(body[:12], body[12:], token[1].encode()).decode("utf-8", "surrogatepass")
-    except (InvalidTag, binascii.Error):
-        return None
-
-
 def _encoded(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+    """base64url without padding (RFC 4648, section 5)."""
+    return binascii.b2a_base64(raw, newline=False).translate(_URL).rstrip(b"=").decode()
 
 
 def _day(when: datetime) -> int:

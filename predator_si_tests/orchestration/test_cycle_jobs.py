@@ -12,10 +12,12 @@ import polars as pl
 import pytest
 import yaml
 
+from predator_si.augment import read_examples
 from predator_si.build import build_defs
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle
 from predator_si.orchestration.steps import improve
+from predator_si.privacy import TOKEN
 from predator_si.proof.prepare import build_first_index
 from predator_si.records import CycleState, Decision, Evaluation, ExperimentResult, Rollback, ServingConfig, Verdict, WatchResult
 from predator_si.release.deny import DENY_FILE, parse_deny
@@ -130,8 +132,11 @@ def prepared(loops: Loops, cycle_id: str) -> None:
     assert {"created_at", "source", "method", "target_tokens", "statistics", "dvc", "mlflow"} <= set(manifest)
     assert {"type", "trigger", "base_documents"} <= set(manifest["source"]) and manifest["dvc"]["path"] and manifest["dvc"]["hash"]
     assert {"total_examples", "avg_length", "diversity_score", "yield"} <= set(manifest["statistics"])
-    examples = pl.read_parquet(loops.loop.artifacts(cycle_id) / "augmented_dataset.parquet")
-    assert examples.height == manifest["statistics"]["total_examples"] == metadata(result, "synthetic_dataset")["examples"]
+    path = loops.loop.artifacts(cycle_id) / "augmented_dataset.parquet"
+    clicked = pl.read_parquet(path).filter(pl.col("source") == "clicks")["query"]
+    assert len(clicked) and clicked.str.contains(TOKEN).all(), "clients' queries are stored sealed"
+    examples, erased = read_examples(path, loops.loop.vault())
+    assert erased == 0 and examples.height == manifest["statistics"]["total_examples"] == metadata(result, "synthetic_dataset")["examples"]
     assert pl.read_csv(loops.loop.artifacts(cycle_id) / "augmented_dataset.csv").height == examples.height
     corpus = loops.loop.corpus
     judged = {text for split in ("dev", "test") for text in corpus.queries(split=split)["text"].to_list()}
