@@ -18,7 +18,6 @@ from predator_si.proof.bench_diagnose.windows import Crowd, Scene, Weather
 
 LEAST, MOST, AIM = 0.03, 0.10, 0.065
 """Points of NDCG@10 that a planted fault may cost, and the cost that the strength nearest to it is chosen for."""
-_UNORDERED = ("leg_weights", "fusion_weight")
 PROBES, SEARCHES = 130, 220
 _SECOND = (0.1, 0.15, 0.2, 0.3, 0.4)
 _STAGES = ("retrieve", "rerank", "queue")
@@ -107,7 +106,8 @@ def calibrate(shop: Workshop, fault: Fault) -> Strength | None:
         for level in fault.levels:
             site = fault.site(shop, level)
             costs.append(Strength(level, level_now - float(shop.ndcg(site, base)["ndcg_at_10"].to_numpy().mean())))
-            if costs[-1].cost > AIM and fault.name not in _UNORDERED:
+            enough = LEAST <= costs[-1].cost <= MOST if fault.name == "leg_weights" else costs[-1].cost > AIM
+            if enough and fault.name != "fusion_weight":
                 break  # stronger ones cost scoring only
     within = [one for one in costs if LEAST <= one.cost <= MOST]
     return min(within, key=lambda one: abs(one.cost - AIM)) if within else None

@@ -17,6 +17,8 @@ from predator_si.search.rerank import Reranker, load_reranker
 
 Encode = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 _CHUNK = 64
+_CHARACTERS = 500
+"""Of a text that the multilingual model reads: about 128 tokens of Cyrillic, what the English one reads as well."""
 
 
 class RememberedEmbedder:
@@ -49,9 +51,9 @@ class RememberedEmbedder:
             for start in range(0, len(names), step):
                 some = names[start : start + step]
                 self._known.update(zip(some, self._encode([todo[key] for key in some]), strict=True))
+                self._save()  # a run that is stopped goes on from here
                 if on_progress:
                     on_progress(min(start + step, len(names)), len(names))
-            self._save()
         return np.stack([self._known[key] for key in keys]) if keys else np.empty((0, 384), np.float32)
 
     def _save(self) -> None:
@@ -81,7 +83,7 @@ def multilingual_embedder(folder: Path) -> RememberedEmbedder:
         model = E5()
 
         def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
-            vectors = np.asarray(model.passage([text[:1500] for text in texts]), np.float32)
+            vectors = np.asarray(model.passage([text[:_CHARACTERS] for text in texts]), np.float32)
             return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
         return encode
