@@ -14,7 +14,8 @@ class ScoredDocument(Record):
     """One document in a result list. ``score`` is the final score; the others say where it came from."""
 
     object_id: str
-    score: float
+    score: float | None = None
+    """Null where another service sent ids without scores."""
     first_stage_score: float | None = None
     rerank_score: float | None = None
 

@@ -16,9 +16,9 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -28,7 +28,8 @@ from predator_si import __version__
 from predator_si.errors import Unavailable
 from predator_si.privacy import trace
 from predator_si.search.ingest import Document
-from predator_si.search.payloads import Action, ActionsBody, Documents, RerankRequest, SearchRequest, field_errors, problem
+from predator_si.search.payloads import Documents, RerankRequest, SearchRequest, field_errors, problem
+from predator_si.search.pushes import read_pushed
 from predator_si.search.ranking import SearchIndex
 from predator_si.search.rerank import Reranker
 from predator_si.search.service import SearchFailed, SearchService
@@ -189,11 +190,15 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
         return JSONResponse({"id": str(uuid.uuid4()), "results": ranked, "model_digest": digest}, headers=headers)
 
     @app.post("/events", status_code=202)
-    async def events(request: ActionsBody) -> JSONResponse:
-        """Clicks, dwells and ratings. An action for a query that this process does not remember is recorded too, and counted."""
-        actions = [request] if isinstance(request, Action) else request.events
-        unknown = service.record([action.as_event() for action in actions])
-        return JSONResponse({"accepted": len(actions), "unknown_query_id": unknown}, 202)
+    async def events(body: Annotated[Any, Body()]) -> JSONResponse:
+        """Clicks, dwells and ratings, and searches that another service answered, one or many, in UBI's names.
+
+        An action for a query that this process does not remember is recorded too, and counted. Of many the good ones are taken and the others named by index.
+        """
+        pushed = read_pushed(body)
+        unknown = service.record(pushed.actions, pushed.searches, refused=len(pushed.refused))
+        accepted = len(pushed.actions) + len(pushed.searches)
+        return JSONResponse({"accepted": accepted, "refused": pushed.refused, "unknown_query_id": unknown}, 202)
 
 
 def _add_ingest(app: FastAPI, service: SearchService) -> None:

@@ -86,7 +86,8 @@ KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
 _RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent}
 _BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
-"""An event is written after it happened: the next hour's file may hold the last of this one. Older actions are not accepted (``payloads.OLDEST_ACTION``)."""
+"""An event is written after it happened: the next hour's file may hold the last of this one. What comes later still (``payloads.OLDEST``) is found in the raw
+layer only."""
 
 
 @dataclass(frozen=True, slots=True)

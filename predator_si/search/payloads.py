@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
 from predator_si.records import ActionEvent, utc_now
 
@@ -16,8 +16,8 @@ MAX_K = 100
 MAX_QUERY = 1000
 MAX_TEXTS = 1000
 MAX_BATCH = 1000
-OLDEST_ACTION = timedelta(hours=1)
-"""Events are stored by the hour of writing; readers look one hour beyond their window for late ones, and would not find an older one."""
+OLDEST = timedelta(hours=24)
+"""An event that comes later than this corrects nothing any more. ``read_events`` looks one hour beyond its window for late ones, the raw layer all the day."""
 _AHEAD = timedelta(minutes=5)
 
 
@@ -32,11 +32,13 @@ Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200), Aft
 DocumentId = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_printable)]
 
 
-class _Payload(BaseModel):
+class Payload(BaseModel):
+    """What a client sends: unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SearchRequest(_Payload):
+class SearchRequest(Payload):
     """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial.
 
     ``fast`` lets the champion's checked twin (the same weights on a faster backend) answer, and only a probe or a simulated request: the answer names the
@@ -92,7 +94,18 @@ class RerankRequest(BaseModel):
         return documents
 
 
-class Action(_Payload):
+def plausible(timestamp: datetime | None) -> datetime | None:
+    """A moment that an event of now may have; ValueError with the reason for another."""
+    if timestamp is not None and timestamp.tzinfo is None:
+        raise ValueError("needs a time zone")
+    if timestamp is not None and timestamp > utc_now() + _AHEAD:
+        raise ValueError("lies in the future")
+    if timestamp is not None and timestamp < utc_now() - OLDEST:
+        raise ValueError("is more than a day ago; events are sent soon after they happen")
+    return timestamp
+
+
+class Action(Payload):
     """One UBI action of ``POST /events``."""
 
     query_id: Identifier
@@ -106,16 +119,7 @@ class Action(_Payload):
     client_id: Identifier | None = None
     simulated: bool = False
 
-    @field_validator("timestamp")
-    @classmethod
-    def _plausible(cls, timestamp: datetime | None) -> datetime | None:
-        if timestamp is not None and timestamp.tzinfo is None:
-            raise ValueError("needs a time zone")
-        if timestamp is not None and timestamp > utc_now() + _AHEAD:
-            raise ValueError("lies in the future")
-        if timestamp is not None and timestamp < utc_now() - OLDEST_ACTION:
-            raise ValueError("is more than an hour ago; actions are sent soon after they happen")
-        return timestamp
+    _time = field_validator("timestamp")(plausible)
 
     @field_validator("object_id")
     @classmethod
@@ -141,13 +145,7 @@ class Action(_Payload):
         return ActionEvent(**{**self.model_dump(), "timestamp": self.timestamp or utc_now()})
 
 
-class Actions(_Payload):
-    """Several actions at once."""
-
-    events: list[Action] = Field(min_length=1, max_length=MAX_BATCH)
-
-
-class DocumentIn(_Payload):
+class DocumentIn(Payload):
     """One document of ``POST /documents``."""
 
     doc_id: DocumentId
@@ -162,19 +160,10 @@ class DocumentIn(_Payload):
         return text
 
 
-class Documents(_Payload):
+class Documents(Payload):
     """``POST /documents``."""
 
     documents: list[DocumentIn] = Field(min_length=1, max_length=MAX_BATCH)
-
-
-def _how_many(found: Any) -> str:
-    several = "events" in found if isinstance(found, dict) else isinstance(found, Actions)
-    return "many actions" if several else "one action"
-
-
-ActionsBody = Annotated[Annotated[Action, Tag("one action")] | Annotated[Actions, Tag("many actions")], Discriminator(_how_many)]
-"""``POST /events``: one action, or ``{"events": [...]}``."""
 
 
 def problem(status: int, title: str, detail: str, errors: list[dict[str, str]] | None = None) -> dict[str, Any]:
@@ -192,7 +181,5 @@ def field_errors(errors: list[Any]) -> list[dict[str, str]]:
         path = [str(part) for part in error["loc"]]
         if path and path[0] in ("body", "query", "path"):
             path = path[1:]  # where the field stood, as FastAPI puts it; only the first part, for a field may itself be called query
-        if path and path[0] in ("one action", "many actions"):
-            path = path[1:]
         found.append({"field": ".".join(path) or "body", "message": str(error["msg"]).removeprefix("Value error, ")})
     return found

@@ -319,14 +319,22 @@ class SearchService:
             self._waiting -= 1
         return model.digest, [float(score) for score in scores]
 
-    def record(self, actions: Sequence[ActionEvent]) -> int:
-        """Take actions into the record; returns how many named a query that this process does not remember (they count in a metric, and are kept)."""
+    def record(self, actions: Sequence[ActionEvent], searches: Sequence[SearchEvent] = (), *, refused: int = 0) -> int:
+        """Take actions, and searches that another service answered, into the record.
+
+        Returns how many actions named a query that this process does not remember (they count in a metric, and are kept). ``refused`` events are counted only.
+        """
+        for search in searches:
+            self.spool.add_search(search)
+            self._remember(search.query_id)
         unknown = 0
         for action in actions:
             self.spool.add_action(action)
             self.telemetry.actions.labels(action.action_name).inc()
             unknown += action.query_id not in self._issued
         self.telemetry.unknown_query.inc(unknown)
+        self.telemetry.pushed.inc(len(searches))
+        self.telemetry.refused.inc(refused)
         return unknown
 
     def _compute(self, request: SearchRequest, variants: Variants, model: Reranker, queued: float) -> _Computed:

@@ -57,6 +57,8 @@ class Telemetry:
         self.waiting = Gauge(PREFIX + "search_waiting", "Searches in the queue or at work.", registry=registry)
         self.rerank_requests = Counter(PREFIX + "rerank_requests", "Calls of /rerank, by HTTP status.", ["status"], registry=registry)
         self.actions = Counter(PREFIX + "actions", "Clicks, dwells and ratings accepted.", ["action_name"], registry=registry)
+        self.pushed = Counter(PREFIX + "searches_pushed", "Searches that another service answered and sent to /events.", registry=registry)
+        self.refused = Counter(PREFIX + "events_refused", "Events of accepted requests that were refused, each named in the answer.", registry=registry)
         self.unknown_query = Counter(
             PREFIX + "actions_unknown_query",
             "Actions for a query_id that is not among the last that this process issued; recorded all the same.",

@@ -19,8 +19,8 @@ import polars as pl
 
 from predator_si.monitor.intake.store import WINDOW, RawLayer
 from predator_si.monitor.sources.reading import Reading
-from predator_si.monitor.sources.spool import Spool
 from predator_si.monitor.sources.rules import QUARANTINE, Kind, Redact, without_personal_data
+from predator_si.monitor.sources.spool import Spool
 
 _IDENTITY: dict[Kind, pl.Expr] = {
     "search": pl.col("query_id"),
@@ -120,9 +120,7 @@ def _key(kind: Kind) -> pl.Expr:
     """Name of a record for the quarantine: its number where it has one, else where it stands and what it says there; a corrected file is judged anew."""
     number = pl.concat_str(pl.lit(kind), pl.col("writer"), pl.col("seq"), separator=":")
     says = ("status", "latency_ms", "variant") if kind == "search" else ("action_name", "object_id", "position", "value")
-    content = pl.concat_str(
-        pl.lit(kind), "origin", "line", "query_id", pl.col("timestamp").cast(pl.Int64), *says, separator=":", ignore_nulls=True
-    )
+    content = pl.concat_str(pl.lit(kind), "origin", "line", "query_id", pl.col("timestamp").cast(pl.Int64), *says, separator=":", ignore_nulls=True)
     return pl.coalesce(number, content)
 
 

@@ -13,13 +13,16 @@ import polars as pl
 
 from predator_si.errors import BadInput
 from predator_si.monitor.intake.store import FOLDERS, RawLayer, scan
-from predator_si.monitor.sources.rules import RAW_SCHEMA, Kind
+from predator_si.monitor.sources.rules import LATE, RAW_SCHEMA, Kind
 from predator_si.search.events import QUARANTINE_SCHEMA, EventFrames
-from predator_si.search.losses import Stored, count_losses, read_writers
+from predator_si.search.losses import LOSS_SCHEMA, Stored, count_losses, read_writers
 from predator_si.search.spool import writer_start
 
-_REACH = timedelta(hours=2)
-"""How far beside a window the neighbours of its numbers are looked for."""
+_REACHES = (timedelta(hours=2), LATE)
+"""How far beside a window the neighbours of its numbers are looked for; farther once a number seems to be lost, since a late event lies in an old window."""
+
+
+_NO_LOSSES = pl.DataFrame(schema=LOSS_SCHEMA)
 
 
 def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | None = None) -> EventFrames:
@@ -52,16 +55,20 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
         inside = pl.col("timestamp").is_between(start, end, closed="left") | pl.col("query_id").is_in(search["query_id"].implode())
         aside = layer.quarantine()
         markers = layer.ledger().markers
-        numbers: dict[Kind, pl.DataFrame] = {kind: _numbers(layer, kind, start, end) for kind in FOLDERS} if events is not None else {}
+        losses, unknown = _NO_LOSSES, list[str]()
+        for reach in _REACHES:
+            if events is None:
+                break
+            numbers = {kind: _numbers(layer, kind, start - reach, end + reach) for kind in FOLDERS}
+            losses, unknown = _losses(events, numbers, markers, start, end)
+            if losses.is_empty():
+                break
     timed = pl.col("event_time").is_between(start, end, closed="left")
     untimed = pl.col("event_time").is_null() & pl.col("seen_at").is_between(start, end, closed="right")  # what this tick found counts in its own window
     quarantine = aside.filter(timed | untimed).select(list(QUARANTINE_SCHEMA))
-    unknown: list[str] = []
-    losses = pl.DataFrame(schema={"writer": pl.String, "kind": pl.String, "lost": pl.Int64})
     if events is None:
         unknown.append("events come from outside: how many of them were lost on the way is not known")
     else:
-        losses, unknown = _losses(events, numbers, markers, start, end)
         foreign = search.select((pl.col("seq").is_null() | pl.col("writer").is_null()).sum()).item()
         if foreign:
             unknown.append(f"{foreign} searches came from outside without numbers: how many were lost on their way is not known")
@@ -82,7 +89,7 @@ def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.Dat
 
 
 def _numbers(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
-    parts = layer.parts(kind, start - _REACH, end + _REACH)
+    parts = layer.parts(kind, start, end)
     columns = ("writer", "seq", "timestamp")
     if not parts:
         return pl.DataFrame(schema={name: RAW_SCHEMA[kind][name] for name in columns})
