@@ -52,13 +52,15 @@ def quoting(folder: Path) -> FakeReranker:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[FakeHome]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHome]:
     """A home whose service has answered two clients and somebody without an id; logs go to a file of the home."""
     found = fake_home(tmp_path / "home")
     found.release(found.model("first"))
     (found.path / "logs").mkdir()
     handler = logging.FileHandler(found.path / "logs" / "search.log")
     logging.getLogger("predator_si").addHandler(handler)
+    for name in ("app", "ranking", "service", "spool"):  # a library's fileConfig in an earlier test may have switched them off
+        monkeypatch.setattr(logging.getLogger(f"predator_si.search.{name}"), "disabled", False)
     try:
         asyncio.run(ask(found))
         yield found
