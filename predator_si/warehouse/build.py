@@ -24,7 +24,8 @@ from predator_si.records import Record
 from predator_si.warehouse import raw
 from predator_si.warehouse.engines import PROJECT, Target, environment, open_warehouse
 
-_LOCK_SECONDS = 600.0
+WAIT_SECONDS = 600.0
+"""How long a build waits for another one to end."""
 
 
 class NodeResult(Record):
@@ -94,13 +95,13 @@ class Batch:
 
 
 @contextmanager
-def load(home: Home, target: Target = "duckdb", *, everything: bool = False) -> Iterator[Batch]:
+def load(home: Home, target: Target = "duckdb", *, everything: bool = False, wait_seconds: float = WAIT_SECONDS) -> Iterator[Batch]:
     """Load what has changed and hold the warehouse for the build that follows, one build at a time.
 
     Raises
     ------
     Unavailable
-        Another build has not ended within ten minutes, or the engine cannot be reached.
+        Another build has not ended within ``wait_seconds``, or the engine cannot be reached.
     BadInput
         A file of the raw layer or a snapshot cannot be read.
     """
@@ -109,14 +110,14 @@ def load(home: Home, target: Target = "duckdb", *, everything: bool = False) -> 
     home.warehouse.mkdir(parents=True, exist_ok=True)
     begun = time.perf_counter()
     try:
-        with filelock.FileLock(home.warehouse / ".lock", timeout=_LOCK_SECONDS):
+        with filelock.FileLock(home.warehouse / ".lock", timeout=wait_seconds):
             with open_warehouse(home, target) as warehouse:
                 raw.ensure_tables(warehouse)
                 windows = raw.load_windows(warehouse, home, everything=everything)
                 snapshots, quarantined = raw.load_snapshots(warehouse, home), raw.load_quarantine(warehouse, home)
             yield Batch(home, target, tuple(windows), snapshots, quarantined, time.perf_counter() - begun)
     except filelock.Timeout as error:
-        raise Unavailable(f"{home.warehouse}: another build has held the warehouse for ten minutes; wait for it, or end it, then build again.") from error
+        raise Unavailable(f"{home.warehouse}: another build has held it for {wait_seconds:g} s; wait for it, or end it, then build again.") from error
 
 
 def build(home: Home, target: Target = "duckdb", *, full_refresh: bool = False, usd_per_vcpu_hour: float | None = None) -> BuildReport:

@@ -154,18 +154,30 @@ def _fingerprint(files: Sequence[Path]) -> str:
 
 
 def _describe(start: datetime, fingerprint: str, search: Sequence[Path], actions: Sequence[Path]) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    newest = max(path.stat().st_mtime for path in (*search, *actions))
-    counted = {"search_rows": search, "action_rows": actions}
     try:
-        rows = {name: sum(int(pq.read_metadata(path).num_rows) for path in files) for name, files in counted.items()}
+        newest = max(path.stat().st_mtime for path in (*search, *actions))
+        search_rows, action_rows = (sum(_rows_of(path) for path in files) for files in (search, actions))
     except OSError as error:
         raise Unavailable(f"{error}: a part of window {start:%Y%m%dT%H%M} cannot be read. If it was just replaced, try again.") from error
     return {
-        "window_start": start, "fingerprint": fingerprint, **rows, "newest_part_at": datetime.fromtimestamp(newest, UTC).replace(tzinfo=None),
-        "dirty": True, "gone": False,
-    }  # fmt: skip
+        "window_start": start,
+        "fingerprint": fingerprint,
+        "search_rows": search_rows,
+        "action_rows": action_rows,
+        "newest_part_at": datetime.fromtimestamp(newest, UTC).replace(tzinfo=None),
+        "dirty": True,
+        "gone": False,
+    }
+
+
+def _rows_of(path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a Parquet file ({str(error).splitlines()[0]}). Move it away or write it again.") from error
 
 
 def _located(columns: dict[str, Any]) -> dict[str, Any]:
