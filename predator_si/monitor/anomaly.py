@@ -8,7 +8,7 @@ threshold from the chosen rate. Simulated with 300 healthy windows behind it, it
 on lognormal and Laplace ones, averaged over references (a single reference may be off by a factor of six). ``watch_changes`` asks whether a metric has moved
 for good: the e-detector of ``statistics.change`` on the probes' NDCG and recall query by query, each against the same query's own past, and on the
 error indicator of each request. It finds what no single window can show: with the 100 probes of ``test_monitor_anomaly.py`` and one false alarm a month
-over three streams, a mean fall of .019 NDCG is called after 20 windows in the median (95%: 27), one of .047 after 7 (8), one of .095 after 3 (4).
+over three streams, a mean fall of .019 NDCG is called after 13 windows in the median (95%: 19), one of .047 after 4 (6), one of .095 after 2 (3).
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from predator_si.statistics.sample import Numbers, finite
 
 BETS = 12
 """Shares of the largest bet that cannot lose everything, spread geometrically from :data:`_SMALLEST` to :data:`_LARGEST`."""
-_SMALLEST, _LARGEST = 0.005, 0.5
+_SMALLEST, _LARGEST = 0.005, 0.9
 
 
 @dataclass(frozen=True)
