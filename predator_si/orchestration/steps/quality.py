@@ -76,7 +76,7 @@ def write_quality_pages(
     snapshot, now = history[-1], utc_now()
     answer = observe.next_step(loop, now)
     starts = isinstance(answer, Start)
-    events = read_events(loop.home.events, snapshot.window_start, snapshot.window_end)
+    events = read_events(loop.home.events, snapshot.window_start, snapshot.window_end, open_text=False)
     people = events.search.filter(~pl.col("probe") & pl.col("stands_for").is_null())
     shares = latency_by_stage(people)
     evidence = WindowEvidence(
