@@ -312,6 +312,33 @@ class Probes(Block):
         return value
 
 
+class LanguageModelJudge(Block):
+    """A language model that grades the results of judged probes, behind an OpenAI-compatible address; it is believed only where people agree with it."""
+
+    enabled: bool = False
+    base_url: str | None = None
+    """Without ``/v1``."""
+    model: str | None = None
+    key_env: Annotated[str | None, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] = None
+    """Name of the environment variable that holds the key."""
+    usd_per_million_in: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_million_out: Annotated[float, Field(ge=0)] = 0.0
+    usd_per_cycle: Annotated[float, Field(ge=0)] = 1.0
+    """Of a cycle, or of a day outside one."""
+    tokens_per_cycle: Annotated[int, Field(ge=0)] = 500_000
+    questions_per_tick: Annotated[int, Field(ge=1)] = 60
+    kappa: Annotated[float, Field(gt=0, lt=1)] = 0.4
+    """Least agreement with people: the lower end of weighted kappa's interval, over at least 100 pairs."""
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> LanguageModelJudge:
+        if self.base_url is not None and not re.fullmatch(r"https?://[^\s/]+\S*", self.base_url):
+            raise ValueError(f"baseUrl {self.base_url!r} is not an http(s) address")
+        if self.enabled and (self.base_url is None or self.model is None):
+            raise ValueError("a judge that is enabled needs baseUrl and model")
+        return self
+
+
 class Notify(Block):
     """Who is told about rollbacks, approvals and unwatched releases, beside the log and the ledger."""
 
@@ -345,6 +372,7 @@ class ContourValues(Block):
     prices: Prices = Prices()
     privacy: Privacy = Privacy()
     probes: Probes = Probes()
+    llm_judge: LanguageModelJudge = LanguageModelJudge()
     notify: Notify = Notify()
     warehouse: Literal["duckdb", "postgres"] = "duckdb"
     """Where dbt makes the marts: a file in the home folder, or the database that PGHOST, PGDATABASE, PGUSER and PGPASSWORD name."""

@@ -30,9 +30,9 @@ def _job(name: str, lane: Lane, *assets: str, description: str, tags: dict[str, 
 
 observe_job = dg.define_asset_job(
     "observe_job",
-    selection=dg.AssetSelection.assets(["observe", "metrics_snapshot"], ["observe", "quality_report"]),
+    selection=dg.AssetSelection.assets(["observe", "metrics_snapshot"], ["observe", "quality_report"], ["observe", "judgments"]),
     tags=Lane.OBSERVE.tags,
-    description="The 15-minute tick: a snapshot and its report.",
+    description="The 15-minute tick: a snapshot, its report, and the labels behind it.",
     executor_def=dg.in_process_executor,
 )
 warehouse_job = dg.define_asset_job(

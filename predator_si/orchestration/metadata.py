@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.orchestration.partitions import cycles
+from predator_si.orchestration.steps.judge import Judged
 from predator_si.records import AnomalyReport, Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
 from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
 from predator_si.reports.pages import window_url
@@ -136,6 +137,38 @@ def page_metadata(report: Mapping[str, Any], port: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: dg.MetadataValue.url(window_url(port, path.name)) for name, path in report.items() if isinstance(path, Path)}
     found |= {f"{name}_file": dg.MetadataValue.path(str(path)) for name, path in report.items() if isinstance(path, Path)}
     return found | scalars(report)
+
+
+def judgment_metadata(found: Judged) -> dict[str, Any]:
+    """Labels by origin and by set, propensities with their intervals, and votes that disagree."""
+    rows = [
+        dg.TableRecord(
+            {
+                "position": one.position,
+                "propensity": "unknown" if one.propensity is None else f"{one.propensity:.3f}",
+                "interval": "" if one.low is None or one.high is None else f"[{one.low:.3f}, {one.high:.3f}]",
+                "impressions": one.impressions,
+                "clicks": one.clicks,
+                "moved_clicks": one.moved_clicks,
+                "reason": one.reason or "",
+            }
+        )
+        for one in found.bias.positions
+    ]
+    sets = [dg.TableRecord({"set": name, "origin": origin, "labels": n}) for name, counts in found.sets.items() for origin, n in counts.items()]
+    eta, fitted = found.bias.eta(), found.bias.fitted_at
+    return {
+        **{f"labels_{origin}": n for origin, n in found.counts.items()},
+        "sets": dg.MetadataValue.table(sets),
+        "propensities": dg.MetadataValue.table(rows),
+        "propensity_shape": found.bias.shape,
+        "position_bias_eta": float(eta) if eta is not None else "unknown",
+        "propensities_unknown": found.bias.reason or "",
+        "fitted_at": fitted.isoformat() if fitted is not None else "never",
+        "simulated": found.bias.simulated,
+        "votes_in_conflict": found.feedback.conflicts.height,
+        "voters_weighed_down": found.feedback.capped,
+    }
 
 
 def evaluation_metadata(evaluation: Evaluation, per_query: pl.DataFrame) -> dict[str, Any]:

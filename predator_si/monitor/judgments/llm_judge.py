@@ -94,7 +94,7 @@ class Grading:
     malformed
         Answers that were no grade: unknown, counted, not asked again in this round.
     unjudged
-        Pairs left because the budget was spent.
+        Pairs left because the budget was spent, or ``most`` were asked.
     from_cache, asked
         Pairs answered from the cache and by the model.
     usd, tokens
@@ -132,7 +132,16 @@ class LLMJudge:
     cache: Path
     sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
-    def grade(self, pairs: pl.DataFrame, budget: Budget, cycle: str, *, kind: Literal["probe", "traffic"] = "probe", allow_traffic: bool = False) -> Grading:
+    def grade(
+        self,
+        pairs: pl.DataFrame,
+        budget: Budget,
+        cycle: str,
+        *,
+        kind: Literal["probe", "traffic"] = "probe",
+        allow_traffic: bool = False,
+        most: int | None = None,
+    ) -> Grading:
         """Grade each pair once; what the cache knows costs nothing.
 
         Parameters
@@ -145,6 +154,8 @@ class LLMJudge:
             Where the queries come from: ``probe`` (a judged collection) or ``traffic`` (people).
         allow_traffic
             The contour says that people's queries, redacted, may go to this endpoint.
+        most
+            Questions asked in this round at most; the rest waits for the next one.
 
         Raises
         ------
@@ -180,6 +191,8 @@ class LLMJudge:
                 messages = grading_prompt(query, document)
                 least_in = int(sum(len(message["content"].encode()) for message in messages) / _LETTERS_PER_TOKEN) + 16
                 needed = least_in + self.endpoint.max_answer_tokens, self._price(least_in, self.endpoint.max_answer_tokens)
+                if most is not None and counts["asked"] >= most and reason is None:
+                    reason = f"{most} questions were asked, the rest waits for the next round"
                 if reason is not None or spent_tokens + tokens + needed[0] > budget.tokens or spent_usd + usd + needed[1] > budget.usd:
                     reason = reason or (
                         f"budget of {cycle} spent: {spent_usd + usd:.4f} of {budget.usd:g} USD and {spent_tokens + tokens} of {budget.tokens} tokens, "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +15,7 @@ import polars as pl
 
 from predator_si.corpora.text import stable_fraction
 from predator_si.errors import BadInput, Refused
+from predator_si.records import Baseline, GateResult, MetricsSnapshot
 
 PROBED_SPLIT = "dev"
 _EPOCH = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday: weekly panels change in the night to Monday, UTC
@@ -105,6 +106,19 @@ def same_panel(current: str, reference: str) -> str | None:
     if mine == theirs:
         return None
     return f"measured on probe panel {mine or 'unknown'}, the reference on {theirs or 'unknown'}: part of the difference may be the queries"
+
+
+def with_panels(gates: Sequence[GateResult], snapshot: MetricsSnapshot, baseline: Baseline | None) -> list[GateResult]:
+    """The gates; one that compares a metric with a baseline measured on other probes says so in its reason."""
+    found = []
+    for gate in gates:
+        metric = snapshot.metrics.get(gate.criterion.metric)
+        note = None
+        if gate.criterion.kind == "relative" and gate.reference is not None and metric is not None and baseline is not None:
+            theirs = baseline.sources.get(metric.name)
+            note = same_panel(metric.source, theirs) if theirs is not None else None
+        found.append(gate if note is None else gate.model_copy(update={"reason": f"{gate.reason}; {note}"}))
+    return found
 
 
 def _draw(pool: pl.DataFrame, n: int, period: int, stays: int, seed: int) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ GROUPS = 15
 _LEAST_CLIENTS = 10
 WIDEST = 4.0
 """High over low from which a propensity is called unknown."""
-_PAIRS = 20_000
+_PAIRS = 6_000
 """Moved pairs used at most, those shown most: enough for any precision that matters, and the time stays bounded."""
 _TOLERANCE = 1e-6
 _ROUNDS = 1000
@@ -205,6 +205,18 @@ def _unsure(position: int, fit: _Fit) -> str | None:
         return "the clicks do not tell it from position 1"
     _, low, high = fit.found[position]
     return f"its 95% interval [{low:.3g}, {high:.3g}] spans more than a factor of {WIDEST:g}" if high > WIDEST * low else None
+
+
+def best_position_bias(shown: pl.DataFrame, **more: Any) -> PositionBias:
+    """A number for each position where the clicks give one for all, else the power law where they give that, else the first with its reasons.
+
+    Takes what :func:`fit_position_bias` takes, except ``shape``.
+    """
+    free = fit_position_bias(shown, shape="free", **more)
+    if free.reason is not None or free.weights(len(free.positions)) is not None:
+        return free
+    power = fit_position_bias(shown, shape="power", **more)
+    return power if power.weights(len(power.positions)) is not None else free
 
 
 def attractiveness(shown: pl.DataFrame, propensities: Floats) -> pl.DataFrame:

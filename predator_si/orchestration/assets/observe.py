@@ -6,8 +6,8 @@ import dagster as dg
 
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.metadata import anomaly_check, anomaly_spec, check_results, gate_specs, page_metadata, snapshot_metadata
-from predator_si.orchestration.steps import observe, quality, references
+from predator_si.orchestration.metadata import anomaly_check, anomaly_spec, check_results, gate_specs, judgment_metadata, page_metadata, snapshot_metadata
+from predator_si.orchestration.steps import judge, observe, quality, references
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -46,4 +46,9 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         """The newest window as a page in English and Ukrainian: gates and why not, histories, worst slices, stages, drift; the links open it."""
         return dg.MaterializeResult(metadata=page_metadata(quality.write_quality_report(loop), settings.ports.api))
 
-    return [metrics_snapshot, quality_report]
+    @dg.asset(key=["observe", "judgments"], group_name="observe", kinds={"polars"}, owners=["team:search"], code_version="1", deps=[EVENTS, JUDGMENTS])
+    def judgments(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """Labels by origin, what clicks and votes of the newest week add, and the examination propensities behind the click metrics."""
+        return dg.MaterializeResult(metadata=judgment_metadata(judge.refresh(loop)))
+
+    return [metrics_snapshot, quality_report, judgments]

@@ -13,7 +13,7 @@ from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, meas
 from predator_si.monitor.intake import read_window
 from predator_si.monitor.judgments import PROBED_SPLIT, Panel, panel
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import references
+from predator_si.orchestration.steps import judge, references
 from predator_si.orchestration.steps.compare import keep_evidence
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
@@ -65,6 +65,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         mock=False,
         snapshot_id=f"{loop.contour}-{now:%Y%m%dT%H%M%S%f}",
     )
+    snapshot = judge.add_judged(loop, snapshot, events, asked)
     snapshot = choose(loop, snapshot, events, taken)
     loop.home.snapshots.mkdir(parents=True, exist_ok=True)
     if asked is not None:

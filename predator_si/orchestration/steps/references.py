@@ -30,6 +30,7 @@ from predator_si.monitor import (
     update_baseline,
     weigh,
 )
+from predator_si.monitor.judgments import with_panels
 from predator_si.orchestration.loop import Loop
 from predator_si.records import AnomalyReport, DriftReport, GateMemory, GateResult, MetricsSnapshot, Record, utc_now
 
@@ -73,7 +74,7 @@ def judge(loop: Loop, snapshot: MetricsSnapshot | None, now: datetime | None = N
     now = now or utc_now()
     if snapshot is None:
         return evaluate_gates(loop.settings.quality_gates, None, loop.baseline(), now)
-    own = _own_answers(loop, snapshot, now)
+    own = with_panels(_own_answers(loop, snapshot, now), snapshot, loop.baseline())
     return hold(own, remember(own, snapshot, _memory(loop)))
 
 
