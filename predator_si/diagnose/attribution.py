@@ -22,7 +22,7 @@ UNRELIABLE_SHARE = 0.1
 """Attributions that miss the score difference by more than this share of it are marked unreliable."""
 _STEP_COST = 3
 """A step is a forward and a backward pass; the latter costs about two of the former."""
-_BATCH = 8
+_BATCH = 32
 _DELETED_SHARE = 0.2
 _RANDOM_DELETIONS = 5
 _SPECIAL_IDS = ("cls_token", "sep_token")

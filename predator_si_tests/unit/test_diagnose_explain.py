@@ -109,7 +109,7 @@ def test_occlusion_and_attribution_look_at_the_worst_pairs(folder: Path):
     report, _ = explain(run(probes, judgments, categories), swapped, judgments, context, 1, budget=budget)
     insights = report.xai_insights
     assert statuses(report)["occlusion"] == "done" and len(insights.occlusion["queries"]) == 20
-    assert set(row["query"] for row in insights.occlusion["queries"]) <= set(asked) and len(asked) * 2 == budget.methods[5]["forwards"]
+    assert {row["query"] for row in insights.occlusion["queries"]} <= set(asked) and len(asked) * 2 == budget.methods[5]["forwards"]
     worst = insights.occlusion["words"][0]
     assert worst["word"] == "gradient" and worst["mean"] == pytest.approx(-1.0), "the word that speaks for the wrong document"
     assert insights.attribution["summary"]["pairs"] == 20
