@@ -79,7 +79,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "second_half": ("Worse by, second half", "Гірше на, друга половина"),
     "holm_p": ("p (Holm)", "p (Голм)"),
     "reproduced": ("Found on one half, shown again on the other", "Знайдено на одній половині, підтверджено на другій"),
-    "not_reproduced": ("Not shown again: no target of training", "Не підтверджено: навчання на це не спрямоване"),
+    "not_reproduced": ("Not shown again on the other half", "Не підтверджено на другій половині"),
     "family_word": ("word", "слово"),
     "family_slice": ("slice", "зріз"),
     "family_topic": ("topic", "тема"),
