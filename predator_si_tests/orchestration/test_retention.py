@@ -1,0 +1,43 @@
+"""The tick lets old events go, once a day, as long back as the contour says."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.retention import let_old_go
+from predator_si.records import SearchEvent, utc_now
+from predator_si.search.events import hour_name, read_events
+from predator_si.search.personal import open_vault
+from predator_si.search.rollup import roll_up
+from predator_si.search.spool import EventSpool
+from predator_si.settings import load_settings
+
+
+def test_once_a_day_what_is_older_than_the_contour_allows_goes(tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("selfImprovement: {privacy: {retentionDays: 7}}\n")
+    loop, now = Loop(load_settings("local", tmp_path / "home", values, env={})), utc_now()
+    vault = open_vault(loop.home.ensure().path)
+    tokens = {}
+    for days in (0, 6, 20):
+        at = now - timedelta(days=days)
+        spool = EventSpool(loop.home.events, vault=vault, now=lambda at=at: at)
+        event = SearchEvent(query_id=f"q{days}", timestamp=at, user_query=f"asked {days} days ago", client_id="ann", status=200, latency_ms=1)
+        tokens[days] = spool.add_search(event).user_query
+        spool.close()
+    roll_up(loop.home.events, hour_name(now + timedelta(hours=1)), vault=vault)
+
+    def left() -> list[str | None]:
+        return read_events(loop.home.events, now - timedelta(days=30), now + timedelta(hours=1)).search["user_query"].to_list()
+
+    assert left() == ["asked 20 days ago", "asked 6 days ago", "asked 0 days ago"]
+    done = let_old_go(loop, now)
+    assert done is not None and (done.files, done.keys) == (1, 1)  # the counter of that writer was touched just now, so it stays
+    assert left() == ["asked 6 days ago", "asked 0 days ago"]
+    assert vault.open([tokens[20], tokens[0]]) == [None, "asked 0 days ago"]  # also where a copy of the file was kept
+    assert let_old_go(loop, now) is None
+    assert [record.action for record in loop.control.records()] == ["personal_data_expired"]
+    later = let_old_go(loop, now + timedelta(days=8))
+    assert later is not None and later.files >= 2 and left() == []
