@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predator_si.cli import main
 from predator_si.errors import BadInput, Unavailable
 from predator_si.home import Home
 from predator_si.warehouse import open_warehouse, raw
 from predator_si.warehouse.agreement import Comparison, agreement, fast_path_agreement
 from predator_si.warehouse.build import load, read_results
-from predator_si.warehouse.engines import PROJECT, text
+from predator_si.warehouse.engines import PROJECT, environment, text
 from predator_si_tests.support.raw_layer import WINDOW, snapshot, store_rows
 from predator_si_tests.support.windows import START, search
 
@@ -197,6 +199,14 @@ def test_the_profile_holds_no_secret() -> None:
         assert "env_var(" in line, line
 
 
+def test_dbt_reports_nothing_home_and_writes_into_the_home_folder_only(home: Home) -> None:
+    found = environment(home, "postgres")
+    assert found["DBT_SEND_ANONYMOUS_USAGE_STATS"] == "false" and found["DO_NOT_TRACK"] == "1"
+    for name in ("DBT_TARGET_PATH", "DBT_LOG_PATH", "PREDATOR_SI_WAREHOUSE_FILE"):
+        assert home.warehouse in Path(found[name]).parents
+    assert not [name for name in found if name.startswith("PG")]  # whoever runs it has set them, or not
+
+
 def test_results_of_dbt_are_read_by_name(tmp_path: Path) -> None:
     path = tmp_path / "run_results.json"
     path.write_text(
@@ -212,3 +222,21 @@ def test_results_of_dbt_are_read_by_name(tmp_path: Path) -> None:
 def test_a_second_build_waits_and_then_gives_up(home: Home) -> None:
     with load(home), pytest.raises(Unavailable, match="another build"), load(home, wait_seconds=0.1):
         pass
+
+
+def test_the_marts_answer_on_the_command_line(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Times are UTC in JSON, a wrong question is bad input."""
+    store_rows(home, [search(0)])
+    loaded(home)
+    asked = ["--home", str(home.path), "warehouse", "query"]
+    assert exit_code([*asked, "select window_start, dirty from raw.windows", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"window_start": START.isoformat(), "dirty": False}]
+    assert exit_code([*asked, "delete from raw.windows"]) == 2
+    assert exit_code([*asked, "select 1", "--target", "oracle"]) == 2
+    assert "there are duckdb and postgres" in capsys.readouterr().err
+
+
+def exit_code(words: list[str]) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    return int(ended.value.code or 0)
