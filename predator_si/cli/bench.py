@@ -47,15 +47,18 @@ def diagnose(
     healthy: Annotated[int, typer.Option(min=0, help="Windows with nothing wrong.")] = 200,
     first_seed: Annotated[int, typer.Option(min=0, help="First seed; development used 1000 and up.")] = 0,
     fault: Annotated[list[str] | None, typer.Option(help="Only this fault; may be given several times.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Write the confusion matrix here as a Markdown table.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,
 ) -> None:
     """Plant faults in data, index, service and judgments from outside, and count how often the diagnosis names the right cause first.
 
     Example: `predator-si bench diagnose --seeds 20 --healthy 200 --json diagnose.json`
     """
-    from predator_si.proof.bench_diagnose import BenchSizes, bench_diagnose
+    from predator_si.proof.bench_diagnose import BenchSizes, bench_diagnose, confusion_table
 
     figures = bench_diagnose(settings_of(context).cache, BenchSizes(seeds, healthy, first_seed), remark, tuple(fault or ()))
+    if table is not None:
+        table.write_text(confusion_table(figures), encoding="utf-8")
     if json_file is not None:
         show_json(figures, json_file)
     if json_file is None or str(json_file) != "-":

@@ -12,6 +12,7 @@ from predator_si.diagnose import Levels
 from predator_si.diagnose.tree import ask_branches, rank_causes
 from predator_si.errors import BadInput, Missing
 from predator_si.evaluate import PairScores
+from predator_si.proof.bench_diagnose import confusion_table
 from predator_si.proof.bench_diagnose.bench import BenchSizes, Played, bench_diagnose, count
 from predator_si.proof.bench_diagnose.collections import DATA, Collection, data_folder
 from predator_si.proof.bench_diagnose.faults import FAULTS, Calibration, Strength, calibrate, scenes
@@ -104,8 +105,13 @@ def test_the_count_and_its_confusion() -> None:
     figures = count(played, [FAULT["slow_stage"]], calibration)
     assert (figures["n"], figures["healthy_windows"]) == (3, 2)
     assert (figures["top1"], figures["top2"], figures["false_alarm_rate"]) == (pytest.approx(1 / 3), pytest.approx(2 / 3), 0.5)
-    assert figures["confusion"] == {"slow_stage": {"latency:retrieve": 1, "latency:queue": 1, "no alarm": 1}, "healthy": {"no alarm": 1, "domain_shift": 1}}
+    assert figures["confusion"] == {
+        "slow_stage": {"latency:retrieve": 1, "latency:queue (another stage)": 1, "no alarm": 1},
+        "healthy": {"no alarm": 1, "domain_shift": 1},
+    }
     assert [one["seed"] for one in figures["wrong"]] == [1, 2, 1]
+    assert "| slow_stage | `latency` | a | 1/3 | 2/3 | latency:queue (another stage) 1, no alarm 1 |" in confusion_table(figures)
+    assert "| nothing (healthy) | no alarm | | 1/2 | | domain_shift 1 |" in confusion_table(figures)
 
 
 def test_without_the_collections_the_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,5 +5,6 @@ could read a fault's name from; it sees snapshots, probes, judgments, events and
 """
 
 from predator_si.proof.bench_diagnose.bench import BenchSizes, bench_diagnose
+from predator_si.proof.bench_diagnose.table import confusion_table
 
-__all__ = ["BenchSizes", "bench_diagnose"]
+__all__ = ["BenchSizes", "bench_diagnose", "confusion_table"]

@@ -297,6 +297,8 @@ def count(played: Sequence[Played], faults: Sequence[Fault], calibration: Calibr
     for one in played:
         row = confusion.setdefault(one.fault, {})
         named = one.named[0] if one.named else _NOTHING
+        if named.startswith("latency:") and (one.right or "").startswith("latency:") and named != one.right:
+            named = f"{named} (another stage)"
         row[named] = row.get(named, 0) + 1
     per_fault = {}
     for fault in faults:
