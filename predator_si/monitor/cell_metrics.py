@@ -58,7 +58,7 @@ def cell_table(cells: Mapping[CellKey, Cell], now: datetime) -> tuple[CellMetric
             continue
         metrics = [_mean_of_table(cell, "judged", name, name, now) for name in (cell.families["judged"].names if "judged" in cell.families else ())]
         metrics += [_mean_of_table(cell, family, column, name, now) for name, (family, column) in _TABLE.items() if family in cell.families]
-        metrics += _percentiles(cell, {}) if cell.count("answered") else []
+        metrics += _percentiles(cell, {}) if "latency" in cell.families else []
         metrics += [_errors(cell, Answerer(key.model_digest), now)]
         named_metrics = {metric.name: metric for metric in metrics}
         found.append(CellMetrics(model_digest=key.model_digest, variant=key.variant, segment=key.segment, counts=dict(cell.counts), metrics=named_metrics))
@@ -138,9 +138,11 @@ def _ratings(cell: Cell, now: datetime, seed: int) -> list[Metric]:
 
 def _latency(cell: Cell, who: Answerer, now: datetime, seed: int) -> list[Metric]:
     shared: dict[str, Any] = {"source": "search events" + _simulated(cell), "age_seconds": age(cell.newest.get("answered"), now)}
-    found = [mean_of("avg_latency_ms", cell, "latency", "latency_ms", who.nobody(), seed=seed, **shared)]
-    if not cell.count("answered"):
-        return found + [named(name, None, reason=who.nobody(), **shared) for name in PERCENTILES]
+    answered = cell.count("answered")
+    reason = f"none of {answered} answered requests carries its latency" if answered else who.nobody()
+    found = [mean_of("avg_latency_ms", cell, "latency", "latency_ms", reason, seed=seed, **shared)]
+    if "latency" not in cell.families:
+        return found + [named(name, None, reason=reason, **shared) for name in PERCENTILES]
     return found + _percentiles(cell, shared)
 
 

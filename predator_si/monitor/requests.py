@@ -232,7 +232,8 @@ class _Found:
         answered, served, timed = at[own["answered"]], at[own["served"]], at[own["timed"]]
         counts = {name: int(own[name].sum()) for name in ("answered", "served", "failed", "simulated")} | {"requests": at.size}
         latency = self.numbers["latency"][answered]
-        families = {"latency": Totals.of([latency], ["latency_ms"])} if answered.size else {}
+        latency = latency[~np.isnan(latency)]  # UBI has no field for it: another service's searches may come without
+        families = {"latency": Totals.of([latency], ["latency_ms"])} if latency.size else {}
         if timed.size:
             families["cpu"] = Totals.of([self.numbers["cpu"][timed]], ["cpu_seconds"])
         newest = {name: self._latest(chosen) for name, chosen in (("answered", answered), ("served", served), ("timed", timed)) if chosen.size}
@@ -240,7 +241,10 @@ class _Found:
             value, clicked = (array[answered] for array in self.clicked)
             families["clicks"] = Totals.of([value, clicked], ["value", "clicked"], self.clients.gather(pl.Series(answered)))
             counts["clicked"] = int(clicked.sum())
-        self._add_ratings(at, counts, newest, families)
+        mine = np.zeros(self.numbers["time"].size, bool)
+        mine[at] = True
+        counts["clicks"] = int(mine[self.evidence.clicks.row].sum())
+        self._add_ratings(mine, counts, newest, families)
         if self.judged is not None:
             self._add_judged(answered, counts, families)
         return Cell(counts, newest, families, Latencies.of(latency))
@@ -249,16 +253,14 @@ class _Found:
         moment: Any = pl.Series([int(self.numbers["time"][at].max())]).cast(pl.Datetime("us", "UTC")).item()
         return moment  # type: ignore[no-any-return]
 
-    def _add_ratings(self, at: Ints, counts: dict[str, int], newest: dict[str, datetime], families: dict[str, Totals]) -> None:
+    def _add_ratings(self, mine: npt.NDArray[np.bool_], counts: dict[str, int], newest: dict[str, datetime], families: dict[str, Totals]) -> None:
         ratings, simulated = self.evidence.ratings, self.evidence.simulated
-        mine = np.zeros(self.numbers["time"].size, bool)
-        mine[at] = True
         counts["simulated"] += int(mine[simulated.row].sum())
         if not ratings.row.size:
             return
         own = ratings.frame.filter(pl.Series(mine[ratings.row]))
         usable = own.filter(pl.col("value").is_between(1.0, 5.0))
-        counts["bad_ratings"] = own.height - usable.height
+        counts |= {"bad_ratings": own.height - usable.height, "ratings": usable.height}
         if usable.height:
             value = usable["value"].to_numpy()
             promoter = (value >= 4.5).astype(np.float64) - (value < 3.5)

@@ -129,7 +129,9 @@ def snapshot_metadata(snapshot: MetricsSnapshot, history: Sequence[MetricsSnapsh
     for name in ("ndcg_at_10", "p95_latency_ms"):
         if any(name in one.metrics and one.metrics[name].known for one in history):
             found[f"{name}_history"] = dg.MetadataValue.md(as_markdown(metric_history(list(history)[-60:], name), f"{name} over the windows"))
-    return found | {"lost_events": snapshot.lost_events, "quarantined": snapshot.quarantined, "champion": snapshot.champion or "unknown"}
+    silent = "; ".join(f"{one.source}: {reason}" for one in snapshot.sources for reason in one.unknown)
+    found |= {"lost_events": snapshot.lost_events, "quarantined": snapshot.quarantined, "silent_sources": silent or "none"}
+    return found | {"champion": snapshot.champion or "unknown"}
 
 
 def page_metadata(report: Mapping[str, Any], port: int) -> dict[str, Any]:

@@ -84,6 +84,13 @@ def test_requests_outside_the_window_do_not_count():
     assert measured(frames(rows)).metrics["avg_latency_ms"].n == 2
 
 
+def test_a_search_whose_latency_was_not_measured_counts_in_everything_but_latency():
+    half = measured(frames([search(i, latency_ms=None if i % 2 else 80.0) for i in range(10)])).metrics
+    assert (half["avg_latency_ms"].value, half["avg_latency_ms"].n, half["p95_latency_ms"].n, half["error_rate"].n) == (80.0, 5, 5, 10)
+    none = measured(frames([search(i, latency_ms=None) for i in range(10)])).metrics
+    assert none["p95_latency_ms"].value is None and none["avg_latency_ms"].reason == "none of 10 answered requests carries its latency"
+
+
 def test_lost_and_quarantined_are_counted():
     snapshot = measured(frames([search(0)], lost=3, quarantined=2))
     assert (snapshot.lost_events, snapshot.quarantined) == (3, 2)

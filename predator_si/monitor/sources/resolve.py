@@ -23,14 +23,14 @@ PRECEDENCE: dict[str, tuple[MetricSource, ...]] = {
     "gpu_utilization": (_PROMETHEUS,),
 }
 """Sources of a metric in a contour that names none: what was counted from single events is exact and comes first."""
-_NATIVE = {name: wanted[0].source for name, wanted in PRECEDENCE.items() if wanted[0].source != "prometheus"}
-"""Which source the metrics of ``measure_window`` are from."""
+_FOREIGN = frozenset(name for name, wanted in PRECEDENCE.items() if wanted[0] is _PROMETHEUS)
+"""Metrics that ``measure_window`` has no source of its own for; it has the others from the first one of ``PRECEDENCE``."""
 
 
 def plan(sources: Sources) -> dict[str, tuple[MetricSource, ...]]:
     """For every metric the sources that this contour has, in order; none where it has no such source."""
     there = {"prometheus": sources.prometheus is not None, "opencost": sources.opencost is not None}
-    return {name: tuple(one for one in sources.metrics.get(name, PRECEDENCE.get(name, ())) if there.get(one.source, True)) for name in SIGNALS}
+    return {name: tuple(one for one in sources.metrics.get(name, PRECEDENCE.get(name, (_EVENTS,))) if there.get(one.source, True)) for name in SIGNALS}
 
 
 def resolve(name: str, wanted: Sequence[MetricSource], found: Mapping[str, Metric]) -> tuple[Metric, tuple[MetricCandidate, ...]]:
@@ -91,8 +91,8 @@ def resolve_snapshot(snapshot: MetricsSnapshot, sources: Sources, others: Mappin
     window = {"window_start": snapshot.window_start, "window_end": snapshot.window_end}
     for name, wanted in plan(sources).items():
         found = {source: said[name] for source, said in others.items() if name in said}
-        if name in _NATIVE and name in snapshot.metrics:
-            found[_NATIVE[name]] = snapshot.metrics[name]
+        if name in snapshot.metrics and name not in _FOREIGN:
+            found[PRECEDENCE.get(name, (_EVENTS,))[0].source] = snapshot.metrics[name]
         metric, said_by = resolve(name, wanted, found)
         metrics[name] = metric if metric.window_start is not None else metric.model_copy(update=window)
         if len(said_by) > 1:
