@@ -54,7 +54,7 @@ def test_every_contour_loads_and_has_the_same_cycle(contour: str, tmp_path: Path
     running = {"RUNNING" if settings.enabled else "STOPPED"}
     assert {sensor["status"] for sensor in found["sensors"].values()} | {schedule["status"] for schedule in found["schedules"].values()} == running
     gates = {check["name"] for check in found["assets"]["observe/metrics_snapshot"]["checks"]}
-    assert gates == {gate.name for gate in settings.quality_gates}
+    assert gates == {gate.name for gate in settings.quality_gates} | {"anomalies"}
 
 
 def test_only_the_training_job_asks_for_a_gpu(graph: dict[str, Any]) -> None:
