@@ -75,7 +75,8 @@ class Cell:
     Attributes
     ----------
     counts
-        ``requests``, ``answered``, ``served``, ``failed``, ``clicked``, ``simulated``, ``bad_ratings``; where judgments were given also ``judged`` (requests
+        ``requests``, ``answered``, ``served``, ``failed``, ``clicked``, ``clicks``, ``simulated``, ``ratings``,
+        ``bad_ratings``; where judgments were given also ``judged`` (requests
         with judgments), ``unjudged_requests``, ``documents`` (shown to judged requests in the first 10), ``unjudged_documents`` (of those), ``repeated``
         (judged documents that a ranking shows twice).
     newest

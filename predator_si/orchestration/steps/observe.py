@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from predator_si.errors import BadInput, Unavailable
-from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, measure_window, probe
+from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, probe
 from predator_si.monitor.intake import read_window
 from predator_si.monitor.judgments import PROBED_SPLIT, Panel, panel
+from predator_si.monitor.snapshot import snapshot_of
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import judge, references
 from predator_si.orchestration.steps.compare import keep_evidence
+from predator_si.orchestration.steps.remeasure import counted, remeasure
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
 from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
@@ -29,7 +31,7 @@ ACTED_UPON = frozenset({"ndcg_at_10", "p95_latency_ms", "avg_latency_ms", "user_
 
 
 def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int, int], None] | None = None) -> MetricsSnapshot:
-    """Measure the window since the last snapshot (at most one hour) and remember it.
+    """Measure the window since the last snapshot (at most one hour) and remember it; events that came late correct the snapshots before.
 
     A service that does not answer makes its metrics unknown, with the reason; it does not make the snapshot fail.
     """
@@ -44,6 +46,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     except Unavailable:
         info = None
     taken = take_in(loop, now)
+    remeasure(loop, taken.dirty, now)
     events = read_window(loop.home.telemetry, start, now, events=loop.home.events)
     if probes and info is not None:
         scale = loop.plan.scale
@@ -52,8 +55,8 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         asked = probe(loop.search_url, chosen.queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
         asked = replace(asked, panel=chosen.source)
     # `now` stays the moment at which the events were read: what is served while the probes run belongs to the next window
-    snapshot = measure_window(
-        events,
+    snapshot = snapshot_of(
+        counted(loop, start, now, now),
         start,
         now,
         now,
@@ -64,6 +67,8 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         ingest=ingest,
         mock=False,
         snapshot_id=f"{loop.contour}-{now:%Y%m%dT%H%M%S%f}",
+        lost_events=events.lost,
+        quarantined=events.quarantine.height,
     )
     snapshot = judge.add_judged(loop, snapshot, events, asked)
     snapshot = choose(loop, snapshot, events, taken)

@@ -8,6 +8,7 @@ A corrected snapshot takes the place of the earlier one, ``snapshots/<id>.json``
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -45,7 +46,7 @@ def measured(loop: Loop, found: Aggregate, events: EventFrames, old: MetricsSnap
         contour=old.contour,
         prices=PriceTable(usd_per_vcpu_hour=loop.settings.prices.usd_per_vcpu_hour),
     )
-    if fresh.cells == old.cells and (events.lost, events.quarantine.height) == (old.lost_events, old.quarantined):
+    if _said(fresh) == _said(old) and (events.lost, events.quarantine.height) == (old.lost_events, old.quarantined):
         return old
     metrics = {
         name: fresh.metrics[name] if metric.source.startswith(_FROM_EVENTS) and name in fresh.metrics else metric for name, metric in old.metrics.items()
@@ -76,6 +77,14 @@ def remeasure(loop: Loop, dirty: Sequence[datetime], now: datetime) -> list[Metr
     if settled:
         RawLayer(loop.home.telemetry).mark_clean(settled)
     return corrected
+
+
+def _said(snapshot: MetricsSnapshot) -> dict[tuple[str | None, str | None], Counter[str]]:
+    """What the events of a snapshot add up to, by model and variant: any event that came or went changes a count."""
+    found: dict[tuple[str | None, str | None], Counter[str]] = {}
+    for cell in snapshot.cells:
+        found.setdefault((cell.model_digest, cell.variant), Counter()).update(cell.counts)
+    return found
 
 
 def _files(loop: Loop, start: datetime) -> set[str]:
