@@ -40,7 +40,7 @@ def label_noise(paired: Paired, current: Window, levels: Levels, seed: int) -> F
     return Finding(
         "judgment_artefact",
         "label_noise",
-        "yes" if p_other <= levels.each and p_worse <= levels.alarm and differences.mean() >= levels.loss else "no",
+        "yes" if p_other <= levels.each and p_worse <= levels.changed and differences.mean() >= levels.loss else "no",
         float(differences.mean()),
         max(p_other, p_worse),
         len(judged),

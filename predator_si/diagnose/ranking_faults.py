@@ -10,7 +10,7 @@ the orders that were served. What remains of the drop after reranker and mixture
 (over two legs: the Shapley value, the mean of the two orders in which the legs can be replaced).
 
 Each answer needs two things: a part that behaves otherwise (its lists, its scores, its weight, its rule), which healthy windows do not show at all, and a
-loss of that part that chance explains with at most the level of the whole tree.
+loss of that part, tested at the level ``changed``.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _first_stage(paired: Paired, remaining: float, levels: Levels, seed: int) ->
         loss = remaining * lost[leg] / total if total else 0.0
         p_value = max(one_sided(differences, seed), one_sided(parts[leg], seed + 1))
         stayed = _stayed(sides, f"{leg}_ids")
-        hit = stayed < _STAYS and p_value <= levels.alarm and differences.mean() >= levels.part and loss >= levels.loss
+        hit = stayed < _STAYS and p_value <= levels.changed and differences.mean() >= levels.part and loss >= levels.loss
         found.append(
             Finding(
                 "retrieval_miss",
@@ -148,7 +148,7 @@ def _first_stage(paired: Paired, remaining: float, levels: Levels, seed: int) ->
         reason = "reciprocal rank fusion of the legs does not reproduce the reference's first stage, so its rule is not known"
         return [*found, unknown("retrieval_miss", "fusion", reason, agreement_reference=agreement[0])]
     p_value, loss = one_sided(parts["fusion"], seed + 2), remaining * lost["fusion"] / total if total else 0.0
-    hit = p_value <= levels.alarm and parts["fusion"].mean() >= levels.part and loss >= levels.loss and (agreement[1] or 0.0) < _REPRODUCES
+    hit = p_value <= levels.changed and parts["fusion"].mean() >= levels.part and loss >= levels.loss and (agreement[1] or 0.0) < _REPRODUCES
     evidence = {"agreement_reference": agreement[0], "agreement_current": agreement[1], "part_of_first_stage_loss": float(parts["fusion"].mean())}
     test = "sign flips of what the served order loses against the legs' reciprocal ranks"
     return [*found, Finding("retrieval_miss", "fusion", "yes" if hit else "no", loss, p_value, len(usable), test, evidence)]
@@ -221,7 +221,7 @@ def _reranker(paired: Paired, levels: Levels, seed: int) -> Finding:
     p_value, share = one_sided(values, seed + 3), float(np.mean(changed))
     # Through the mixture a reranker's loss reaches the user diluted: it cannot explain more than was lost.
     loss = min(float(values.mean()), max(paired.drop, 0.0))
-    hit = share >= _CHANGED and p_value <= levels.alarm and values.mean() >= levels.part and loss >= levels.loss
+    hit = share >= _CHANGED and p_value <= levels.changed and values.mean() >= levels.part and loss >= levels.loss
     return Finding(
         "rerank_miss",
         "reranker",
@@ -249,7 +249,7 @@ def _mixture(paired: Paired, levels: Levels, seed: int) -> Finding:
     moved = abs(weight_then - weight_now) > 0.051
     p_value = one_sided(values, seed + 4)
     loss = min(float(values.mean()), max(paired.drop, 0.0)) if moved else 0.0
-    hit = moved and len(values) >= _LEAST and p_value <= levels.alarm and loss >= levels.loss
+    hit = moved and len(values) >= _LEAST and p_value <= levels.changed and loss >= levels.loss
     return Finding(
         "rerank_miss",
         "fusion_weight",

@@ -38,8 +38,10 @@ class Levels:
     Attributes
     ----------
     alarm
-        Chance that a pair of healthy windows makes any branch say yes. Tests that stand alone share it evenly (Bonferroni); where a branch also asks for
-        something that healthy windows do not show (other scores for the same pair, another weight), its test of the loss may use the whole of it.
+        Chance that a pair of healthy windows makes any branch say yes, shared evenly by the tests that stand alone (Bonferroni).
+    changed
+        Level of the test of a loss whose branch also asks that a part behaves otherwise (other scores for the same pair, another weight, other labels):
+        healthy windows do not show that half at all, so it takes no share of ``alarm``.
     loss
         Points of NDCG@10 that a cause must explain.
     part
@@ -49,6 +51,7 @@ class Levels:
     """
 
     alarm: float = 0.01
+    changed: float = 0.05
     loss: float = 0.01
     part: float = 0.02
     slower: float = 0.3
