@@ -16,7 +16,9 @@ Vectorise = Callable[[Sequence[str]], npt.NDArray[np.floating]]
 FEWEST = 20
 """Distinct texts that each side needs."""
 MOST = 500
-"""Distinct texts that a side gives at most: time and memory grow with the square of both sides together."""
+"""Distinct texts that a side gives at most: time and memory grow with the square of both sides together. Embedding is the larger part: 9 s for a
+thousand queries with MiniLM on one busy core, the classifier with all its permutations some 3 s. With 500 queries a side a fifth of another topic gives
+an area of .60 (p .0005), a tenth .53, which is not told from chance (stackfaq with scifact mixed in)."""
 _RIDGE = 1.0
 """On vectors of length one: about the variance of a direction of three hundred texts in 384 dimensions."""
 
