@@ -52,6 +52,9 @@ def chat_peer(reply: Callable[[str, str, int], Reply], key: str | None = None, u
     """Serve on a free loopback port until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = 65536  # headers and body in one packet
+
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             if peer.key is not None and self.headers.get("Authorization") != f"Bearer {peer.key}":

@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from predator_si.errors import BadInput, Refused
-from predator_si.monitor.judgments import panel, panel_of, same_panel
+from predator_si.monitor import evaluate_gate
+from predator_si.monitor.judgments import panel, panel_of, same_panel, with_panels
+from predator_si.records import Baseline, Criterion, Metric, MetricsSnapshot
 
 MONDAY = datetime(2026, 11, 16, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -72,3 +74,18 @@ def test_nothing_to_ask_is_an_error():
         panel(pool(), {"base": 0}, MONDAY)
     with pytest.raises(BadInput, match="stays"):
         panel(pool(), {"base": 5}, MONDAY, stays=0)
+
+
+def test_a_gate_says_when_its_baseline_was_measured_on_other_probes():
+    def gate(current: str, reference: str) -> str:
+        metric = Metric(name="ndcg_at_10", value=0.5, n=90, ci_low=0.45, ci_high=0.55, source=f"judged probes over HTTP, {current}", age_seconds=0.0)
+        snapshot = MetricsSnapshot(
+            snapshot_id="s", contour="local", created_at=MONDAY, window_start=MONDAY, window_end=MONDAY, champion="m", metrics={"ndcg_at_10": metric}
+        )
+        known = Baseline(champion="m", created_at=MONDAY, windows=4, values={"ndcg_at_10": 0.6}, sources={"ndcg_at_10": reference})
+        rule = Criterion(name="ndcg_at_10_relative", metric="ndcg_at_10", direction="min", kind="relative", threshold=-0.03)
+        return with_panels([evaluate_gate(rule, snapshot, known, MONDAY)], snapshot, known)[0].reason
+
+    here, there = panel(pool(), {"base": 60}, MONDAY).source, panel(pool(), {"base": 60}, MONDAY + WEEK).source
+    assert "part of the difference may be the queries" in gate(here, there)
+    assert "queries" not in gate(here, here) and "queries" not in gate("no panel", "none")

@@ -100,9 +100,18 @@ def test_positions_without_a_chain_to_the_first_stay_unknown():
     assert all("no chain" in one.reason for one in found.positions[5:])
 
 
+def test_the_power_law_is_found_wherever_documents_moved():
+    shown, _, _ = clicks(2, requests=3000)
+    inner = shown.filter(pl.col("position").is_between(2, 8))
+    assert "position 1" in fit_position_bias(inner, groups=4).reason
+    found = fit_position_bias(inner, shape="power", groups=12)
+    assert found.weights(10) is not None and found.eta() == pytest.approx(1.0, abs=0.25)
+
+
 def test_too_few_clients_or_clicks_are_said():
     few, _, _ = clicks(0, clients=5)
     assert "5 clients" in fit_position_bias(few).reason
+    assert "90 are needed" in fit_position_bias(clicks(0, requests=30)[0], shape="power").reason
     sparse = fit_position_bias(clicks(0, requests=60)[0])
     assert sparse.weights(10) is None and any("clicks on documents that were also shown elsewhere" in (one.reason or "") for one in sparse.positions)
     nothing = fit_position_bias(few.head(0))

@@ -296,6 +296,8 @@ def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         store = sqlite3.connect(path, timeout=30.0)
+        store.execute("pragma journal_mode = wal")
+        store.execute("pragma synchronous = normal")
         store.execute("create table if not exists grades (key text primary key, grade integer not null)")
         store.execute("create table if not exists spent (cycle text not null, usd real not null, tokens integer not null)")
     except sqlite3.DatabaseError as error:

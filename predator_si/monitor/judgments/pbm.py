@@ -157,6 +157,9 @@ def fit_position_bias(
         problem = "no document was shown to the same query at two positions, so position and attraction cannot be told apart"
     elif clients < _LEAST_CLIENTS:
         problem = f"{clients} clients are behind the clicks, {_LEAST_CLIENTS} are needed to know how they differ"
+    elif shape == "power":
+        # Any pair that moved tells of the one exponent, wherever it moved.
+        problem = None if sum(seen.values()) >= 3 * min_clicks else f"{sum(seen.values())} clicks on documents that moved, {3 * min_clicks} are needed"
     elif reasons[1] is not None:
         problem = f"position 1, which the others are measured against: {reasons[1]}"
     elif len(linked) < 2:
@@ -164,10 +167,9 @@ def fit_position_bias(
     if problem is not None:
         reasons, fit = dict.fromkeys(reasons, problem), _Fit({}, frozenset(), 0, False)
     else:
-        own = range(1, k + 1) if shape == "power" else linked
         kept = everywhere if shape == "power" else _moved(usable.filter(pl.col("position").is_in(linked)))
-        fit = _fit(kept, sorted(set(kept["position"].to_list())), groups, confidence, seed, power=shape == "power")
-        reasons = {p: _unsure(p, fit) if p in own and p in fit.found else reasons[p] or "never shown" for p in reasons}
+        fit = _fit(kept, list(range(1, k + 1)) if shape == "power" else linked, groups, confidence, seed, power=shape == "power")
+        reasons = {p: _unsure(p, fit) if p in fit.found else why for p, why in reasons.items()}
     found = {p: values for p, values in fit.found.items() if reasons[p] is None}
     return PositionBias(
         positions=tuple(
@@ -213,7 +215,7 @@ def best_position_bias(shown: pl.DataFrame, **more: Any) -> PositionBias:
     Takes what :func:`fit_position_bias` takes, except ``shape``.
     """
     free = fit_position_bias(shown, shape="free", **more)
-    if free.reason is not None or free.weights(len(free.positions)) is not None:
+    if free.weights(len(free.positions)) is not None:
         return free
     power = fit_position_bias(shown, shape="power", **more)
     return power if power.weights(len(power.positions)) is not None else free
