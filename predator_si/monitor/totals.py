@@ -54,12 +54,17 @@ class Totals:
         """From one array per quantity, all of the same length; observations with a key belong to its cluster, a null key stands for itself."""
         loose, clusters = list(values), pl.DataFrame(schema=_schema(names))
         if keys is not None and keys.null_count() < len(keys):
-            frame = pl.DataFrame({"key": keys, **dict(zip(names, values, strict=True))})
-            clusters = _grouped(frame.filter(pl.col("key").is_not_null()).with_columns(size=pl.lit(1, pl.Int64)), names)
             alone = keys.is_null().to_numpy()
-            loose = [array[alone] for array in values]
+            if alone.any():
+                keys, own, loose = keys.drop_nulls(), [array[~alone] for array in values], [array[alone] for array in values]
+            else:
+                own, loose = list(values), [array[:0] for array in values]
+            _, first, code = np.unique(keys.hash().to_numpy(), return_index=True, return_inverse=True)
+            sums = {name: np.bincount(code, weights=array).astype(np.float64) for name, array in zip(names, own, strict=True)}
+            clusters = pl.DataFrame({"key": keys.gather(pl.Series(first)), "size": np.bincount(code).astype(np.int64), **sums})
         n = int(loose[0].size) if loose else 0
-        total, squares = (np.array([float(f(array)) for array in loose]) for f in (np.sum, lambda array: np.dot(array, array)))
+        total = np.array([float(array.sum()) for array in loose])
+        squares = np.array([float((array * array).sum()) for array in loose])
         return cls(tuple(names), n, total, squares, np.stack(loose, axis=1) if n <= BOOTSTRAP_LIMIT else None, clusters)
 
     @classmethod
@@ -104,8 +109,10 @@ class Totals:
         mean = self.sum(name) / size
         if units < 2:
             return Interval(estimate=mean * scale, low=float("nan"), high=float("nan"), n=size)
-        sums, sizes = self.clusters[name].to_numpy(), self.clusters["size"].cast(pl.Float64).to_numpy()
-        if units <= limit and self.rows is not None:
+        bootstrapped = units <= limit and self.rows is not None
+        clusters = self.clusters.sort("key") if bootstrapped else self.clusters  # the same clients in the same order give the same interval
+        sums, sizes = clusters[name].to_numpy(), clusters["size"].cast(pl.Float64).to_numpy()
+        if bootstrapped and self.rows is not None:
             every = np.concatenate([self.rows[:, at], sums]), np.concatenate([np.ones(self.n), sizes])
             return bootstrap_totals_interval(every[0] * scale, every[1], seed=seed, n_boot=RESAMPLES)
         loose = self.squares[at] - 2.0 * mean * self.total[at] + mean * mean * self.n
@@ -133,4 +140,4 @@ def _schema(names: Sequence[str]) -> dict[str, pl.DataType]:
 
 
 def _grouped(frame: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    return frame.group_by("key").agg(pl.col("size").sum(), *(pl.col(name).sum() for name in names)).sort("key")
+    return frame.group_by("key").agg(pl.col("size").sum(), *(pl.col(name).sum() for name in names))
