@@ -192,6 +192,15 @@ def _diagnosis(context: _Context) -> Markup | None:
         for row in [*report.slices, *report.weak_tokens] if row.get("affected")
     ][: 2 * _LISTED]  # fmt: skip
     content: list[Any] = [table(["", ""], facts)]
+    causes = [
+        (f"{one['type']}: {one['detail']}" if one.get("detail") else one["type"], number(one.get("explained_loss"), unknown, digits=3),
+         number(one.get("p_value"), unknown, digits=4), one.get("n", ""), joined([pill(action["type"]) for action in one.get("actions", [])]) or "-")
+        for one in cause.causes
+    ]  # fmt: skip
+    if causes:
+        content += [element("h3", context.say("causes")), table(["", context.say("difference"), "p", "n", context.say("actions")], causes, numbers=(1, 2, 3))]
+    if cause.cannot_tell:
+        content += [element("h3", context.say("cannot_tell")), *(element("p", sentence) for sentence in cause.cannot_tell)]
     if misses:
         content += [element("h3", context.say("misses")), table(["", ""], misses, numbers=(1,))]
     if weak:

@@ -27,6 +27,8 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "weak_words": ("Weak slices and words", "Слабкі зрізи та слова"),
     "new_words": ("New words", "Нові слова"),
     "coverage": ("Known query words", "Відомих слів у запитах"),
+    "causes": ("Causes against the healthy window, most likely first", "Причини порівняно зі здоровим вікном, найімовірніші першими"),
+    "cannot_tell": ("What cannot be told", "Чого не можна розрізнити"),
     "misses": ("Where relevant documents were lost", "Де загубилися релевантні документи"),
     "actions": ("Recommended", "Рекомендовано"),
     "dataset": ("Training data", "Навчальні дані"),
