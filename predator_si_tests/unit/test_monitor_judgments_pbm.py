@@ -101,10 +101,10 @@ def test_positions_without_a_chain_to_the_first_stay_unknown():
 
 
 def test_the_power_law_is_found_wherever_documents_moved():
-    shown, _, _ = clicks(2, requests=3000)
+    shown, _, _ = clicks(2, requests=9000)
     inner = shown.filter(pl.col("position").is_between(2, 8))
     assert "position 1" in fit_position_bias(inner, groups=4).reason
-    found = fit_position_bias(inner, shape="power", groups=12)
+    found = fit_position_bias(inner, shape="power", groups=8)
     assert found.weights(10) is not None and found.eta() == pytest.approx(1.0, abs=0.25)
 
 
