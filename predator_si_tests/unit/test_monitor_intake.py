@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -235,28 +236,6 @@ def test_a_corrected_file_is_judged_anew(tmp_path: Path):
     assert stored(tmp_path)[0] == ["a"] and len(reasons(tmp_path)) == 1
 
 
-def test_a_corrected_file_is_judged_anew(tmp_path: Path):
-    table = pl.DataFrame({"query_id": ["a"], "timestamp": [START], "user_query": ["x"], "status": [200], "latency_ms": [-5.0]})
-    path = tmp_path / "foreign" / "x.parquet"
-    path.parent.mkdir()
-    for latency, after in ((-5.0, 0), (5.0, 1)):
-        table.with_columns(latency_ms=pl.lit(latency)).write_parquet(path)
-        os.utime(path, (NOW.timestamp() + after, NOW.timestamp() + after))
-        take_folder(tmp_path, NOW + timedelta(minutes=after + 1))
-    assert stored(tmp_path)[0] == ["a"] and len(reasons(tmp_path)) == 1
-
-
-def test_a_corrected_file_is_judged_anew(tmp_path: Path):
-    table = pl.DataFrame({"query_id": ["a"], "timestamp": [START], "user_query": ["x"], "status": [200], "latency_ms": [-5.0]})
-    path = tmp_path / "foreign" / "x.parquet"
-    path.parent.mkdir()
-    for latency, after in ((-5.0, 0), (5.0, 1)):
-        table.with_columns(latency_ms=pl.lit(latency)).write_parquet(path)
-        os.utime(path, (NOW.timestamp() + after, NOW.timestamp() + after))
-        take_folder(tmp_path, NOW + timedelta(minutes=after + 1))
-    assert stored(tmp_path)[0] == ["a"] and len(reasons(tmp_path)) == 1
-
-
 def test_a_file_delivered_under_two_names_counts_once(tmp_path: Path):
     folder(tmp_path, [document(i) for i in range(5)] + [click(i) for i in range(3)])
     folder(tmp_path, [document(i) for i in range(5)] + [click(i) for i in range(3)], "copy.jsonl")
@@ -354,6 +333,17 @@ def test_many_files_are_taken_in_several_steps(tmp_path: Path):
         spooled(tmp_path, b"".join(line("search", row) for row in rows), f"spool/w{hour}-20261122{hour}.jsonl")
     report = Intake(tmp_path / "telemetry", None).run([Spool(tmp_path / "events", rows=25)], NOW)
     assert report.good == {"search": 60} and len(report.sources) == 2 and RawLayer(tmp_path / "telemetry").ledger().batch == 2
+
+
+def test_several_intakes_at_once_store_each_event_once(tmp_path: Path):
+    spooled(tmp_path, searches(range(200)) + b"{broken\n")
+    folder(tmp_path, [document(i) for i in range(50)])
+    sources = [Spool(tmp_path / "events", rows=60), EventFiles(tmp_path / "foreign")]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda _: Intake(tmp_path / "telemetry", None).run(sources, NOW), range(4)))
+    assert sum(report.good.get("search", 0) for report in reports) == len(stored(tmp_path)[0]) == 250
+    assert sum(sum(report.quarantined.values()) for report in reports) == len(reasons(tmp_path)) == 1
+    assert RawLayer(tmp_path / "telemetry").ledger().good == {"search": 250}
 
 
 # --------------------------------------------------------------------------- crashes

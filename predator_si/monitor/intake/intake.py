@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 
 from predator_si.errors import BadInput
-from predator_si.monitor.intake.settle import Settled, settle
+from predator_si.monitor.intake.settle import Settled, in_order, settle
 from predator_si.monitor.intake.store import WINDOW, Batch, Ledger, RawLayer, reason_class, updated, window_name
 from predator_si.monitor.sources.folder import EventFiles
 from predator_si.monitor.sources.opensearch import OpenSearchUBI
@@ -79,9 +79,10 @@ class Intake:
         began, account = time.perf_counter(), _Account()
         with self.layer.locked():
             closed = self.layer.ledger().read_until
-            for source in sources:
-                while not self._take(source, now, closed, account):
-                    pass
+        for source in sources:
+            while not self._take(source, now, closed, account):
+                pass
+        with self.layer.locked():
             ledger = self.layer.ledger()
             if ledger.read_until is None or ledger.read_until < now:
                 self.layer.store(Batch(ledger=ledger.model_copy(update={"read_until": now})))
@@ -97,14 +98,18 @@ class Intake:
         )
 
     def _take(self, source: Source, now: datetime, closed: datetime | None, account: _Account) -> bool:
-        """Read a source once and store what it says; whether that was all of it."""
+        """Read a source once and store what it says; whether that was all of it.
+
+        Nothing is held while the source is read, which may take its time-out; should somebody else take the same in the meantime, it counts as repeated.
+        """
         ledger = self.layer.ledger()
         until = ledger.sources.get(source.name)
         lookback = source.values.lookback if isinstance(source, PostgresTables | OpenSearchUBI) else timedelta(0)
         start = now - LATE if until is None else max(until - lookback, now - LATE)
         reading = (replace(source, marks=ledger.files) if isinstance(source, Spool | EventFiles) else source).read(start, now)
-        settled = settle(self.layer, reading, now, redact=redact)
-        late = self._add(reading, settled, ledger, now, closed)
+        with self.layer.locked():
+            settled = settle(self.layer, reading, now, redact=redact)
+            late = self._add(reading, settled, self.layer.ledger(), now, closed)
         account.add(reading, settled, late)
         return reading.complete or not reading.marks
 
@@ -141,7 +146,7 @@ class Intake:
             return frame.drop("sealed")
         own = frame["source"] == Spool.name  # its text is protected where it was written
         parts = [protect(frame.filter(chosen), self._vault, stored=stored) for chosen, stored in ((own, True), (~own, False)) if chosen.any()]
-        return pl.concat(parts).drop("sealed").sort("window", "timestamp", "query_id", "seq", maintain_order=True)
+        return in_order(pl.concat(parts)).drop("sealed") if len(parts) > 1 else parts[0].drop("sealed")
 
 
 class _Account:
