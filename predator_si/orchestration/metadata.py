@@ -168,8 +168,7 @@ def judgment_metadata(found: Judged) -> dict[str, Any]:
         "propensities_unknown": found.bias.reason or "",
         "fitted_at": fitted.isoformat() if fitted is not None else "never",
         "simulated": found.bias.simulated,
-        "votes_in_conflict": found.feedback.conflicts.height,
-        "voters_weighed_down": found.feedback.capped,
+        **({} if found.feedback is None else {"votes_in_conflict": found.feedback.conflicts.height, "voters_weighed_down": found.feedback.capped}),
     }
 
 

@@ -42,6 +42,7 @@ from predator_si.monitor.judgments import (
 from predator_si.monitor.probes import ProbeResult
 from predator_si.monitor.traffic import champion_traffic
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import references
 from predator_si.privacy import open_text
 from predator_si.records import Metric, MetricsSnapshot, utc_now
 from predator_si.search.events import EventFrames
@@ -70,36 +71,29 @@ class Judged:
     bias
         Propensities, or why there are none.
     feedback
-        Votes of the newest week and their conflicts.
+        Votes of the newest week and their conflicts; null where it was not yet time to look again.
     """
 
     counts: dict[str, int]
     sets: dict[str, dict[str, int]]
     bias: PositionBias
-    feedback: Feedback
+    feedback: Feedback | None
 
 
 def refresh(loop: Loop, now: datetime | None = None) -> Judged:
-    """Fit the propensities where they are a day old, write the click and feedback labels of the newest week, count all labels by origin."""
+    """Where they are a day old: fit the propensities, write the click and feedback labels of the newest week. Count all labels by origin."""
     now = now or utc_now()
-    store = JudgmentStore(loop.home.judgments)
-    searches, actions, start = _week(loop, now)
-    shown = impressions(searches, actions)
-    bias = known_bias(loop)
+    store, bias, votes = JudgmentStore(loop.home.judgments), known_bias(loop), None
     if bias is None or _due(bias, now):
-        simulated = bool(searches["simulated"].any())
-        bias = best_position_bias(shown, window=(start, now), fitted_at=now, simulated=simulated)
-        path = loop.home.judgments / "position_bias.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(bias.to_json())
-        partial.replace(path)
-    least = loop.settings.values.privacy.min_clients
-    votes = feedback_judgments(votes_of(searches, actions), min_clients=max(least, 2))
-    # People's words stay in the vault: the labels know a query by its hash.
-    own = {"clicks": click_judgments(shown, bias, min_clients=least), "feedback": JudgmentSet(votes.judgments.frame.with_columns(query=pl.lit(None)))}
-    for name, one in own.items():
-        store.save(name, one)
+        searches, actions, start = _week(loop, now)
+        shown = impressions(searches, actions)
+        bias = best_position_bias(shown, window=(start, now), fitted_at=now, simulated=bool(searches["simulated"].any()))
+        least = loop.settings.values.privacy.min_clients
+        votes = feedback_judgments(votes_of(searches, actions), min_clients=max(least, 2))
+        store.save("clicks", click_judgments(shown, bias, min_clients=least))
+        # People's words stay in the vault: the labels know a query by its hash.
+        store.save("feedback", JudgmentSet(votes.judgments.frame.with_columns(query=pl.lit(None))))
+        references.write(loop.home.judgments / "position_bias.json", bias)
     sets = {"corpus": {corpus_origin(loop): loop.corpus.judgments().height}} | {name: store.load(name).counts for name in store.names()}
     counts: dict[str, int] = {}
     for found in sets.values():
