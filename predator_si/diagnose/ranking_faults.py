@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nlargest
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -171,13 +172,14 @@ def _legs(row: Mapping[str, Any]) -> bool:
 
 
 def _rrf(lexical: Sequence[str], dense: Sequence[str]) -> list[str]:
+    """The top ten of the legs' reciprocal rank fusion; equal scores in the order in which the legs bring them."""
     from predator_si.search.retrieve import RRF_K
 
     score: dict[str, float] = {}
     for leg in (lexical, dense):
         for rank, doc_id in enumerate(leg, start=1):
             score[doc_id] = score.get(doc_id, 0.0) + 1.0 / (RRF_K + rank)
-    return sorted(score, key=lambda doc_id: -score[doc_id])
+    return nlargest(_TOP, score, key=score.__getitem__)
 
 
 def _agreement(side: Sequence[Mapping[str, Any]]) -> float | None:

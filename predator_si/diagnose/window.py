@@ -5,8 +5,10 @@ What belongs here: the two records that the branches share, and the per-query nu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -86,8 +88,13 @@ def ndcg(ranking: Sequence[str], gains: Gains, k: int = 10) -> float:
     ideal = sorted((gain for gain in gains.values() if gain > 0), reverse=True)[:k]
     if not ideal:
         return 0.0
-    got = sum(gains.get(doc, 0.0) / np.log2(rank + 2) for rank, doc in enumerate(ranking[:k]))
-    return float(got / sum(gain / np.log2(rank + 2) for rank, gain in enumerate(ideal)))
+    got = sum(gains[doc] * _discount(rank) for rank, doc in enumerate(ranking[:k]) if doc in gains)
+    return got / sum(gain * _discount(rank) for rank, gain in enumerate(ideal))
+
+
+@cache
+def _discount(rank: int) -> float:
+    return 1.0 / math.log2(rank + 2)
 
 
 def one_sided(differences: Floats, seed: int) -> float:

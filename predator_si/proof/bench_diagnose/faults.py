@@ -44,11 +44,11 @@ class Fault:
 
 FAULTS: tuple[Fault, ...] = (
     Fault("english_embedder", "retrieval_miss:dense", _SECOND, lambda shop, _: shop.english_embedder(), "second"),
-    Fault("tokeniser_break", "retrieval_miss:lexical", (0.3, 0.6, 1.0), lambda shop, share: shop.tokeniser(share)),
+    Fault("tokeniser_break", "retrieval_miss:lexical", (0.05, 0.08, 0.11, 0.15, 0.3), lambda shop, share: shop.tokeniser(share)),
     Fault(
         "leg_weights",
         "retrieval_miss:fusion",
-        ((1.0, 0.05), (0.05, 1.0), (1.0, 0.0), (0.0, 1.0)),
+        ((1.0, 0.05), (0.05, 1.0)),
         lambda shop, weights: shop.legs_reweighted(weights),
     ),
     Fault("fusion_weight", "rerank_miss:fusion_weight", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), lambda shop, weight: shop.reweighted(weight)),

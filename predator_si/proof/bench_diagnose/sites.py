@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,7 @@ class Workshop:
         return self._site(self.index(name, f"{share:g}", build=build))
 
     def tokeniser(self, share: float) -> Site:
-        """Documents indexed since a deploy went through another analyser than queries do: it keeps the case and cuts words after five letters."""
+        """Documents indexed since a deploy went through another analyser than queries do: shingles of two words, and no single words beside them."""
 
         def build() -> HybridIndex:
             import bm25s
@@ -133,7 +134,8 @@ class Workshop:
             for doc_id, title, text in frame.iter_rows():
                 whole = f"{title}\n{text}" if title else text
                 broken = stable_fraction(f"tokeniser {doc_id}") < share
-                tokens.append([word[:5] for word in whole.split()] if broken else words(whole))
+                single = words(whole)
+                tokens.append([f"{one} {two}" for one, two in pairwise(single)] if broken else single)
             bm25 = bm25s.BM25()
             bm25.index([found or [""] for found in tokens], show_progress=False)
             return HybridIndex(
