@@ -103,6 +103,7 @@ class _Work:
     def __init__(self, hits: Hits, pool: Pool, shown: Ints, min_relevance: float) -> None:
         self.hits, self.pool, self.shown, self.n, self.min_relevance = hits, pool, shown, int(shown.size), min_relevance
         self.deepest = int(hits.position.max(initial=1))
+        self._cut: dict[tuple[int, int], Hits] = {}
 
     @cached_property
     def gained(self) -> Hits:
@@ -110,7 +111,8 @@ class _Work:
 
     @cached_property
     def relevant(self) -> Hits:
-        return _only(self.hits, self.hits.relevance >= self.min_relevance)
+        chosen = self.hits.relevance >= self.min_relevance
+        return self.gained if np.count_nonzero(chosen) == self.gained.row.size and self.min_relevance > 0 else _only(self.hits, chosen)
 
     @cached_property
     def possible(self) -> Floats:
@@ -144,7 +146,12 @@ class _Work:
         return row[order], relevance[order], _count_within(row[order])
 
     def within(self, hits: Hits, cutoff: int | None) -> Hits:
-        return hits if cutoff is None or cutoff >= self.deepest else _only(hits, hits.position <= cutoff)
+        if cutoff is None or cutoff >= self.deepest:
+            return hits
+        key = (id(hits), cutoff)  # the three sets of hits live as long as this object
+        if key not in self._cut:
+            self._cut[key] = _only(hits, hits.position <= cutoff)
+        return self._cut[key]
 
     def sum(self, hits: Hits, weights: Floats | None = None) -> Floats:
         return np.bincount(hits.row, weights=weights, minlength=self.n).astype(np.float64)
@@ -155,7 +162,8 @@ class _Work:
 
 
 def _only(hits: Hits, chosen: npt.NDArray[np.bool_]) -> Hits:
-    return Hits(hits.row[chosen], hits.position[chosen], hits.relevance[chosen])
+    at = np.flatnonzero(chosen)
+    return Hits(hits.row.take(at), hits.position.take(at), hits.relevance.take(at))
 
 
 def _share(part: Floats, whole: Floats) -> Floats:

@@ -107,9 +107,18 @@ class Attached:
         known = pl.DataFrame({"query_id": ids.gather(pl.Series(heads))}).join(requests, on="query_id", how="left", maintain_order="left")
         others = int(known.filter(pl.col("row").is_null())["query_id"].n_unique())
         row = np.repeat(known["row"].fill_null(-1).cast(pl.Int64).to_numpy(), np.diff(np.append(heads, frame.height)))
-        order = np.argsort(row, kind="stable") if (row[1:] < row[:-1]).any() else np.arange(row.size)
-        order = order[int(np.searchsorted(row[order], 0)) :]
-        return cls(row[order], frame.drop("query_id").select(pl.all().gather(pl.Series(order)))), others
+        rest = frame.drop("query_id")
+        if others:
+            rest, row = rest.filter(pl.Series(row >= 0)), row[row >= 0]
+        if (row[1:] < row[:-1]).any():
+            order = np.argsort(row, kind="stable")
+            rest, row = rest.select(pl.all().gather(pl.Series(order))), row[order]
+        return cls(row, rest), others
+
+    def only(self, chosen: pl.Expr, *columns: str) -> Attached:
+        """The rows that an expression chooses, with some of their columns."""
+        mask = self.frame.select(chosen.fill_null(value=False)).to_series()
+        return Attached(self.row[mask.to_numpy()], self.frame.filter(mask).select(columns))
 
     def between(self, first: int, last: int) -> Attached:
         """The rows of the requests ``first <= number < last``, counted from ``first``."""
@@ -123,8 +132,8 @@ class Attached:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about requests besides themselves: clicks (``object_id``, each once per request), ratings (``value``, ``client_id``, ``query_id``,
-    ``timestamp``), the count of simulated actions, and judgments (``doc_id``, ``relevance``), null where none were given.
+    """What is known about requests besides themselves: clicks (``object_id``), ratings (``value``, ``timestamp``, ``key`` of the client), which actions were
+    simulated, and judgments (``doc_id``, ``relevance``), null where none were given.
     """
 
     clicks: Attached
@@ -142,15 +151,17 @@ class Evidence:
         BadInput
             Judgments lack a column, have empty relevances, or are of more than one origin.
         """
-        named = actions.filter(pl.col("action_name") == "click").select("query_id", "object_id").drop_nulls().unique(maintain_order=True)
-        rated = actions.filter(pl.col("action_name") == "rating").select("query_id", "value", "timestamp", key=pl.coalesce("client_id", "query_id"))
         missing, judged = 0, None
         if judgments is not None:
             require(judgments, "judgments", ["query_id", "doc_id", "relevance"])
             if "origin" in judgments.columns and judgments["origin"].n_unique() > 1:
                 raise BadInput(f"judgments of {judgments['origin'].n_unique()} origins are never mixed silently; choose one, or map them into one first.")
             judged, missing = Attached.to(requests, judgments.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64)))
-        clicks, ratings, simulated = (Attached.to(requests, frame)[0] for frame in (named, rated, actions.filter("simulated").select("query_id", "simulated")))
+        named = actions.select("query_id", "action_name", "object_id", "value", "timestamp", "simulated", key=pl.coalesce("client_id", "query_id"))
+        attached, _ = Attached.to(requests, named)
+        clicks = attached.only((pl.col("action_name") == "click") & pl.col("object_id").is_not_null(), "object_id")
+        ratings = attached.only(pl.col("action_name") == "rating", "value", "timestamp", "key")
+        simulated = attached.only(pl.col("simulated"), "simulated")
         return cls(clicks, ratings, simulated, judged, missing)
 
     def between(self, first: int, last: int) -> Evidence:
@@ -288,7 +299,8 @@ def _clicked(requests: Requests, clicks: Attached, eta: float) -> tuple[Floats, 
     pool = Pool(clicks.row, np.ones(clicks.row.size))
     hits = match(requests.lengths, requests.documents, pool, clicks.frame["object_id"]).hits
     within = hits.position <= CLICK_DEPTH
-    row, position = hits.row[within], hits.position[within].astype(np.float64)
+    row, place = np.divmod(np.unique(hits.row[within] * (CLICK_DEPTH + 1) + hits.position[within]), CLICK_DEPTH + 1)  # a document once per request
+    position = place.astype(np.float64)
     value = np.bincount(row, weights=position**eta / np.log2(position + 1.0), minlength=n).astype(np.float64)
     return value, (np.bincount(row, minlength=n) > 0).astype(np.float64)
 
@@ -312,7 +324,8 @@ def _judged(requests: Requests, judgments: Attached, plan: Plan) -> _Judged:
 
 def _refuse_doubles(requests: Requests, row: Ints, documents: pl.Series) -> None:
     keyed = documents.hash().to_numpy() ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    if pl.Series(keyed).n_unique() == row.size:
+    keyed.sort()
+    if not (keyed[1:] == keyed[:-1]).any():
         return
     pairs = pl.DataFrame({"row": row, "doc_id": documents})
     doubled = pairs.filter(pl.struct("row", "doc_id").is_duplicated())
