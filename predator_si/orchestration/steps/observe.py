@@ -53,7 +53,8 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         chosen = probe_panel(loop, events, scale.probe_queries, now)
         judgments = loop.corpus.judgments(split="dev")
         asked = probe(loop.search_url, chosen.queries, judgments, k=max(20, scale.depth), variant="champion", fast=True, on_progress=on_progress)
-        asked = replace(asked, panel=chosen.source)
+        labels = judgments.join(chosen.queries, on="query_id", how="semi").height
+        asked = replace(asked, panel=f"{chosen.source}, labels: {judge.corpus_origin(loop)} {labels}")
     # `now` stays the moment at which the events were read: what is served while the probes run belongs to the next window
     snapshot = snapshot_of(
         counted(loop, start, now, now),
