@@ -19,6 +19,7 @@ from predator_si.proof.bench_diagnose.windows import Crowd, Scene, Weather
 LEAST, MOST, AIM = 0.03, 0.10, 0.065
 """Points of NDCG@10 that a planted fault may cost, and the cost that the strength nearest to it is chosen for."""
 PROBES, SEARCHES = 130, 220
+_PILOT = 60
 _SECOND = (0.1, 0.15, 0.2, 0.3, 0.4)
 _STAGES = ("retrieve", "rerank", "queue")
 SLOW = {
@@ -103,9 +104,12 @@ def calibrate(shop: Workshop, fault: Fault) -> Strength | None:
     elif fault.name in ("judgment_noise", "error_burst"):
         costs = [Strength(share, share * level_now) for share in fault.levels]
     elif fault.site is not None:
+        # Another model scores every pair anew: a pilot tells its cost well enough to choose among three strengths.
+        asked = base.head(_PILOT) if fault.name == "damaged_reranker" else base
+        sound = float(healthy.join(asked, on="query_id", how="semi")["ndcg_at_10"].to_numpy().mean())
         for level in fault.levels:
             site = fault.site(shop, level)
-            costs.append(Strength(level, level_now - float(shop.ndcg(site, base)["ndcg_at_10"].to_numpy().mean())))
+            costs.append(Strength(level, sound - float(shop.ndcg(site, asked)["ndcg_at_10"].to_numpy().mean())))
             enough = LEAST <= costs[-1].cost <= MOST if fault.name == "leg_weights" else costs[-1].cost > AIM
             if enough and fault.name != "fusion_weight":
                 break  # stronger ones cost scoring only

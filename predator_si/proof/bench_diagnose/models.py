@@ -88,7 +88,8 @@ def multilingual_embedder(folder: Path) -> RememberedEmbedder:
 
         def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
             vectors = np.asarray(model.passage([text[:_CHARACTERS] for text in texts]), np.float32)
-            return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            unit: npt.NDArray[np.float32] = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            return unit
 
         return encode
 
