@@ -2,6 +2,8 @@
 
 Does:
 
+- ``windows.Windows`` measures the raw layer's closed windows into aggregates that add up (``aggregate``, ``requests``, ``parts``, ``totals``), again when
+  events came late; ``snapshot.snapshot_of`` names an aggregate's metrics.
 - ``measure_window`` makes a :class:`~predator_si.records.MetricsSnapshot` of one window, ``traffic_metrics`` the part that one
   model's requests say; ``probe`` asks the live service judged queries.
 - ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion

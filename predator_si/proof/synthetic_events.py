@@ -40,7 +40,7 @@ def write_events(folder: Path, events: int, seed: int, on_progress: Callable[[in
         for kind, frame in _part(rng, number, window, names).items():
             target = folder / kind / f"window={window_name(window)}"
             target.mkdir(parents=True, exist_ok=True)
-            frame.write_parquet(target / f"b{number:08d}.parquet", row_group_size=PART // 2 if kind == "search" else None)
+            frame.write_parquet(target / f"b{number:08d}.parquet", statistics=True)
         if on_progress:
             on_progress((number + 1) * PART, events)
 
