@@ -6,8 +6,9 @@ What belongs here: reading in bounded memory. What must not: what a request coun
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -83,7 +84,7 @@ def aggregate_parts(
     del ids, rows
     done = 0
     found: list[Aggregate] = []
-    with ThreadPoolExecutor(max_workers=workers or _cores()) as pool:
+    with _let_go(), ThreadPoolExecutor(max_workers=workers or _cores()) as pool:
         for group, part in zip(groups, pool.map(lambda group: _measure(group, counted, evidence, plan), groups), strict=True):
             found.append(part)
             done += group.rows
@@ -91,6 +92,17 @@ def aggregate_parts(
                 on_progress(done, total)
     added = Aggregate.added(found) if found else Aggregate({}, {}, plan.eta)
     return Aggregate(added.cells, {"events": events, "repeated": inside - events, "missing": evidence.missing}, plan.eta)
+
+
+@contextmanager
+def _let_go() -> Iterator[None]:
+    """Give back what Arrow keeps for itself of the columns that were decoded: the next window needs as much again."""
+    import pyarrow as pa
+
+    try:
+        yield
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _cores() -> int:
@@ -157,10 +169,11 @@ def _actions(actions: Sequence[Path]) -> pl.DataFrame:
     return pl.concat([_frame(path, list(_ACTIONS)) for path in actions])
 
 
-def _judgments(judgments: pl.DataFrame | Sequence[Path] | None) -> pl.DataFrame | None:
-    if judgments is None or isinstance(judgments, pl.DataFrame):
-        return judgments
-    return pl.concat([_frame(path) for path in judgments]) if judgments else None
+def _judgments(judgments: pl.DataFrame | Sequence[Path] | None) -> Iterable[pl.DataFrame] | None:
+    """One file at a time: the ids of a million requests' judgments are many times what is kept of them."""
+    if judgments is None:
+        return None
+    return [judgments] if isinstance(judgments, pl.DataFrame) else (_frame(path) for path in judgments)
 
 
 def _measure(group: _Group, counted: npt.NDArray[np.bool_], evidence: Evidence, plan: Plan) -> Aggregate:

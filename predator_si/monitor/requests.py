@@ -5,6 +5,7 @@ What belongs here: which requests count as what, and the numbers of each. What m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -95,25 +96,29 @@ class Attached:
     frame: pl.DataFrame
 
     @classmethod
-    def to(cls, requests: pl.DataFrame, frame: pl.DataFrame) -> tuple[Attached, int]:
-        """The rows of ``frame`` whose ``query_id`` is among ``requests`` (``query_id``, ``row``), and how many other ids ``frame`` names.
+    def to(cls, requests: pl.DataFrame, frame: pl.DataFrame) -> tuple[Attached, pl.Series]:
+        """The rows of ``frame`` whose ``query_id`` is among ``requests`` (``query_id``, ``row``), and the other ids that ``frame`` names, hashed.
 
         Ids in ``frame`` mostly stand in runs, so only the head of each run is looked up.
         """
         ids = frame["query_id"]
         if frame.is_empty():
-            return cls(np.empty(0, np.int64), frame.drop("query_id")), 0
+            return cls(np.empty(0, np.int64), frame.drop("query_id")), pl.Series([], dtype=pl.UInt64)
         heads = np.flatnonzero((ids != ids.shift()).fill_null(value=True).to_numpy())
         known = pl.DataFrame({"query_id": ids.gather(pl.Series(heads))}).join(requests, on="query_id", how="left", maintain_order="left")
-        others = int(known.filter(pl.col("row").is_null())["query_id"].n_unique())
+        others = known.filter(pl.col("row").is_null())["query_id"].unique().hash()
         row = np.repeat(known["row"].fill_null(-1).cast(pl.Int64).to_numpy(), np.diff(np.append(heads, frame.height)))
         rest = frame.drop("query_id")
-        if others:
+        if len(others):
             rest, row = rest.filter(pl.Series(row >= 0)), row[row >= 0]
-        if (row[1:] < row[:-1]).any():
-            order = np.argsort(row, kind="stable")
-            rest, row = rest.select(pl.all().gather(pl.Series(order))), row[order]
-        return cls(row, rest), others
+        return cls(row, rest).sorted(), others
+
+    def sorted(self) -> Attached:
+        """The same rows by number of their request."""
+        if not (self.row[1:] < self.row[:-1]).any():
+            return self
+        order = np.argsort(self.row, kind="stable")
+        return Attached(self.row[order], self.frame.select(pl.all().gather(pl.Series(order))))
 
     def only(self, chosen: pl.Expr, *columns: str) -> Attached:
         """The rows that an expression chooses, with some of their columns."""
@@ -143,8 +148,8 @@ class Evidence:
     missing: int
 
     @classmethod
-    def of(cls, requests: pl.DataFrame, actions: pl.DataFrame, judgments: pl.DataFrame | None) -> Evidence:
-        """Attach actions and judgments to ``requests`` (``query_id``, ``row``).
+    def of(cls, requests: pl.DataFrame, actions: pl.DataFrame, judgments: Iterable[pl.DataFrame] | None) -> Evidence:
+        """Attach actions and judgments to ``requests`` (``query_id``, ``row``); judgments come in pieces, whose ids are let go one after the other.
 
         Raises
         ------
@@ -153,10 +158,17 @@ class Evidence:
         """
         missing, judged = 0, None
         if judgments is not None:
-            require(judgments, "judgments", ["query_id", "doc_id", "relevance"])
-            if "origin" in judgments.columns and judgments["origin"].n_unique() > 1:
-                raise BadInput(f"judgments of {judgments['origin'].n_unique()} origins are never mixed silently; choose one, or map them into one first.")
-            judged, missing = Attached.to(requests, judgments.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64)))
+            parts, unknown, origins = list[Attached](), [pl.Series([], dtype=pl.UInt64)], set[str]()
+            for piece in judgments:
+                require(piece, "judgments", ["query_id", "doc_id", "relevance"])
+                origins |= set(piece["origin"].unique().to_list()) if "origin" in piece.columns else set()
+                part, others = Attached.to(requests, piece.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64)))
+                parts.append(part)
+                unknown.append(others)
+            if len(origins) > 1:
+                raise BadInput(f"judgments of {len(origins)} origins ({', '.join(map(str, origins))}) are never mixed silently; choose one.")
+            missing = pl.concat(unknown).n_unique()
+            judged = Attached(np.concatenate([part.row for part in parts]), pl.concat([part.frame for part in parts])).sorted() if parts else None
         named = actions.select("query_id", "action_name", "object_id", "value", "timestamp", "simulated", key=pl.coalesce("client_id", "query_id"))
         attached, _ = Attached.to(requests, named)
         clicks = attached.only((pl.col("action_name") == "click") & pl.col("object_id").is_not_null(), "object_id")
@@ -351,6 +363,6 @@ def aggregate_frames(requests: pl.DataFrame, actions: pl.DataFrame, plan: Plan |
     """
     plan = plan or Plan()
     once = requests.unique("query_id", keep="first", maintain_order=True) if requests["query_id"].is_duplicated().any() else requests
-    evidence = Evidence.of(once.select("query_id").with_row_index("row"), actions, judgments)
+    evidence = Evidence.of(once.select("query_id").with_row_index("row"), actions, None if judgments is None else [judgments])
     found = tally(Requests.of(once, plan.segment), evidence, plan)
     return Aggregate(found.cells, {**found.counts, "repeated": requests.height - once.height, "missing": evidence.missing}, plan.eta)

@@ -95,14 +95,15 @@ class Windows:
         BadInput, Unavailable
             As :meth:`tick`.
         """
-        parts = []
+        found = Aggregate({}, {}, self.plan.eta)
         for window in _touched(start, end):
             whole = start <= window and window + WINDOW <= end
             if whole and window + WINDOW <= now and self._parts("search", window):
-                parts.append(self.load(window, self.measure(window).revision))
+                part = self.load(window, self.measure(window).revision)
             else:
-                parts.append(self._compute(window, start, end))
-        return Aggregate.added(parts)
+                part = self._compute(window, start, end)
+            found = Aggregate.added([found, part])  # one after the other: only the sum stays in memory
+        return found
 
     def _compute(self, window: datetime, start: datetime | None = None, end: datetime | None = None) -> Aggregate:
         judged: Sequence[Path] | None = self._parts("judgments", window) or None

@@ -126,7 +126,9 @@ def measure(telemetry: Path, events: int, workers: int | None = None) -> dict[st
     for kind in ("search", "actions", "judgments"):
         for path in sorted((telemetry / kind).glob("window=*/*.parquet"))[: events // synthetic.PART]:
             windows.setdefault(path.parent.name, {}).setdefault(kind, []).append(path)
-    found = Aggregate.added([aggregate_parts(parts["search"], parts["actions"], parts["judgments"], _plan(), workers=workers) for parts in windows.values()])
+    found = Aggregate({}, {})
+    for parts in windows.values():
+        found = Aggregate.added([found, aggregate_parts(parts["search"], parts["actions"], parts["judgments"], _plan(), workers=workers)])
     counted = time.perf_counter()
     now = synthetic.START + timedelta(days=1)
     snapshot = snapshot_of(found, synthetic.START, now, now, champion=synthetic.CHAMPION, contour="local")
