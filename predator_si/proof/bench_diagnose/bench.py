@@ -21,7 +21,7 @@ from predator_si.evaluate import PairScores
 from predator_si.proof.bench_diagnose.collections import Collection, data_folder, load_collections
 from predator_si.proof.bench_diagnose.faults import FAULTS, Calibration, Fault, Scenes, calibrate, scenes
 from predator_si.proof.bench_diagnose.models import RememberedReranker, english_embedder, multilingual_embedder
-from predator_si.proof.bench_diagnose.sites import Workshop
+from predator_si.proof.bench_diagnose.sites import TURNED, Workshop
 from predator_si.proof.bench_diagnose.windows import play
 from predator_si.provenance import provenance
 from predator_si.records import DiagnosticReport, Trigger
@@ -148,7 +148,7 @@ def open_shops(collections: Sequence[Collection], cache: Path, folder: Path) -> 
 
 
 def damaged_model(store: Any, source: str, noise: float) -> str:
-    """Digest of the reranker with every encoder weight off by ``noise`` of itself, made once."""
+    """Digest of the reranker with every encoder weight off by ``noise`` of itself, or with its head turned, made once."""
     import shutil
 
     import torch
@@ -157,15 +157,18 @@ def damaged_model(store: Any, source: str, noise: float) -> str:
     from predator_si.search.rerank import reference_backend
     from predator_si.train.export import export
 
-    name = f"damaged by {noise:g}"
+    name = "head turned" if noise == TURNED else f"damaged by {noise:g}"
     for card in store.cards():
         if card.name.startswith(f"{name} ") and card.backend.startswith("openvino"):
             return str(card.digest)
     model = AutoModelForSequenceClassification.from_pretrained(str(store.path(source)), num_labels=1, local_files_only=True, use_safetensors=True)
     generator = torch.Generator().manual_seed(20)
     with torch.no_grad():
-        for parameter in model.base_model.encoder.parameters():
+        for parameter in model.base_model.encoder.parameters() if noise != TURNED else ():
             parameter.mul_(1.0 + noise * torch.randn(parameter.shape, generator=generator))
+        if noise == TURNED:
+            model.classifier.weight.neg_()
+            model.classifier.bias.neg_()
     with tempfile.TemporaryDirectory(dir=store.root) as scratch:
         model.save_pretrained(scratch, safe_serialization=True)
         for file in store.path(source).iterdir():

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from predator_si.proof.bench_diagnose.sites import Site, Workshop
+from predator_si.proof.bench_diagnose.sites import TURNED, Site, Workshop
 from predator_si.proof.bench_diagnose.windows import Crowd, Scene, Weather
 
 LEAST, MOST, AIM = 0.03, 0.10, 0.065
 """Points of NDCG@10 that a planted fault may cost, and the cost that the strength nearest to it is chosen for."""
 PROBES, SEARCHES = 130, 220
-_PILOT = 60
+_PILOT = 40
 _SECOND = (0.1, 0.15, 0.2, 0.3, 0.4)
 _STAGES = ("retrieve", "rerank", "queue")
 SLOW = {
@@ -53,7 +53,7 @@ FAULTS: tuple[Fault, ...] = (
         lambda shop, weights: shop.legs_reweighted(weights),
     ),
     Fault("fusion_weight", "rerank_miss:fusion_weight", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0), lambda shop, weight: shop.reweighted(weight)),
-    Fault("damaged_reranker", "rerank_miss:reranker", (0.1, 0.16, 0.25), lambda shop, noise: shop.damaged_reranker(noise)),
+    Fault("damaged_reranker", "rerank_miss:reranker", (0.25, 0.4, TURNED), lambda shop, noise: shop.damaged_reranker(noise)),
     Fault("missing_documents", "data_fault:shrunken_index", (0.05, 0.08, 0.11, 0.15, 0.2), lambda shop, share: shop.shrunken(share)),
     Fault("truncated_documents", "data_fault:truncated_documents", (0.1, 0.25, 0.5, 1.0), lambda shop, share: shop.truncated(share)),
     Fault("wrong_encoding", "data_fault:encoding", (0.06, 0.12, 0.25, 0.5), lambda shop, share: shop.mojibake(share)),

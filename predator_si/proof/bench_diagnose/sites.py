@@ -21,6 +21,8 @@ from predator_si.records import ServingConfig
 from predator_si.search.retrieve import RRF_K, Candidates, HybridIndex
 
 K = 20
+TURNED = -1.0
+"""Strength that stands for a head whose sign is turned, as by swapped labels: where the first stage outweighs the reranker, noise alone costs little."""
 _SHORT = 8
 """Words that a truncated document keeps."""
 
@@ -161,7 +163,7 @@ class Workshop:
         return replace(self.grown(), weight=weight)
 
     def damaged_reranker(self, noise: float) -> Site:
-        """The reranker's weights off by ``noise``."""
+        """The reranker's weights off by ``noise``, or its head's sign turned (``TURNED``)."""
         return replace(self.grown(), model=self.damaged(noise))
 
     def shifted(self) -> Site:
