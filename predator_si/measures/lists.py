@@ -36,7 +36,7 @@ class Matched:
     repeated: Ints
 
 
-def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series) -> Matched:
+def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series, hashes: np.ndarray | None = None) -> Matched:
     """Where the judged documents of each ranking stand in it.
 
     Parameters
@@ -49,6 +49,8 @@ def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series) ->
         Judgments of the rankings' queries.
     judged
         The document of each judgment, in the pool's order.
+    hashes
+        ``documents.hash()``, where the caller has it already.
 
     Raises
     ------
@@ -63,7 +65,7 @@ def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series) ->
     row, relevance = (pool.row, pool.relevance) if order is None else (pool.row[order], pool.relevance[order])
     ids = judged if order is None else judged.gather(pl.Series(order))
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    found_judgment, found_place = _compare(offsets, lengths, documents.hash().to_numpy(), row, ids.hash().to_numpy())
+    found_judgment, found_place = _compare(offsets, lengths, documents.hash().to_numpy() if hashes is None else hashes, row, ids.hash().to_numpy())
     same = (documents.gather(pl.Series(found_place)) == ids.gather(pl.Series(found_judgment))).to_numpy()
     if not same.all():
         found_judgment, found_place = found_judgment[same], found_place[same]

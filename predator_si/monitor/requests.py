@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,11 @@ class Requests:
     lengths: Ints
     documents: pl.Series
 
+    @cached_property
+    def hashes(self) -> npt.NDArray[np.uint64]:
+        """Of the documents."""
+        return self.documents.hash().to_numpy()
+
     @classmethod
     def of(cls, events: pl.DataFrame, segment: str | None = None) -> Requests:
         """From search events with their ``results``."""
@@ -99,15 +105,17 @@ class Attached:
     def to(cls, requests: pl.DataFrame, frame: pl.DataFrame) -> tuple[Attached, pl.Series]:
         """The rows of ``frame`` whose ``query_id`` is among ``requests`` (``query_id``, ``row``), and the other ids that ``frame`` names, hashed.
 
-        Ids in ``frame`` mostly stand in runs, so only the head of each run is looked up.
+        Ids in ``frame`` mostly stand in runs, so only the head of each run is looked up; runs are told apart by 64-bit hashes.
         """
         ids = frame["query_id"]
         if frame.is_empty():
             return cls(np.empty(0, np.int64), frame.drop("query_id")), pl.Series([], dtype=pl.UInt64)
-        heads = np.flatnonzero((ids != ids.shift()).fill_null(value=True).to_numpy())
-        known = pl.DataFrame({"query_id": ids.gather(pl.Series(heads))}).join(requests, on="query_id", how="left", maintain_order="left")
-        others = known.filter(pl.col("row").is_null())["query_id"].unique().hash()
-        row = np.repeat(known["row"].fill_null(-1).cast(pl.Int64).to_numpy(), np.diff(np.append(heads, frame.height)))
+        hashes = ids.hash().to_numpy()
+        heads = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+        named = ids.gather(pl.Series(heads))
+        found = _rows_of(named, hashes[heads], requests)
+        others = named.filter(pl.Series(found < 0)).unique().hash()
+        row = np.repeat(found, np.diff(np.append(heads, frame.height)))
         rest = frame.drop("query_id")
         if len(others):
             rest, row = rest.filter(pl.Series(row >= 0)), row[row >= 0]
@@ -133,6 +141,19 @@ class Attached:
     def renumbered(self, number: Ints) -> Attached:
         """The same rows after their requests got new numbers, in the same order."""
         return Attached(number[self.row], self.frame)
+
+
+def _rows_of(named: pl.Series, hashes: npt.NDArray[np.uint64], requests: pl.DataFrame) -> Ints:
+    """``row`` of each named request, -1 where it is not known: found by hash, confirmed letter by letter, and by letters alone should hashes collide."""
+    keyed = requests.select(pl.col("query_id").hash().alias("hash"), at=pl.int_range(pl.len(), dtype=pl.Int64))
+    pairs = pl.DataFrame({"hash": hashes}).with_row_index("head").join(keyed, on="hash", how="inner")
+    head, at = pairs["head"].to_numpy(), pairs["at"].to_numpy()
+    found = np.full(len(named), -1, np.int64)
+    if np.bincount(head, minlength=1).max() <= 1 and (named.gather(pairs["head"]) == requests["query_id"].gather(pairs["at"])).all():
+        found[head] = requests["row"].to_numpy()[at]
+        return found
+    known = pl.DataFrame({"query_id": named}).join(requests, on="query_id", how="left", maintain_order="left")
+    return known["row"].cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -309,7 +330,7 @@ def _clicked(requests: Requests, clicks: Attached, eta: float) -> tuple[Floats, 
     if not clicks.row.size:
         return np.zeros(n), np.zeros(n)
     pool = Pool(clicks.row, np.ones(clicks.row.size))
-    hits = match(requests.lengths, requests.documents, pool, clicks.frame["object_id"]).hits
+    hits = match(requests.lengths, requests.documents, pool, clicks.frame["object_id"], requests.hashes).hits
     within = hits.position <= CLICK_DEPTH
     row, place = np.divmod(np.unique(hits.row[within] * (CLICK_DEPTH + 1) + hits.position[within]), CLICK_DEPTH + 1)  # a document once per request
     position = place.astype(np.float64)
@@ -324,7 +345,7 @@ def _judged(requests: Requests, judgments: Attached, plan: Plan) -> _Judged:
     if not plan.graded:
         relevance = (relevance >= plan.min_relevance).astype(np.float64)
     pool = Pool(row, relevance)
-    found = match(requests.lengths, requests.documents, pool, documents)
+    found = match(requests.lengths, requests.documents, pool, documents, requests.hashes)
     measures = [Measure.parse(name) for name in plan.measures]
     scores = score(found.hits, pool, requests.lengths, measures, plan.min_relevance if plan.graded else 1.0)
     known = np.bincount(row, minlength=n) > 0

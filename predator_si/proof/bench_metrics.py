@@ -88,6 +88,7 @@ def bench_metrics(
         **peers,
         "slope": _slope(scaling),
         "tick_seconds": None if tick is None else tick["seconds"],
+        "tick_cpu_seconds": None if tick is None else tick["cpu_seconds"],
         "tick_peak_mb": None if tick is None else tick["peak_mb"],
         "late_tick_seconds": None if tick is None else tick["late_seconds"],
         "scaling": scaling,
@@ -121,7 +122,7 @@ def measure(telemetry: Path, events: int, workers: int | None = None) -> dict[st
     from predator_si.monitor.parts import aggregate_parts
     from predator_si.monitor.snapshot import snapshot_of
 
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     windows: dict[str, dict[str, list[Path]]] = {}
     for kind in ("search", "actions", "judgments"):
         for path in sorted((telemetry / kind).glob("window=*/*.parquet"))[: events // synthetic.PART]:
@@ -137,6 +138,7 @@ def measure(telemetry: Path, events: int, workers: int | None = None) -> dict[st
     return {
         "events": found.counts["events"],
         "seconds": seconds,
+        "cpu_seconds": time.process_time() - worked,
         "snapshot_seconds": time.perf_counter() - counted,
         "means": {name: cell.families["judged"].sum(name) / cell.families["judged"].observations for name in MEASURES},
         "measures": list(cell.families["judged"].names),
@@ -173,12 +175,14 @@ def tick(telemetry: Path) -> dict[str, Any]:
         assert len(changed) == 1, changed
         return time.perf_counter() - began
 
+    worked = time.process_time()
     seconds = once()
+    cpu = time.process_time() - worked
     part = next(iter(sorted((telemetry / "search" / f"window={names[0]}").glob("*.parquet"))))
     late = pl.read_parquet(part, n_rows=1000, hive_partitioning=False).with_columns(query_id=pl.format("late-{}", "query_id"))
     late.write_parquet(part.with_name("b99999999.parquet"))
     late_seconds = once()
-    return {"seconds": seconds, "late_seconds": late_seconds, "late_revision": windows.revision(oldest), "windows": len(names)}
+    return {"seconds": seconds, "cpu_seconds": cpu, "late_seconds": late_seconds, "late_revision": windows.revision(oldest), "windows": len(names)}
 
 
 def _alone(task: dict[str, Any]) -> dict[str, Any]:
