@@ -115,10 +115,13 @@ def shifted_domain(reference: Window, current: Window, paired: Paired, levels: L
     """New words in the queries, and probes that are new since the reference and worse than the old ones, although their documents are indexed."""
     from predator_si.statistics import welch
 
-    vocabulary = new_vocabulary(reference.queries, current.queries)
+    known, relevant = set(reference.probes["query_id"].to_list()), gains(current)
+    asked = [*reference.queries, *reference.probes["text"].to_list()]
+    told = [text for query_id, text in current.probes.select("query_id", "text").iter_rows() if query_id not in known]
+    # The words of the new queries, not of the whole log: in it they drown among the old ones. Without new queries the log is all there is.
+    vocabulary = new_vocabulary(asked, told or current.queries)
     if vocabulary.new_rate is None or vocabulary.p_value is None:
         return unknown("domain_shift", "", vocabulary.reason or "query texts of one window are not known")
-    known, relevant = set(reference.probes["query_id"].to_list()), gains(current)
     there = None if indexed is None else set(indexed)
     rows = [(q, float(v)) for q, v in current.probes.select("query_id", "ndcg_at_10").drop_nulls().iter_rows() if q in relevant]
     fresh = np.array([v for q, v in rows if q not in known and (there is None or any(doc in there for doc in relevant[q]))])
@@ -132,7 +135,7 @@ def shifted_domain(reference: Window, current: Window, paired: Paired, levels: L
     p_worse = (difference.p_value or 1.0) / 2.0 if difference.estimate > 0 else 1.0
     share = len(fresh) / len(rows)
     loss = share * difference.estimate
-    hit = share >= _FRESH and vocabulary.p_value <= levels.each and p_worse <= levels.shift and loss >= levels.loss
+    hit = share >= _FRESH and vocabulary.p_value <= levels.shift and p_worse <= levels.shift and loss >= levels.loss
     evidence = {
         **words,
         "new_queries": len(fresh),

@@ -64,7 +64,7 @@ class Levels:
 
     @property
     def shift(self) -> float:
-        """Level of the second of two tests that must both speak (new words and worse queries): each alone would be strict enough together with the other."""
+        """Level of each of two tests that must both speak (new words, and worse queries): together they err more seldom than one branch may."""
         return self.alarm
 
 
