@@ -18,7 +18,7 @@ from predator_si.proof.bench_diagnose.windows import Crowd, Scene, Weather
 
 LEAST, MOST, AIM = 0.03, 0.10, 0.065
 """Points of NDCG@10 that a planted fault may cost, and the cost that the strength nearest to it is chosen for."""
-PROBES, SEARCHES = 130, 220
+PROBES, SEARCHES = 130, 300
 _PILOT = 40
 _SECOND = (0.1, 0.15, 0.2, 0.3, 0.4)
 _STAGES = ("retrieve", "rerank", "queue")
