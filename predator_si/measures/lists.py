@@ -36,7 +36,9 @@ class Matched:
     repeated: Ints
 
 
-def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series, hashes: np.ndarray | None = None) -> Matched:
+def match(
+    lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series, hashes: np.ndarray | None = None, judged_hashes: np.ndarray | None = None
+) -> Matched:
     """Where the judged documents of each ranking stand in it.
 
     Parameters
@@ -49,8 +51,8 @@ def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series, ha
         Judgments of the rankings' queries.
     judged
         The document of each judgment, in the pool's order.
-    hashes
-        ``documents.hash()``, where the caller has it already.
+    hashes, judged_hashes
+        ``documents.hash()`` and ``judged.hash()``, where the caller has them already.
 
     Raises
     ------
@@ -64,8 +66,9 @@ def match(lengths: Ints, documents: pl.Series, pool: Pool, judged: pl.Series, ha
     order = None if bool((pool.row[1:] >= pool.row[:-1]).all()) else np.argsort(pool.row, kind="stable")
     row, relevance = (pool.row, pool.relevance) if order is None else (pool.row[order], pool.relevance[order])
     ids = judged if order is None else judged.gather(pl.Series(order))
+    keys = ids.hash().to_numpy() if judged_hashes is None else judged_hashes if order is None else judged_hashes[order]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    found_judgment, found_place = _compare(offsets, lengths, documents.hash().to_numpy() if hashes is None else hashes, row, ids.hash().to_numpy())
+    found_judgment, found_place = _compare(offsets, lengths, documents.hash().to_numpy() if hashes is None else hashes, row, keys)
     same = (documents.gather(pl.Series(found_place)) == ids.gather(pl.Series(found_judgment))).to_numpy()
     if not same.all():
         found_judgment, found_place = found_judgment[same], found_place[same]

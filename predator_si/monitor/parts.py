@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def aggregate_parts(
     rows = ids.select("query_id").with_row_index("row")
     if events < total:
         rows = rows.filter(pl.Series(counted))
-    evidence = Evidence.of(rows, _actions(actions), _judgments(judgments))
+    evidence = Evidence.of(rows, _actions(actions), _judgments(judgments), workers or _cores())
     inside = total if start is None and end is None else int(_between(ids, start, end).sum())
     del ids, rows
     done = 0
@@ -175,11 +176,11 @@ def _actions(actions: Sequence[Path]) -> pl.DataFrame:
     return pl.concat([_frame(path, list(_ACTIONS)) for path in actions])
 
 
-def _judgments(judgments: pl.DataFrame | Sequence[Path] | None) -> Iterable[pl.DataFrame] | None:
-    """One file at a time: the ids of a million requests' judgments are many times what is kept of them."""
+def _judgments(judgments: pl.DataFrame | Sequence[Path] | None) -> Sequence[Callable[[], pl.DataFrame]] | None:
+    """How to read each piece: the ids of a million requests' judgments are many times what is kept of them."""
     if judgments is None:
         return None
-    return [judgments] if isinstance(judgments, pl.DataFrame) else (_frame(path) for path in judgments)
+    return [lambda: judgments] if isinstance(judgments, pl.DataFrame) else [partial(_frame, path) for path in judgments]
 
 
 def _measure(group: _Group, counted: npt.NDArray[np.bool_], evidence: Evidence, plan: Plan) -> Aggregate:

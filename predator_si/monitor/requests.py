@@ -5,7 +5,8 @@ What belongs here: which requests count as what, and the numbers of each. What m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -28,6 +29,8 @@ MEASURES = ("nDCG@10", "nDCG(exp)@10", "R@20", "P@10", "RR@10", "AP", "ERR@20", 
 """What judged requests are measured by unless asked otherwise."""
 CLICK_DEPTH = 10
 JUDGED_DEPTH = 10
+_NEIGHBOURS = 32
+"""Up to so many judgments of one request comparing each with the next ones is cheaper than sorting them all."""
 COLUMNS = (
     "query_id",
     "timestamp",
@@ -95,6 +98,40 @@ class Requests:
 
 
 @dataclass(frozen=True)
+class Known:
+    """Requests by id: ``query_id`` and ``row``, the number of each. Their hashes are sorted once, however many pieces are looked up in them."""
+
+    frame: pl.DataFrame
+
+    @cached_property
+    def _sorted(self) -> tuple[npt.NDArray[np.uint64], Ints]:
+        hashes = self.frame["query_id"].hash().to_numpy()
+        order = np.argsort(hashes)
+        return hashes[order], order
+
+    @cached_property
+    def _collide(self) -> bool:
+        hashes = self._sorted[0]
+        return bool((hashes[1:] == hashes[:-1]).any())
+
+    def rows_of(self, named: pl.Series, hashes: npt.NDArray[np.uint64]) -> Ints:
+        """``row`` of each named request, -1 where it is not known: found by hash, confirmed letter by letter, and by letters alone should hashes collide."""
+        known, order = self._sorted
+        found = np.full(len(named), -1, np.int64)
+        if not known.size:
+            return found
+        if not self._collide:
+            place = np.minimum(np.searchsorted(known, hashes), known.size - 1)
+            head = np.flatnonzero(known[place] == hashes)
+            at = order[place[head]]
+            if (named.gather(pl.Series(head)) == self.frame["query_id"].gather(pl.Series(at))).all():
+                found[head] = self.frame["row"].to_numpy()[at]
+                return found
+        joined = pl.DataFrame({"query_id": named}).join(self.frame, on="query_id", how="left", maintain_order="left")
+        return joined["row"].cast(pl.Int64).fill_null(-1).to_numpy()
+
+
+@dataclass(frozen=True)
 class Attached:
     """Rows that belong to requests, sorted by ``row``, the number of the request."""
 
@@ -102,8 +139,8 @@ class Attached:
     frame: pl.DataFrame
 
     @classmethod
-    def to(cls, requests: pl.DataFrame, frame: pl.DataFrame) -> tuple[Attached, pl.Series]:
-        """The rows of ``frame`` whose ``query_id`` is among ``requests`` (``query_id``, ``row``), and the other ids that ``frame`` names, hashed.
+    def to(cls, requests: Known, frame: pl.DataFrame) -> tuple[Attached, pl.Series]:
+        """The rows of ``frame`` whose ``query_id`` is among ``requests``, and the other ids that ``frame`` names, hashed.
 
         Ids in ``frame`` mostly stand in runs, so only the head of each run is looked up; runs are told apart by 64-bit hashes.
         """
@@ -113,7 +150,7 @@ class Attached:
         hashes = ids.hash().to_numpy()
         heads = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
         named = ids.gather(pl.Series(heads))
-        found = _rows_of(named, hashes[heads], requests)
+        found = requests.rows_of(named, hashes[heads])
         others = named.filter(pl.Series(found < 0)).unique().hash()
         row = np.repeat(found, np.diff(np.append(heads, frame.height)))
         rest = frame.drop("query_id")
@@ -143,19 +180,6 @@ class Attached:
         return Attached(number[self.row], self.frame)
 
 
-def _rows_of(named: pl.Series, hashes: npt.NDArray[np.uint64], requests: pl.DataFrame) -> Ints:
-    """``row`` of each named request, -1 where it is not known: found by hash, confirmed letter by letter, and by letters alone should hashes collide."""
-    keyed = requests.select(pl.col("query_id").hash().alias("hash"), at=pl.int_range(pl.len(), dtype=pl.Int64))
-    pairs = pl.DataFrame({"hash": hashes}).with_row_index("head").join(keyed, on="hash", how="inner")
-    head, at = pairs["head"].to_numpy(), pairs["at"].to_numpy()
-    found = np.full(len(named), -1, np.int64)
-    if np.bincount(head, minlength=1).max() <= 1 and (named.gather(pairs["head"]) == requests["query_id"].gather(pairs["at"])).all():
-        found[head] = requests["row"].to_numpy()[at]
-        return found
-    known = pl.DataFrame({"query_id": named}).join(requests, on="query_id", how="left", maintain_order="left")
-    return known["row"].cast(pl.Int64).fill_null(-1).to_numpy()
-
-
 @dataclass(frozen=True)
 class Evidence:
     """What is known about requests besides themselves: clicks (``object_id``), ratings (``value``, ``timestamp``, ``key`` of the client), which actions were
@@ -169,29 +193,26 @@ class Evidence:
     missing: int
 
     @classmethod
-    def of(cls, requests: pl.DataFrame, actions: pl.DataFrame, judgments: Iterable[pl.DataFrame] | None) -> Evidence:
-        """Attach actions and judgments to ``requests`` (``query_id``, ``row``); judgments come in pieces, whose ids are let go one after the other.
+    def of(cls, requests: pl.DataFrame, actions: pl.DataFrame, judgments: Sequence[Callable[[], pl.DataFrame]] | None, workers: int = 1) -> Evidence:
+        """Attach actions and judgments to ``requests`` (``query_id``, ``row``); judgments are read in pieces, ``workers`` at a time, whose ids are let go then.
 
         Raises
         ------
         BadInput
             Judgments lack a column, have empty relevances, or are of more than one origin.
         """
-        missing, judged = 0, None
+        missing, judged, known = 0, None, Known(requests)
         if judgments is not None:
-            parts, unknown, origins = list[Attached](), [pl.Series([], dtype=pl.UInt64)], set[str]()
-            for piece in judgments:
-                require(piece, "judgments", ["query_id", "doc_id", "relevance"])
-                origins |= set(piece["origin"].unique().to_list()) if "origin" in piece.columns else set()
-                part, others = Attached.to(requests, piece.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64)))
-                parts.append(part)
-                unknown.append(others)
+            with ThreadPoolExecutor(max_workers=workers) as pool:
+                pieces = list(pool.map(lambda read: _attached(known, read()), judgments))
+            parts, unknown = [part for part, _, _ in pieces], [pl.Series([], dtype=pl.UInt64), *(others for _, others, _ in pieces)]
+            origins = set[str]().union(*(named for _, _, named in pieces))
             if len(origins) > 1:
                 raise BadInput(f"judgments of {len(origins)} origins ({', '.join(map(str, origins))}) are never mixed silently; choose one.")
             missing = pl.concat(unknown).n_unique()
             judged = Attached(np.concatenate([part.row for part in parts]), pl.concat([part.frame for part in parts])).sorted() if parts else None
         named = actions.select("query_id", "action_name", "object_id", "value", "timestamp", "simulated", key=pl.coalesce("client_id", "query_id"))
-        attached, _ = Attached.to(requests, named)
+        attached, _ = Attached.to(known, named)
         clicks = attached.only((pl.col("action_name") == "click") & pl.col("object_id").is_not_null(), "object_id")
         ratings = attached.only(pl.col("action_name") == "rating", "value", "timestamp", "key")
         simulated = attached.only(pl.col("simulated"), "simulated")
@@ -206,6 +227,13 @@ class Evidence:
         """The same evidence after the requests got new numbers, in the same order."""
         clicks, ratings, simulated = (part.renumbered(number) for part in (self.clicks, self.ratings, self.simulated))
         return Evidence(clicks, ratings, simulated, None if self.judgments is None else self.judgments.renumbered(number), 0)
+
+
+def _attached(known: Known, judgments: pl.DataFrame) -> tuple[Attached, pl.Series, set[str]]:
+    """One piece of judgments with the origins that it names."""
+    require(judgments, "judgments", ["query_id", "doc_id", "relevance"])
+    origins = set(judgments["origin"].unique().to_list()) if "origin" in judgments.columns else set()
+    return *Attached.to(known, judgments.select("query_id", "doc_id", pl.col("relevance").cast(pl.Float64))), origins
 
 
 def tally(requests: Requests, evidence: Evidence, plan: Plan) -> Aggregate:
@@ -341,11 +369,12 @@ def _clicked(requests: Requests, clicks: Attached, eta: float) -> tuple[Floats, 
 def _judged(requests: Requests, judgments: Attached, plan: Plan) -> _Judged:
     n, row = requests.frame.height, judgments.row
     documents, relevance = judgments.frame["doc_id"], judgments.frame["relevance"].to_numpy()
-    _refuse_doubles(requests, row, documents)
+    hashes = documents.hash().to_numpy()
+    _refuse_doubles(requests, row, documents, hashes)
     if not plan.graded:
         relevance = (relevance >= plan.min_relevance).astype(np.float64)
     pool = Pool(row, relevance)
-    found = match(requests.lengths, requests.documents, pool, documents, requests.hashes)
+    found = match(requests.lengths, requests.documents, pool, documents, requests.hashes, hashes)
     measures = [Measure.parse(name) for name in plan.measures]
     scores = score(found.hits, pool, requests.lengths, measures, plan.min_relevance if plan.graded else 1.0)
     known = np.bincount(row, minlength=n) > 0
@@ -355,10 +384,14 @@ def _judged(requests: Requests, judgments: Attached, plan: Plan) -> _Judged:
     return _Judged(scores, known, shown, shown - covered, np.bincount(found.repeated, minlength=n))
 
 
-def _refuse_doubles(requests: Requests, row: Ints, documents: pl.Series) -> None:
-    keyed = documents.hash().to_numpy() ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    keyed.sort()
-    if not (keyed[1:] == keyed[:-1]).any():
+def _refuse_doubles(requests: Requests, row: Ints, documents: pl.Series, hashes: npt.NDArray[np.uint64]) -> None:
+    most = int(np.bincount(row).max(initial=0)) if row.size else 0
+    if most <= _NEIGHBOURS:  # a request's judgments stand together
+        suspected = any(bool(((hashes[step:] == hashes[:-step]) & (row[step:] == row[:-step])).any()) for step in range(1, most))
+    else:
+        keyed = np.sort(hashes ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)))
+        suspected = bool((keyed[1:] == keyed[:-1]).any())
+    if not suspected:
         return
     pairs = pl.DataFrame({"row": row, "doc_id": documents})
     doubled = pairs.filter(pl.struct("row", "doc_id").is_duplicated())
@@ -384,6 +417,6 @@ def aggregate_frames(requests: pl.DataFrame, actions: pl.DataFrame, plan: Plan |
     """
     plan = plan or Plan()
     once = requests.unique("query_id", keep="first", maintain_order=True) if requests["query_id"].is_duplicated().any() else requests
-    evidence = Evidence.of(once.select("query_id").with_row_index("row"), actions, None if judgments is None else [judgments])
+    evidence = Evidence.of(once.select("query_id").with_row_index("row"), actions, None if judgments is None else [lambda: judgments])
     found = tally(Requests.of(once, plan.segment), evidence, plan)
     return Aggregate(found.cells, {**found.counts, "repeated": requests.height - once.height, "missing": evidence.missing}, plan.eta)

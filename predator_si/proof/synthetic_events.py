@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from predator_si.monitor.intake import WINDOW, window_name
+from predator_si.monitor.intake import COMPRESSION, WINDOW, window_name
 from predator_si.search.events import ACTION_SCHEMA, SEARCH_SCHEMA
 
 PART = 100_000
 PARTS_PER_WINDOW = 10
-BYTES_PER_EVENT = 450
+BYTES_PER_EVENT = 700
 """Room that a request takes with its judgments and actions, with a margin; measured."""
 START = datetime(2026, 11, 22, tzinfo=UTC)
 CHAMPION, CHALLENGER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -40,7 +40,7 @@ def write_events(folder: Path, events: int, seed: int, on_progress: Callable[[in
         for kind, frame in _part(rng, number, window, names).items():
             target = folder / kind / f"window={window_name(window)}"
             target.mkdir(parents=True, exist_ok=True)
-            frame.write_parquet(target / f"b{number:08d}.parquet", statistics=True)
+            frame.write_parquet(target / f"b{number:08d}.parquet", compression=COMPRESSION, statistics=True)
         if on_progress:
             on_progress((number + 1) * PART, events)
 

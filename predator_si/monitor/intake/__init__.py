@@ -11,7 +11,7 @@ Does not: measure anything, keep files longer or shorter (retention), open seale
 from __future__ import annotations
 
 from predator_si.monitor.intake.intake import Intake, IntakeReport
-from predator_si.monitor.intake.store import WINDOW, Ledger, RawLayer, window_name, window_of, window_start
+from predator_si.monitor.intake.store import COMPRESSION, WINDOW, Ledger, RawLayer, window_name, window_of, window_start
 from predator_si.monitor.intake.window import read_window
 
-__all__ = ["WINDOW", "Intake", "IntakeReport", "Ledger", "RawLayer", "read_window", "window_name", "window_of", "window_start"]
+__all__ = ["COMPRESSION", "WINDOW", "Intake", "IntakeReport", "Ledger", "RawLayer", "read_window", "window_name", "window_of", "window_start"]
