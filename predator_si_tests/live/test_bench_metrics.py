@@ -11,7 +11,18 @@ from predator_si.errors import BadInput
 from predator_si.proof import synthetic_events
 from predator_si.proof.bench_metrics import bench_metrics
 
-KEYS = "events seconds peak_rss_mb peer_queries ratio_pytrec_eval ratio_ranx ratio_ir_measures max_abs_difference slope tick_seconds".split()
+KEYS = [
+    "events",
+    "seconds",
+    "peak_rss_mb",
+    "peer_queries",
+    "ratio_pytrec_eval",
+    "ratio_ranx",
+    "ratio_ir_measures",
+    "max_abs_difference",
+    "slope",
+    "tick_seconds",
+]
 
 
 @pytest.mark.slow

@@ -108,9 +108,12 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     assert {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]} == dict.fromkeys(
         ("quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
     )
-    assert [schedule["scheduleState"]["status"] for schedule in repository["schedules"]] == ["RUNNING"]
+    assert {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]} == dict.fromkeys(
+        ("observe_schedule", "warehouse_schedule"), "RUNNING"
+    )
     assert ["cycle", "deployment"] in [node["assetKey"]["path"] for node in found["assetNodes"]]
     assert httpx.get(f"http://127.0.0.1:{settings.ports.mlflow}/health", timeout=10.0, trust_env=False).status_code == 200
+    assert "observe/quality_report" in httpx.get(f"http://127.0.0.1:{settings.ports.api}/", timeout=10.0, trust_env=False).text, "no page was made yet"
 
     def ticked() -> bool:
         sensors = {sensor["name"]: sensor["sensorState"]["ticks"] for sensor in dagster_state(settings)["repositoryOrError"]["sensors"]}
@@ -119,7 +122,7 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     wait_until(ticked, 60, "a tick of the daemon that says why it does nothing")
 
     children = running(home)
-    assert children is not None and len(children.children) >= 5
+    assert children is not None and len(children.children) >= 6
     assert not_prepared(loop) == [] and prepare_for_service(settings, DEMO_SCALES["small"]) is None, "a second `up` sets nothing up again"
     shown = subprocess.run(
         [sys.executable, "-m", "predator_si.cli", "logs", "search", "-n", "5"], env=environment, capture_output=True, text=True, timeout=60, check=True
