@@ -109,7 +109,7 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
         ("quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
     )
     assert {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]} == dict.fromkeys(
-        ("observe_schedule", "warehouse_schedule"), "RUNNING"
+        ("snapshot_schedule", "warehouse_schedule"), "RUNNING"
     )
     assert ["cycle", "deployment"] in [node["assetKey"]["path"] for node in found["assetNodes"]]
     assert httpx.get(f"http://127.0.0.1:{settings.ports.mlflow}/health", timeout=10.0, trust_env=False).status_code == 200
