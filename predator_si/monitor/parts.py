@@ -197,7 +197,6 @@ def _measure(group: _Group, counted: npt.NDArray[np.bool_], evidence: Evidence, 
 
 def _read(group: _Group, plan: Plan) -> Requests:
     """A row group. Of the documents only the ids are decoded: everything else about them is most of the file."""
-    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -211,10 +210,10 @@ def _read(group: _Group, plan: Plan) -> Requests:
         if missing or not leaf:
             raise BadInput(f"{group.path}: column {', '.join(missing) or 'results with ' + _OBJECT} is missing; it is not a file of search events.")
         table = file.read_row_group(group.index, columns=[*names, *leaf], use_threads=False)
-    column = table.column("results").combine_chunks()
-    lists = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    lengths = pl.Series(pc.list_value_length(lists)).fill_null(0).cast(pl.Int64).to_numpy()
-    documents = pl.Series(lists.flatten().field(0)) if len(lists) else pl.Series([], dtype=pl.String)
+    chunks = table.column("results").chunks
+    lengths = np.concatenate([pl.Series(pc.list_value_length(lists)).fill_null(0).cast(pl.Int64).to_numpy() for lists in chunks] or [np.empty(0, np.int64)])
+    shown = [pl.Series(lists.flatten().field(0)) for lists in chunks if len(lists)]
+    documents = pl.concat(shown, rechunk=False) if shown else pl.Series([], dtype=pl.String)
     frame: Any = pl.from_arrow(table.select(names))
     if plan.segment and not segment:
         frame = frame.with_columns(pl.lit(None, pl.String).alias(plan.segment))

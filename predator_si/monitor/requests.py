@@ -22,7 +22,7 @@ from predator_si.measures.lists import match
 from predator_si.measures.ranking import require
 from predator_si.measures.scoring import Hits, Ints, Pool, score
 from predator_si.monitor.aggregate import Aggregate, Cell, CellKey, Latencies
-from predator_si.monitor.totals import Floats, Totals
+from predator_si.monitor.totals import Floats, Keys, Totals
 from predator_si.monitor.traffic import ANSWERED, FAILED
 
 MEASURES = ("nDCG@10", "nDCG(exp)@10", "R@20", "P@10", "RR@10", "AP", "ERR@20", "RBP(p=0.8)", "RBPres(p=0.8)", "judged@10")
@@ -264,7 +264,7 @@ def tally(requests: Requests, evidence: Evidence, plan: Plan) -> Aggregate:
             "cpu": frame["cpu_seconds"].fill_null(0.0).to_numpy(),
             "time": frame["timestamp"].to_physical().to_numpy(),
         },
-        frame["client_id"],
+        Keys.of(frame["client_id"]),
         _clicked(requests, evidence.clicks, plan.eta),
         None if evidence.judgments is None else _judged(requests, evidence.judgments, plan),
         evidence,
@@ -293,7 +293,7 @@ class _Found:
     """Arrays over all requests of a batch, from which cells are cut."""
 
     numbers: dict[str, npt.NDArray[Any]]
-    clients: pl.Series
+    clients: Keys
     clicked: tuple[Floats, Floats]
     judged: _Judged | None
     evidence: Evidence
@@ -311,7 +311,7 @@ class _Found:
         newest = {name: self._latest(chosen) for name, chosen in (("answered", answered), ("served", served), ("timed", timed)) if chosen.size}
         if answered.size:
             value, clicked = (array[answered] for array in self.clicked)
-            families["clicks"] = Totals.of([value, clicked], ["value", "clicked"], self.clients.gather(pl.Series(answered)))
+            families["clicks"] = Totals.of([value, clicked], ["value", "clicked"], self.clients.at(answered))
             counts["clicked"] = int(clicked.sum())
         mine = np.zeros(self.numbers["time"].size, bool)
         mine[at] = True
@@ -348,7 +348,7 @@ class _Found:
         counts |= {"documents": int(judged.documents[own].sum()), "unjudged_documents": int(judged.unjudged[own].sum())}
         counts["repeated"] = int(judged.repeated[own].sum())
         if own.size:
-            keys = self.clients.gather(pl.Series(own)) if self.plan.clustered else None
+            keys = self.clients.at(own) if self.plan.clustered else None
             families["judged"] = Totals.of([array[own] for array in judged.scores.values()], list(judged.scores), keys)
 
 

@@ -21,6 +21,25 @@ RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
+class Keys:
+    """Which cluster each observation belongs to: ``code`` (negative: none, it stands for itself), and where in ``names`` each code's name stands first."""
+
+    names: pl.Series
+    code: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, names: pl.Series) -> Keys:
+        """From one name, or null, for each observation."""
+        _, first, code = np.unique(names.hash().to_numpy(), return_index=True, return_inverse=True)
+        return cls(names, np.where(names.is_null().to_numpy(), -1, code), first)
+
+    def at(self, rows: npt.NDArray[np.int64]) -> Keys:
+        """Of some observations only."""
+        return Keys(self.names, self.code[rows], self.first)
+
+
+@dataclass(frozen=True)
 class Totals:
     """Observations of some quantities, made at the same requests.
 
@@ -50,18 +69,20 @@ class Totals:
     clusters: pl.DataFrame
 
     @classmethod
-    def of(cls, values: Sequence[Floats], names: Sequence[str], keys: pl.Series | None = None) -> Totals:
+    def of(cls, values: Sequence[Floats], names: Sequence[str], keys: pl.Series | Keys | None = None) -> Totals:
         """From one array per quantity, all of the same length; observations with a key belong to its cluster, a null key stands for itself."""
         loose, clusters = list(values), pl.DataFrame(schema=_schema(names))
-        if keys is not None and keys.null_count() < len(keys):
-            alone = keys.is_null().to_numpy()
-            if alone.any():
-                keys, own, loose = keys.drop_nulls(), [array[~alone] for array in values], [array[alone] for array in values]
-            else:
-                own, loose = list(values), [array[:0] for array in values]
-            _, first, code = np.unique(keys.hash().to_numpy(), return_index=True, return_inverse=True)
-            sums = {name: np.bincount(code, weights=array).astype(np.float64) for name, array in zip(names, own, strict=True)}
-            clusters = pl.DataFrame({"key": keys.gather(pl.Series(first)), "size": np.bincount(code).astype(np.int64), **sums})
+        if keys is not None:
+            found = keys if isinstance(keys, Keys) else Keys.of(keys)
+            known = found.code >= 0
+            if known.any():
+                every = bool(known.all())
+                code, own = (found.code, loose) if every else (found.code[known], [array[known] for array in loose])
+                size = np.bincount(code, minlength=found.first.size)
+                here = np.flatnonzero(size)
+                sums = {name: np.bincount(code, weights=array, minlength=size.size)[here] for name, array in zip(names, own, strict=True)}
+                clusters = pl.DataFrame({"key": found.names.gather(pl.Series(found.first[here])), "size": size[here].astype(np.int64), **sums})
+                loose = [array[:0] for array in loose] if every else [array[~known] for array in loose]
         n = int(loose[0].size) if loose else 0
         total = np.array([float(array.sum()) for array in loose])
         squares = np.array([float((array * array).sum()) for array in loose])
