@@ -182,6 +182,16 @@ class Home:
         return self.warehouse / "marts.duckdb"
 
     @property
+    def telemetry_judgments(self) -> Path:
+        """Labels of requests that were probes, by the request's id: ``window=<yyyymmddTHHMM>/<part>.parquet``."""
+        return self.telemetry / "judgments"
+
+    @property
+    def telemetry_windows(self) -> Path:
+        """What was measured of each closed window, every revision: ``<yyyymmddTHHMM>/r<revision>/``."""
+        return self.telemetry / "windows"
+
+    @property
     def telemetry_quarantine(self) -> Path:
         """Records that could not be used, with the reason and the place they came from: ``<part>.parquet``."""
         return self.telemetry / "quarantine"

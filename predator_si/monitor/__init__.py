@@ -25,7 +25,7 @@ from predator_si.monitor.clicks import click_quality, click_through
 from predator_si.monitor.evidence import weigh
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
 from predator_si.monitor.hysteresis import hold, remember
-from predator_si.monitor.probes import ProbeResult, probe
+from predator_si.monitor.probes import ProbeResult, keep_labels, probe
 from predator_si.monitor.snapshot import measure_window, traffic_metrics
 from predator_si.monitor.traffic import PriceTable, Traffic, champion_traffic
 from predator_si.monitor.triggers import TRIGGERS, GateState, Skip, Start, TriggerRule, decide
@@ -52,6 +52,7 @@ __all__ = [
     "find_anomalies",
     "healthy_windows",
     "hold",
+    "keep_labels",
     "measure_window",
     "probe",
     "probe_reference_of",

@@ -10,16 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import polars as pl
 
-from predator_si.errors import BadInput
+from predator_si.errors import BadInput, Unavailable
 from predator_si.measures import per_query
 from predator_si.records import utc_now
 
 _SCHEMA: dict[str, Any] = {
     "query_id": pl.String,
+    "request_id": pl.String,
+    "asked_at": pl.Datetime("us", "UTC"),
     "text": pl.String,
     "status": pl.Int64,
     "error": pl.String,
@@ -43,7 +46,8 @@ class ProbeResult:
     Attributes
     ----------
     per_query
-        One row per judged query asked, in their order: ``query_id``, ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
+        One row per judged query asked, in their order: ``query_id``, ``request_id`` (the service's own, null where it told none), ``asked_at``,
+        ``text``, ``ndcg_at_10``, ``recall_at_20``, ``rr_at_10`` (0..1, null
         where the probe failed), ``latency_ms`` (as the client saw it), ``took_ms``, ``model_digest``, ``result_ids``, ``candidate_ids``
         (first-stage order; null where the service returned only a part of them), ``rerank_scores`` (logits in the order of ``result_ids``, null
         where the reranker did not read that document), ``first_scores`` (those of the first stage, in the same order),
@@ -149,7 +153,7 @@ def answer_row(query_id: str, text: str, answer: Mapping[str, Any] | None, laten
 def _ask(client: Any, query_id: str, text: str, body: dict[str, Any]) -> dict[str, Any]:
     import httpx
 
-    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {"query_id": query_id, "text": text}
+    row: dict[str, Any] = dict.fromkeys(_SCHEMA) | {"query_id": query_id, "text": text, "asked_at": utc_now()}
     begun = time.perf_counter()
     try:
         response = client.post("/search", json={"query": text, **body})
@@ -177,6 +181,7 @@ def _read(answer: Mapping[str, Any]) -> dict[str, Any]:
     legs = answer.get("legs") or {}
     candidates = [ids[i] for i in sorted(range(len(ids)), key=lambda i: -first[i])] if whole else None
     return {
+        "request_id": answer.get("query_id"),
         "took_ms": float(answer["took_ms"]),
         "model_digest": answer.get("stands_for") or answer["model_digest"],
         "result_ids": ids,
@@ -186,6 +191,42 @@ def _read(answer: Mapping[str, Any]) -> dict[str, Any]:
         "lexical_ids": legs.get("lexical"),
         "dense_ids": legs.get("dense"),
     }
+
+
+def keep_labels(telemetry: Path, name: str, probes: ProbeResult, judgments: pl.DataFrame) -> list[Path]:
+    """Put the labels of the probes beside their requests in the raw layer, so that these are measured by every measure, per segment, with holes.
+
+    Parameters
+    ----------
+    telemetry
+        The telemetry folder.
+    name
+        Of the files, the same for the same round: ``judgments/window=<yyyymmddTHHMM>/<name>.parquet``, in the windows in which the probes were asked.
+    judgments
+        ``query_id, doc_id, relevance`` of the judged queries.
+
+    Raises
+    ------
+    Unavailable
+        A file cannot be written.
+    """
+    from predator_si.monitor.intake import window_name, window_of
+
+    asked = probes.per_query.filter(pl.col("request_id").is_not_null()).select("query_id", "request_id", "asked_at")
+    labels = asked.join(judgments.select("query_id", "doc_id", "relevance"), on="query_id", how="inner", maintain_order="left")
+    written = []
+    for moment in sorted({window_of(one) for one in labels["asked_at"]}):
+        own = labels.filter(pl.col("asked_at").map_elements(window_of, return_dtype=labels["asked_at"].dtype) == moment)
+        path = telemetry / "judgments" / f"window={window_name(moment)}" / f"{name}.parquet"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.partial")
+            own.select("doc_id", "relevance", query_id="request_id").write_parquet(partial)
+            partial.replace(path)
+        except OSError as error:
+            raise Unavailable(f"{path}: labels of probes cannot be written ({error}). Make the folder writable or free some space.") from error
+        written.append(path)
+    return written
 
 
 def _scores(answers: pl.DataFrame, judgments: pl.DataFrame) -> pl.DataFrame:

@@ -136,7 +136,8 @@ def erase_client(home: Path, client_id: str, actor: str) -> Erasure:
 
 
 def expire(home: Path, now: datetime, days: int, actor: str = "loop") -> Expiry:
-    """Delete events older than ``days`` (hourly files, windows of the raw layer, quarantine), and destroy the keys of days that lie wholly before.
+    """Delete events older than ``days`` (hourly files, windows of the raw layer and what was measured of them, quarantine), and destroy the keys of days that
+    lie wholly before.
 
     A file goes when all that it may hold is older. A key of a client spans a week, so text in a data set may be readable for six days longer than in events.
     One ledger record says how much it was; none when it was nothing.
@@ -157,10 +158,13 @@ def expire(home: Path, now: datetime, days: int, actor: str = "loop") -> Expiry:
         for path in _older(Home(home), cutoff):
             path.unlink(missing_ok=True)
             files += 1
-        for folder in (Home(home).telemetry_search, Home(home).telemetry_actions):
+        for folder in _windowed(Home(home)):
             for window in folder.glob("window=*"):
                 if window.is_dir() and not any(window.iterdir()) and window.name < f"window={cutoff.astimezone(UTC):%Y%m%dT%H%M}":
                     window.rmdir()
+        for place in sorted(Home(home).telemetry_windows.glob("*/**/"), reverse=True):
+            if not any(place.iterdir()):
+                place.rmdir()
     except OSError as error:
         raise Unavailable(f"{error.filename}: cannot be deleted although it is older than {days} days ({error.strerror}). Change its owner.") from error
     keys = open_vault(home).expire(before) if vault_file(home).is_file() else 0
@@ -168,6 +172,10 @@ def expire(home: Path, now: datetime, days: int, actor: str = "loop") -> Expiry:
         payload = {"before": before.isoformat(), "days": days, "files": files, "keys": keys}
         Control(Home(home).control_db).append(EXPIRED, actor, None, f"older than {days} days", payload)
     return Expiry(before, files, keys)
+
+
+def _windowed(home: Home) -> tuple[Path, ...]:
+    return home.telemetry_search, home.telemetry_actions, home.telemetry_judgments
 
 
 def _older(home: Home, cutoff: datetime) -> Iterator[Path]:
@@ -186,9 +194,11 @@ def _older(home: Home, cutoff: datetime) -> Iterator[Path]:
     for path in sorted((home.events / "writers").glob("*.seq")):  # the counter of a writer none of whose events is left
         if path.stem not in kept and path.stat().st_mtime < cutoff.timestamp() and not is_alive(path):
             yield path
-    for folder in (home.telemetry_search, home.telemetry_actions):
+    for folder in _windowed(home):
         yield from (path for part in sorted(folder.glob("window=*")) if part.name < window for path in sorted(part.glob("*.parquet")))
-    for path in sorted(home.telemetry_quarantine.glob("*.parquet")):
+    measured = (part for part in sorted(home.telemetry_windows.glob("[0-9]*")) if f"window={part.name}" < window)
+    yield from (path for part in measured for path in sorted(part.rglob("*")) if path.is_file())
+    for path in [*sorted(home.telemetry_quarantine.glob("*.parquet")), *sorted((home.snapshots / "revisions").glob("*.json"))]:
         if path.stat().st_mtime < cutoff.timestamp():
             yield path
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
 
 from predator_si.errors import BadInput
-from predator_si.monitor import probe
+from predator_si.monitor import keep_labels, probe
+from predator_si.monitor.windows import Windows
+from predator_si_tests.support.raw_layer import store_rows
+from predator_si_tests.support.windows import search
 
 QUERIES = pl.DataFrame({"query_id": ["a", "b", "c", "unjudged"], "text": ["one", "two", "three", "four"]})
 JUDGMENTS = pl.DataFrame({"query_id": ["a", "b", "c"], "doc_id": ["d0", "d1", "d9"], "relevance": [1.0, 1.0, 1.0]})
@@ -100,3 +104,23 @@ def test_a_service_that_is_down_fails_every_probe(service):
 def test_nothing_judged_is_refused():
     with pytest.raises(BadInput, match="none of the 4"):
         probe("http://127.0.0.1:1", QUERIES, JUDGMENTS.clear())
+
+
+def test_labels_beside_the_requests_let_the_engine_measure_probes_by_every_measure(service, home):
+    url, replies, _ = service
+    replies["one"], replies["two"] = answer(["d0", "d5"]) | {"query_id": "r1"}, answer(["d7", "d1"]) | {"query_id": "r2"}
+    replies["three"] = 503
+    result = probe(url, QUERIES, JUDGMENTS)
+    blank = dict.fromkeys(("object_id", "score", "first_stage_score", "rerank_score"))
+    rows = [
+        search(i, query_id=row["request_id"], timestamp=row["asked_at"], probe=True, results=[blank | {"object_id": one} for one in row["result_ids"]])
+        for i, row in enumerate(result.per_query.filter(pl.col("error").is_null()).iter_rows(named=True))
+    ]
+    store_rows(home, rows)
+    written = keep_labels(home.telemetry, "round", result, JUDGMENTS)
+    assert written and all(path.stem == "round" for path in written) and keep_labels(home.telemetry, "round", result, JUDGMENTS) == written
+    windows = Windows(home.telemetry)
+    found = windows.between(result.started_at - timedelta(hours=1), result.ended_at + timedelta(hours=1), result.ended_at)
+    judged = found.cell([key for key in found.cells if key.kind == "probe"]).families["judged"]
+    assert judged.observations == 2 and judged.sum("nDCG@10") == pytest.approx(result.per_query["ndcg_at_10"].sum()) and judged.sum("judged@10") == 1.0
+    assert found.counts["missing"] == 0

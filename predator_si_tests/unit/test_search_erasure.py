@@ -99,6 +99,9 @@ def test_old_events_go_with_their_keys_and_young_ones_stay(tmp_path: Path) -> No
         part = windows / f"window={when:%Y%m%dT%H%M}" / "b1.parquet"
         part.parent.mkdir(parents=True)
         pl.DataFrame({"user_query": ["x"]}).write_parquet(part)
+        for beside in (f"judgments/{part.parent.name}/probes.parquet", f"windows/{when:%Y%m%dT%H%M}/r0001/aggregate.json"):
+            (tmp_path / "telemetry" / beside).parent.mkdir(parents=True)
+            (tmp_path / "telemetry" / beside).write_text("x")
     aside = tmp_path / "telemetry" / "quarantine" / "b1.parquet"
     aside.parent.mkdir()
     pl.DataFrame({"text": ["x"]}).write_parquet(aside)
@@ -108,16 +111,17 @@ def test_old_events_go_with_their_keys_and_young_ones_stay(tmp_path: Path) -> No
             os.utime(path, (old.timestamp(), old.timestamp()))
     assert texts(folder, old)[0] == "mail [email] about 0"
     done = expire(tmp_path, NOW, 30)
-    # two hourly files, the writer's counter, one window, one quarantine file; keys of ann and bob of that week
-    assert (done.files, done.keys) == (5, 2)
+    # two hourly files, the writer's counter, one window, its labels and what was measured of it, one quarantine file; keys of ann and bob of that week
+    assert (done.files, done.keys) == (7, 2)
     assert texts(folder, old) == [] and texts(folder) == ["mail [email] about 0", "mail [email] about 1"]
-    assert [path.name for path in windows.iterdir()] == [f"window={NOW:%Y%m%dT%H%M}"]
+    for kind in ("search", "judgments", "windows"):
+        assert [path.name.removeprefix("window=") for path in (tmp_path / "telemetry" / kind).iterdir()] == [f"{NOW:%Y%m%dT%H%M}"]
     frames = read_events(folder, NOW - timedelta(hours=1), NOW + timedelta(hours=1))
     assert (frames.lost, frames.unknown) == (0, ())
     assert expire(tmp_path, NOW, 30).files == 0
     records = Control(tmp_path / "control.db").records()
     assert [record.action for record in records] == ["personal_data_expired"]
-    assert records[0].payload == {"before": (NOW - timedelta(days=30)).date().isoformat(), "days": 30, "files": 5, "keys": 2}
+    assert records[0].payload == {"before": (NOW - timedelta(days=30)).date().isoformat(), "days": 30, "files": 7, "keys": 2}
     with pytest.raises(BadInput, match="at least 1"):
         expire(tmp_path, NOW, 0)
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from predator_si.errors import BadInput, Unavailable
-from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, probe
+from predator_si.monitor import GateState, PriceTable, Skip, Start, decide, keep_labels, probe
 from predator_si.monitor.intake import read_window
 from predator_si.monitor.judgments import PROBED_SPLIT, Panel, panel
 from predator_si.monitor.snapshot import snapshot_of
@@ -76,6 +76,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
     loop.home.snapshots.mkdir(parents=True, exist_ok=True)
     if asked is not None:
         asked.per_query.write_parquet(loop.home.snapshots / f"{snapshot.snapshot_id}.parquet")
+        keep_labels(loop.home.telemetry, snapshot.snapshot_id, asked, loop.corpus.judgments(split=PROBED_SPLIT))
         keep_evidence(loop, snapshot.snapshot_id, None if info is None else info["index"], loop.corpus.judgments(split="dev"))
     partial = loop.home.snapshots / f".{snapshot.snapshot_id}.partial"
     partial.write_text(snapshot.to_json())
