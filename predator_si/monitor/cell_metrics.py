@@ -51,17 +51,20 @@ def cell_metrics(cell: Cell, who: Answerer, now: datetime, *, eta: float, seed: 
 
 
 def cell_table(cells: Mapping[CellKey, Cell], now: datetime) -> tuple[CellMetrics, ...]:
-    """Every cell of people's requests with all its means: judged measures under their own names, clicks, latency with percentiles, errors."""
+    """Every cell of people's requests with all its means: judged measures under their own names, clicks, latency with percentiles, errors; and every cell of
+    probes whose labels are known with its judged measures.
+    """
     found = []
     for key, cell in sorted(cells.items(), key=lambda one: tuple(part or "" for part in one[0])):
-        if key.kind != "person":
+        if key.kind != "person" and not (key.kind == "probe" and "judged" in cell.families):
             continue
         metrics = [_mean_of_table(cell, "judged", name, name, now) for name in (cell.families["judged"].names if "judged" in cell.families else ())]
-        metrics += [_mean_of_table(cell, family, column, name, now) for name, (family, column) in _TABLE.items() if family in cell.families]
-        metrics += _percentiles(cell, {}) if "latency" in cell.families else []
-        metrics += [_errors(cell, Answerer(key.model_digest), now)]
-        named_metrics = {metric.name: metric for metric in metrics}
-        found.append(CellMetrics(model_digest=key.model_digest, variant=key.variant, segment=key.segment, counts=dict(cell.counts), metrics=named_metrics))
+        if key.kind == "person":
+            metrics += [_mean_of_table(cell, family, column, name, now) for name, (family, column) in _TABLE.items() if family in cell.families]
+            metrics += _percentiles(cell, {}) if "latency" in cell.families else []
+            metrics += [_errors(cell, Answerer(key.model_digest), now)]
+        facts: dict[str, Any] = {name: part for name, part in key._asdict().items() if name in CellMetrics.model_fields}
+        found.append(CellMetrics(**facts, counts=dict(cell.counts), metrics={metric.name: metric for metric in metrics}))
     return tuple(found)
 
 

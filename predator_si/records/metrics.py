@@ -71,6 +71,8 @@ class CellMetrics(Record):
     model_digest: str | None
     variant: str | None
     segment: str | None
+    kind: Literal["person", "probe"] = "person"
+    """Whose requests: of probes only the judged measures are told, their latency may be a stand-in's."""
     counts: dict[str, int]
     """``requests``, ``answered``, ``served``, ``failed``; where requests were judged also the holes: ``judged``, ``unjudged_requests``, ``documents`` (first
     ten of judged requests), ``unjudged_documents``, ``repeated``."""

@@ -146,6 +146,11 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "loop_waits": ("No cycle starts", "Цикл не починається"),
     "not_before": ("not before", "не раніше"),
     "margin": ("Room", "Запас"),
+    "measures": ("Judged probes by every measure", "Оцінені проби за кожною мірою"),
+    "measures_note": (
+        "Probes that were asked in this window, by the script of the query; they follow the window before.",
+        "Проби, поставлені в цьому вікні, за письмом запиту; вони належать до попереднього вікна.",
+    ),
     "worst_slices": ("Worst slices", "Найгірші зрізи"),
     "slice": ("Slice", "Зріз"),
     "rest": ("The rest", "Решта"),

@@ -185,6 +185,7 @@ def _parts(evidence: WindowEvidence, histories: Mapping[str, Markup], lang: Lang
         _gates(evidence, lang),
         _glance(evidence, lang),
         _history(evidence, histories, lang),
+        _measures(evidence, lang),
         _slices(evidence, lang),
         _stages(evidence, lang),
         _drift(evidence, lang),
@@ -283,6 +284,25 @@ def _history(evidence: WindowEvidence, histories: Mapping[str, Markup], lang: La
     for name, drawn in histories.items():
         parts += [element("h3", _name(name, lang)), drawn]
     return section(phrase("history", lang), *parts)
+
+
+def _measures(evidence: WindowEvidence, lang: Language) -> Markup | None:
+    """Judged probes by every measure and segment; null where the labels of no probe of this window are known yet."""
+    cells = [cell for cell in evidence.snapshot.cells if cell.kind == "probe" and cell.metrics]
+    if not cells:
+        return None
+    names = list(dict.fromkeys(name for cell in cells for name in cell.metrics))
+
+    def shown(metric: Metric | None) -> Any:
+        if metric is None or metric.value is None:
+            return phrase("unknown", lang)
+        bounds = "" if metric.ci_low is None or metric.ci_high is None else f"{metric.ci_low:.3f} … {metric.ci_high:.3f}"
+        return joined([f"{metric.value:.3f}", element("small", bounds)])
+
+    titles = [f"{cell.segment or phrase('unknown', lang)}, n={cell.counts['judged']:,}" for cell in cells]
+    head = [phrase("measure", lang), *titles]
+    rows = [(name, *(shown(cell.metrics.get(name)) for cell in cells)) for name in names]
+    return section(phrase("measures", lang), element("p", phrase("measures_note", lang)), table(head, rows, numbers=range(1, len(cells) + 1)))
 
 
 def _slices(evidence: WindowEvidence, lang: Language) -> Markup:

@@ -12,6 +12,7 @@ import pytest
 
 from predator_si.errors import BadInput
 from predator_si.monitor import keep_labels, probe
+from predator_si.monitor.snapshot import snapshot_of
 from predator_si.monitor.windows import Windows
 from predator_si_tests.support.raw_layer import store_rows
 from predator_si_tests.support.windows import search
@@ -124,3 +125,6 @@ def test_labels_beside_the_requests_let_the_engine_measure_probes_by_every_measu
     judged = found.cell([key for key in found.cells if key.kind == "probe"]).families["judged"]
     assert judged.observations == 2 and judged.sum("nDCG@10") == pytest.approx(result.per_query["ndcg_at_10"].sum()) and judged.sum("judged@10") == 1.0
     assert found.counts["missing"] == 0
+    cells = snapshot_of(found, result.started_at, result.ended_at, result.ended_at, champion=None, contour="local").cells
+    assert [(cell.kind, cell.counts["judged"]) for cell in cells] == [("probe", 2)]
+    assert cells[0].metrics["nDCG@10"].value == pytest.approx(result.per_query["ndcg_at_10"].mean()) and "avg_latency_ms" not in cells[0].metrics

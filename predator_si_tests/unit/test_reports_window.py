@@ -13,7 +13,7 @@ import pytest
 from predator_si.errors import BadInput
 from predator_si.monitor import default_criteria, evaluate_gates
 from predator_si.monitor.exposition import exposition, write_exposition
-from predator_si.records import Answer, Baseline, Metric, MetricsSnapshot
+from predator_si.records import Answer, Baseline, CellMetrics, Metric, MetricsSnapshot
 from predator_si.reports.plots import metric_history, stage_shares
 from predator_si.reports.window import DriftLine, WindowEvidence, worst_slices, write_window_pages
 
@@ -138,6 +138,19 @@ def test_every_gate_stands_on_the_page_with_its_answer(tmp_path):
     assert {gate.answer for gate in shown.gates} >= {Answer.FAIL, Answer.UNKNOWN, Answer.PASS}
     for gate in shown.gates:
         assert gate.criterion.name in text and gate.reason in text
+
+
+def test_judged_probes_are_told_by_every_measure_where_their_labels_are_known(tmp_path):
+    shown = evidence()
+    assert "Judged probes by every measure" not in read(write_window_pages(tmp_path, shown)["en"]).text
+    value = Metric(name="nDCG(exp)@10", value=0.4321, ci_low=0.4, ci_high=0.5, n=80)
+    people = CellMetrics(model_digest="m", variant="champion", segment="latin", counts={}, metrics={"ERR@20": value})
+    probes = CellMetrics(model_digest="m", variant="champion", segment="cyrillic", kind="probe", counts={"judged": 80}, metrics={"nDCG(exp)@10": value})
+    shown = replace(shown, snapshot=shown.snapshot.model_copy(update={"cells": (people, probes)}))
+    pages = write_window_pages(tmp_path, shown)
+    for lang, title in (("en", "Judged probes by every measure"), ("uk", "Оцінені проби за кожною мірою")):
+        text = read(pages[lang]).text
+        assert title in text and "nDCG(exp)@10" in text and "0.4320.400 … 0.500" in text and "cyrillic, n=80" in text and "ERR@20" not in text
 
 
 def test_no_history_is_refused(tmp_path):
