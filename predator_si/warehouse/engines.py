@@ -49,10 +49,8 @@ class Warehouse(Protocol):
         ...
 
 
-class DuckDBFile:
-    """A warehouse in one DuckDB file. One process may write it, or several may read."""
-
-    target: Target = "duckdb"
+class _Connected:
+    """What both drivers answer alike."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -65,6 +63,12 @@ class DuckDBFile:
         """The rows of a query."""
         found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
         return found
+
+
+class DuckDBFile(_Connected):
+    """A warehouse in one DuckDB file. One process may write it, or several may read."""
+
+    target: Target = "duckdb"
 
     def answer(self, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of somebody's own query; times are UTC."""
@@ -80,22 +84,10 @@ class DuckDBFile:
             self._connection.unregister("incoming")
 
 
-class PostgresDatabase:
+class PostgresDatabase(_Connected):
     """A warehouse in a PostgreSQL database, found by the variables that libpq reads (``PGHOST``, ``PGDATABASE``, ``PGUSER``, ``PGPASSWORD`` ...)."""
 
     target: Target = "postgres"
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def execute(self, sql: str) -> None:
-        """Run statements that answer nothing."""
-        self._connection.execute(sql)
-
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """The rows of a query."""
-        found: list[tuple[Any, ...]] = self._connection.execute(sql).fetchall()
-        return found
 
     def answer(self, question: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         """Column names and rows of somebody's own query; times are UTC."""

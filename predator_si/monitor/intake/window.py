@@ -25,7 +25,7 @@ _REACHES = (timedelta(hours=2), LATE)
 _NO_LOSSES = pl.DataFrame(schema=LOSS_SCHEMA)
 
 
-def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | None = None) -> EventFrames:
+def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | None = None, results: bool = True) -> EventFrames:
     """Everything of ``start <= t < end`` in the raw layer: searches by their time, actions by their time or on those searches.
 
     Parameters
@@ -34,6 +34,8 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
         The telemetry folder.
     events
         The events folder of the embedded service: with it, lost events are counted by its writers' numbers. Without it ``lost`` is 0 and ``unknown`` says so.
+    results
+        False leaves the served documents out (null), which are most of a window: an account of what is missing needs none.
 
     Returns
     -------
@@ -50,7 +52,7 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
         raise BadInput(f"read_window: {start} .. {end}: it needs time zones, and must not end before it starts.")
     layer = RawLayer(folder)
     with layer.locked():
-        search = _read(layer, "search", start, end).filter(pl.col("timestamp").is_between(start, end, closed="left"))
+        search = _read(layer, "search", start, end, results=results).filter(pl.col("timestamp").is_between(start, end, closed="left"))
         actions = _read(layer, "action", start, end)
         inside = pl.col("timestamp").is_between(start, end, closed="left") | pl.col("query_id").is_in(search["query_id"].implode())
         aside = layer.quarantine()
@@ -83,9 +85,12 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
     )
 
 
-def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:
-    parts = layer.parts(kind, start, end)
-    return scan(parts, RAW_SCHEMA[kind]).collect() if parts else pl.DataFrame(schema=RAW_SCHEMA[kind])
+def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime, *, results: bool = True) -> pl.DataFrame:
+    parts, schema = layer.parts(kind, start, end), RAW_SCHEMA[kind]
+    if not parts:
+        return pl.DataFrame(schema=schema)
+    rows = scan(parts, schema)
+    return (rows if results else rows.with_columns(pl.lit(None, schema["results"]).alias("results"))).collect()
 
 
 def _numbers(layer: RawLayer, kind: Kind, start: datetime, end: datetime) -> pl.DataFrame:

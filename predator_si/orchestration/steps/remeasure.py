@@ -68,7 +68,7 @@ def remeasure(loop: Loop, dirty: Sequence[datetime], now: datetime) -> list[Metr
     before = {start: _files(loop, start) for start in dirty}
     corrected = []
     for old in concerned:
-        events = read_window(loop.home.telemetry, old.window_start, old.window_end, events=loop.home.events)
+        events = read_window(loop.home.telemetry, old.window_start, old.window_end, events=loop.home.events, results=False)
         new = measured(loop, counted(loop, old.window_start, old.window_end, now), events, old)
         if new is not old:
             _replace(loop, old, new)

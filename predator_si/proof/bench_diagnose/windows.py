@@ -26,6 +26,7 @@ import numpy.typing as npt
 import polars as pl
 
 from predator_si.diagnose import Window
+from predator_si.errors import BadInput
 from predator_si.monitor import measure_window
 from predator_si.monitor.probes import answer_row, scored_probes
 from predator_si.proof.bench_diagnose.sites import K, Site
@@ -129,11 +130,11 @@ class _Index:
 
     def updated(self, upserts: pl.DataFrame, deletes: Sequence[str] = ()) -> _Index:
         """No document arrives while a window is played."""
-        raise NotImplementedError
+        raise BadInput("an index of a played window takes no documents; change its site before the window is played.")
 
     def save(self, folder: Path) -> None:
         """Nothing is saved."""
-        raise NotImplementedError
+        raise BadInput("an index of a played window is not saved; save that of its site.")
 
 
 class _Reranker:
