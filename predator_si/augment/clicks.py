@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from predator_si.augment.recipe import Proposal
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.words import token_lists
 from predator_si.errors import BadInput
 
 LOG_COLUMNS = ("text", "clicked", "impressions")

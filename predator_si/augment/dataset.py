@@ -17,7 +17,7 @@ from predator_si.augment.negatives import FirstStage, mine_hard_negatives
 from predator_si.augment.recipe import Filters, Guard, Proposal, Sizes
 from predator_si.augment.seeds import propose_from_documents, target_tokens
 from predator_si.corpora.text import stable_fraction
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.words import token_lists
 from predator_si.errors import BadInput, Refused
 from predator_si.records import DiagnosticReport
 

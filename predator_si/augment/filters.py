@@ -12,7 +12,7 @@ import numpy as np
 
 from predator_si.augment.minhash import NearDuplicates, character_shingles, jaccard, word_shingles
 from predator_si.augment.recipe import SOURCES, Filters, Guard, Proposal
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.words import token_lists
 
 Teacher = Callable[[list[tuple[str, str]]], np.ndarray]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.words import token_lists
 
 BANDS, ROWS = 32, 4
 _CHUNK = 40_000

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from predator_si.diagnose.words import token_lists, tokens
+from predator_si.corpora.words import token_lists, tokens
 
 _SEGMENT = re.compile(r"[.,;:!?()\[\]{}<>\"'`|=\n\r\t/\\]+|\s-\s|--+")
 _UNDERLINED = re.compile(r"^[^\w\s]{3,}$")

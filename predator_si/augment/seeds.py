@@ -10,7 +10,7 @@ import polars as pl
 from predator_si.augment.minhash import NearDuplicates, word_shingles
 from predator_si.augment.phrases import Corpus, document_queries
 from predator_si.augment.recipe import Filters, Guard, Proposal, Sizes
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.words import token_lists
 from predator_si.records import DiagnosticReport
 
 

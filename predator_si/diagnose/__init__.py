@@ -7,6 +7,8 @@ Public: ``diagnose``, ``Window``, ``Levels``, ``Limits``, ``count_misses``, ``la
 explains a report: ``explain``, ``Context``, ``Budget``, ``TopicMemory``, ``Score``.
 """
 
+from predator_si.corpora.vocabulary import new_vocabulary
+from predator_si.corpora.words import tokens
 from predator_si.diagnose.budget import Budget
 from predator_si.diagnose.explain import Context, explain
 from predator_si.diagnose.latency import latency_by_stage
@@ -17,9 +19,7 @@ from predator_si.diagnose.report import diagnose
 from predator_si.diagnose.subsets import subset_deficits
 from predator_si.diagnose.topics import TopicMemory
 from predator_si.diagnose.tree import Levels
-from predator_si.diagnose.vocabulary import new_vocabulary
 from predator_si.diagnose.window import Window
-from predator_si.diagnose.words import tokens
 
 __all__ = [
     "Budget",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from predator_si.diagnose.vocabulary import DocumentFrequency, frequency
+from predator_si.corpora.vocabulary import DocumentFrequency, frequency
 from predator_si.errors import BadInput
 from predator_si.statistics import benjamini_hochberg
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from predator_si.corpora.vocabulary import DocumentFrequency, new_vocabulary
+from predator_si.corpora.words import token_lists
 from predator_si.diagnose.attribution import Pair, attribute_pairs
 from predator_si.diagnose.budget import Budget
 from predator_si.diagnose.conjunctions import find_conjunctions
@@ -29,8 +31,6 @@ from predator_si.diagnose.slices import query_slices, token_subsets
 from predator_si.diagnose.subsets import subset_deficits
 from predator_si.diagnose.targets import aim
 from predator_si.diagnose.topics import TopicMemory, Topics, find_topics
-from predator_si.diagnose.vocabulary import DocumentFrequency, new_vocabulary
-from predator_si.diagnose.words import token_lists
 from predator_si.records import DiagnosticReport, XaiInsights
 from predator_si.search.retrieve import Embedder
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from predator_si.diagnose.vocabulary import DocumentFrequency, frequency
-from predator_si.diagnose.words import token_lists
+from predator_si.corpora.vocabulary import DocumentFrequency, frequency
+from predator_si.corpora.words import token_lists
 
 Bins = list[str | None]
 EARLY_WORDS = 32

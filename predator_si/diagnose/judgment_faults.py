@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from predator_si.corpora.vocabulary import new_vocabulary
 from predator_si.diagnose.data_faults import gains
 from predator_si.diagnose.ranking_faults import Paired
-from predator_si.diagnose.vocabulary import new_vocabulary
 from predator_si.diagnose.window import Finding, Window, at_least, ndcg, one_sided, unknown
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from predator_si.corpora.vocabulary import DocumentFrequency, frequency
+from predator_si.corpora.words import tokens
 from predator_si.diagnose.budget import Budget, cut_reason
-from predator_si.diagnose.vocabulary import DocumentFrequency, frequency
-from predator_si.diagnose.words import tokens
 from predator_si.errors import BadInput
 from predator_si.statistics import bootstrap_mean_interval
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from predator_si.corpora.vocabulary import DocumentFrequency, Vocabulary, frequency, new_vocabulary
+from predator_si.corpora.words import token_lists
 from predator_si.diagnose.actions import first_of, recommended_actions
 from predator_si.diagnose.latency import latency_by_stage
 from predator_si.diagnose.limits import Limits as Limits
@@ -15,9 +17,7 @@ from predator_si.diagnose.misses import Misses, count_misses, relevant_documents
 from predator_si.diagnose.slices import query_slices, token_subsets
 from predator_si.diagnose.subsets import correlation_p, subset_deficits
 from predator_si.diagnose.tree import Levels, ask_branches, rank_causes
-from predator_si.diagnose.vocabulary import DocumentFrequency, Vocabulary, frequency, new_vocabulary
 from predator_si.diagnose.window import Finding, Window
-from predator_si.diagnose.words import token_lists
 from predator_si.errors import BadInput
 from predator_si.records import DiagnosticReport, DistributionChange, Metric, MetricsSnapshot, RootCause, Trigger, XaiInsights, utc_now
 

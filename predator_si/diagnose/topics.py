@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from predator_si.corpora.words import token_lists
 from predator_si.diagnose.slices import Subset
-from predator_si.diagnose.words import token_lists
 from predator_si.errors import BadInput
 from predator_si.search.retrieve import Embedder
 from predator_si.search.tiny import HashingEmbedder

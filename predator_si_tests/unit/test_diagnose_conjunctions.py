@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from predator_si.corpora.words import token_lists
 from predator_si.diagnose.conjunctions import find_conjunctions, members_of
 from predator_si.diagnose.features import language, query_features
-from predator_si.diagnose.words import token_lists
 from predator_si.errors import BadInput
 
 

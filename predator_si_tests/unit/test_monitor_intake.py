@@ -116,7 +116,9 @@ def test_lost_events_are_counted_from_the_raw_layer_as_from_the_files(tmp_path: 
     for window in ((START, START + timedelta(minutes=15)), (START, START + timedelta(minutes=4)), (START + timedelta(minutes=8), NOW)):
         ours, theirs = read_window(tmp_path / "telemetry", *window, events=tmp_path / "events"), read_events(tmp_path / "events", *window)
         assert ours.lost == theirs.lost and set(ours.unknown) <= set(theirs.unknown), window  # the layer knows the hours before, too
-    assert read_window(tmp_path / "telemetry", START, NOW, events=tmp_path / "events").lost == len(gone)
+    whole, account = (read_window(tmp_path / "telemetry", START, NOW, events=tmp_path / "events", results=wanted) for wanted in (True, False))
+    assert whole.lost == account.lost == len(gone)
+    assert account.search.drop("results").equals(whole.search.drop("results")) and account.search["results"].is_null().all()
 
 
 # --------------------------------------------------------------------------- rules

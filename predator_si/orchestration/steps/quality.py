@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 
+from predator_si.corpora.words import token_lists
 from predator_si.diagnose import latency_by_stage, subset_deficits
 from predator_si.diagnose.misses import relevant_documents
 from predator_si.diagnose.slices import query_slices
-from predator_si.diagnose.words import token_lists
 from predator_si.errors import Missing, PredatorError
 from predator_si.monitor import Start, quality_gates_status
 from predator_si.monitor.exposition import write_exposition
