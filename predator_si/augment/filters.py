@@ -18,7 +18,7 @@ Teacher = Callable[[list[tuple[str, str]]], np.ndarray]
 
 
 class Yield:
-    """Proposals left by source after each step, in the order of the steps."""
+    """Proposals left by source after each step, in the order of the steps; the sources are those of the first step."""
 
     def __init__(self) -> None:
         self.steps: dict[str, dict[str, int]] = {}
@@ -26,7 +26,8 @@ class Yield:
     def count(self, step: str, proposals: Sequence[Proposal]) -> None:
         """Write down what is left after ``step``."""
         left = Counter(proposal.source for proposal in proposals)
-        self.steps[step] = {source: left[source] for source in SOURCES}
+        known = next(iter(self.steps.values()), left)
+        self.steps[step] = {source: left[source] for source in SOURCES if source in known}
 
 
 def fit_length(proposals: Sequence[Proposal], bodies: Mapping[str, str], filters: Filters) -> list[Proposal]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SOURCES = ("clicks", "title", "phrase")
+SOURCES = ("log", "clicks", "title", "phrase", "template", "crop", "llm")
 
 
 @dataclass(frozen=True)

@@ -155,9 +155,5 @@ def _unreadable(aside: Sequence[dict[str, Any]], now: datetime, redact: Redact |
         key = f"{row['origin']}:{row['line'] or 'file'}"
         if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
             key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
-        if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
-            key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
-        if row["source"] != Spool.name:  # a spool only grows, and its roll-up keeps origin and line; other people's files may be written anew
-            key += ":" + hashlib.sha256(row["text"].encode()).hexdigest()[:16]
         rows.append({**row, "event_time": None, "text": redact(text) if redact else text, "seen_at": now, "key": key})
     return pl.DataFrame(rows, schema=QUARANTINE, orient="row")

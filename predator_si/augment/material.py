@@ -1,0 +1,76 @@
+"""What generators draw from, and the protocols that generators and teachers keep.
+
+What belongs here: the shapes that the parts of ``augment`` agree on. What must not: any generator, filter or teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from predator_si.augment.negatives import FirstStage
+from predator_si.augment.recipe import Guard, Proposal
+from predator_si.records import DiagnosticReport
+
+Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+"""Texts to unit vectors, one row a text."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a generator may look at.
+
+    Attributes
+    ----------
+    report
+        The diagnosis that the data are aimed at.
+    log
+        Query log: ``text, clicked, impressions`` and optionally ``dwell`` and ``sealed`` (see ``clicks.click_estimates``); may be empty.
+    documents
+        ``doc_id, title, text`` and optionally ``part``.
+    index
+        The live first stage.
+    guard
+        What the evaluation will ask, and its documents: kept out.
+    embed
+        The service's bi-encoder; null where there is none.
+    categories
+        Document id -> category.
+    """
+
+    report: DiagnosticReport
+    log: pl.DataFrame
+    documents: pl.DataFrame
+    index: FirstStage
+    guard: Guard
+    embed: Embed | None = None
+    categories: Mapping[str, str] = field(default_factory=dict)
+
+
+class Generator(Protocol):
+    """Proposes queries, each with the document that answers it."""
+
+    source: str
+    """One of ``recipe.SOURCES``: under it the yields are counted."""
+
+    def propose(self, material: Material, wanted: int, rng: np.random.Generator) -> Iterator[Proposal]:
+        """At most ``wanted`` proposals, most useful first, made one by one; none where the material gives none. Equal material and seed, equal proposals.
+
+        A proposal with an empty ``doc_id`` is a query whose answer the teacher finds among its candidates.
+        """
+        ...
+
+
+class Teacher(Protocol):
+    """Says how relevant the candidates of a query are."""
+
+    name: str
+
+    def score(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -> list[npt.NDArray[np.float64]]:
+        """One array per query, aligned with its candidates; higher is more relevant. Numbers of one query may be compared with each other only."""
+        ...
