@@ -21,16 +21,21 @@ Embed = Callable[[Sequence[str]], npt.NDArray[np.float32]]
 """Texts to unit vectors, one row a text."""
 
 
-@dataclass(frozen=True)
+Vectors = Callable[[Sequence[str]], npt.NDArray[np.float32]]
+"""Ids of indexed documents to their unit vectors, one row an id."""
+
+
+@dataclass(frozen=True, eq=False)
 class Material:
-    """Everything that a generator may look at.
+    """Everything that a generator may look at. Two are equal only when they are the same: what is worked out from one may be kept beside it.
 
     Attributes
     ----------
     report
         The diagnosis that the data are aimed at.
     log
-        Query log: ``text, clicked, impressions`` and optionally ``dwell`` and ``sealed`` (see ``clicks.click_estimates``); may be empty.
+        Query log, oldest first: ``text, clicked, impressions`` and optionally ``dwell``, ``sealed`` (see ``clicks.click_estimates``) and ``client_id``; may be
+        empty.
     documents
         ``doc_id, title, text`` and optionally ``part``.
     index
@@ -41,6 +46,8 @@ class Material:
         The service's bi-encoder; null where there is none.
     categories
         Document id -> category.
+    vectors
+        The index's own vectors (``HybridIndex.vectors``), of the embedder that ``embed`` is; null: documents are embedded anew where needed.
     """
 
     report: DiagnosticReport
@@ -50,6 +57,7 @@ class Material:
     guard: Guard
     embed: Embed | None = None
     categories: Mapping[str, str] = field(default_factory=dict)
+    vectors: Vectors | None = None
 
 
 class Generator(Protocol):
