@@ -21,6 +21,7 @@ from predator_si.corpora.text import digest_lines
 from predator_si.errors import BadInput, Refused
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import chip_has_bf16
+from predator_si.train.layers import cut
 from predator_si.train.recipe import TrainingRecipe
 
 _CHECKPOINT = "training.safetensors"
@@ -115,7 +116,7 @@ def fine_tune(
     model = AutoModelForSequenceClassification.from_pretrained(
         str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
     )  # eager: torch's fused attention takes a quarter longer per step on a CPU (14.9 against 18.6 pairs/s)
-    _shorten(model, recipe.layers)
+    cut(model, recipe.layers, recipe.keep)
     initial = {key: value.detach().clone() for key, value in model.state_dict().items()} if recipe.average_with_start else {}
     _freeze(model, recipe.frozen_layers)
     model.train()
@@ -207,19 +208,6 @@ def _tokenizer(folder: Path, max_length: int) -> Callable[[list[str], list[str]]
         return {key: torch.from_numpy(array) for key, array in padded(tokenizer.encode_batch(list(zip(queries, texts, strict=True)))).items()}
 
     return encode
-
-
-def _shorten(model: Any, layers: int | None) -> None:
-    """Keep the first ``layers`` encoder layers: the last ones are the cheapest to miss and the quickest to learn again."""
-    import torch
-
-    there = len(model.base_model.encoder.layer)
-    if layers is None or layers == there:
-        return
-    if layers > there:
-        raise BadInput(f"the recipe keeps {layers} layers, the model has {there}. Lower layers, or leave it out to keep all.")
-    model.base_model.encoder.layer = torch.nn.ModuleList(list(model.base_model.encoder.layer)[:layers])
-    model.config.num_hidden_layers = layers
 
 
 def _freeze(model: Any, layers: int) -> None:

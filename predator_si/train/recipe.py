@@ -25,8 +25,10 @@ class TrainingRecipe(Record):
     frozen_layers: int = Field(default=0, ge=0)
     """Lower encoder layers (and the embeddings, when above 0) that keep the champion's weights: cheaper, and less is forgotten."""
     layers: int | None = Field(default=None, ge=1)
-    """Encoder layers to keep, the lower ones; null keeps all. Nine of the L-12's twelve lost .002 of NDCG@10 after the same training (768 groups of clicks,
+    """Encoder layers to keep; null keeps all. Nine of the L-12's twelve, the lower ones, lost .002 of NDCG@10 after the same training (768 groups of clicks,
     592 dev queries, two seeds) and cost a quarter less."""
+    keep: str = Field(default="first", pattern="^(first|spaced)$")
+    """Which layers these are: the lower ones, or evenly spaced ones (``layers.kept_layers``)."""
     target_temperature: float = Field(default=1.0, gt=0)
     average_with_start: float = Field(default=0.0, ge=0, lt=1)
     """Share of the starting weights in the final ones (WiSE-FT, Wortsman et al. 2022); costs nothing at serving."""
