@@ -7,7 +7,7 @@ Public: ``build_dataset``, ``Dataset``, ``Sizes``, ``Filters``, ``Guard``, ``wri
 ``dataset_manifest``, ``dataset_id_of``, ``click_estimates``, ``mine_hard_negatives``, ``DatasetRepo``.
 """
 
-from predator_si.augment.clicks import click_estimates
+from predator_si.augment.generators.clicks import click_estimates
 from predator_si.augment.dataset import Dataset, build_dataset
 from predator_si.augment.manifest import dataset_id_of, dataset_manifest, read_examples, read_manifest, update_manifest, write_dataset
 from predator_si.augment.negatives import mine_hard_negatives

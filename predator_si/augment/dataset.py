@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.augment import filters as steps
-from predator_si.augment.clicks import propose_from_clicks
+from predator_si.augment.generators.clicks import propose_from_clicks
 from predator_si.augment.manifest import dataset_id_of, dataset_manifest
 from predator_si.augment.negatives import FirstStage, mine_hard_negatives
 from predator_si.augment.recipe import Filters, Guard, Proposal, Sizes

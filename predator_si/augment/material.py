@@ -34,7 +34,7 @@ class Material:
     report
         The diagnosis that the data are aimed at.
     log
-        Query log, oldest first: ``text, clicked, impressions`` and optionally ``dwell``, ``sealed`` (see ``clicks.click_estimates``) and ``client_id``; may be
+        Query log, oldest first: ``text, clicked, impressions`` and optionally ``dwell``, ``sealed`` (see ``click_estimates``) and ``client_id``; may be
         empty.
     documents
         ``doc_id, title, text`` and optionally ``part``.

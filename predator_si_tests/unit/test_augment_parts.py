@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predator_si.augment import click_estimates
-from predator_si.augment.clicks import propose_from_clicks
+from predator_si.augment.generators.clicks import propose_from_clicks
 from predator_si.augment.filters import drop_false_negatives, longest_common_run, without_leaks
 from predator_si.augment.minhash import NearDuplicates, character_shingles, jaccard, signatures, word_shingles
 from predator_si.augment.phrases import Corpus, document_queries, headings, name_words, salient_phrases
