@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 
 from predator_si.corpora.text import digest_lines, file_digest, words
-from predator_si.errors import BadInput
+from predator_si.errors import BadInput, Missing
 from predator_si.search.tiny import EMBEDDER_FILE, HashingEmbedder
 
 RRF_K = 60
@@ -356,6 +356,46 @@ class HybridIndex:
             legs = [[self.doc_ids[i] for i in leg.tolist()] for leg in (top, near)]
             result.append(Candidates(ids, texts, np.array([score_of[i] for i in best.tolist()]), ranks[0, best], ranks[1, best], *legs))
         return result
+
+    def dense_scores(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """Cosine similarity of each query with the documents named for it, aligned with them.
+
+        Raises
+        ------
+        Missing
+            A document is not in the index.
+        """
+        places = [self._places(ids) for ids in doc_ids]
+        vectors = self.embedder.encode(list(queries)) if queries else []
+        return [(self._vectors[at] @ vector).astype(np.float64) for at, vector in zip(places, vectors, strict=True)]
+
+    def lexical_scores(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """BM25 of each query with the documents named for it, aligned with them: 0 where they share no word.
+
+        Raises
+        ------
+        Missing
+            A document is not in the index.
+        """
+        places = [self._places(ids) for ids in doc_ids]
+        bags = [[word for word in words(query) if word in self._bm25.vocab_dict] for query in queries]
+        return [self._bm25.get_scores(bag)[at].astype(np.float64) if bag else np.zeros(len(at)) for bag, at in zip(bags, places, strict=True)]
+
+    def vectors(self, doc_ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors of indexed documents, one row an id.
+
+        Raises
+        ------
+        Missing
+            A document is not in the index.
+        """
+        return self._vectors[self._places(doc_ids)]
+
+    def _places(self, doc_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        unknown = [doc_id for doc_id in doc_ids if doc_id not in self._position]
+        if unknown:
+            raise Missing(f"{len(unknown)} of {len(doc_ids)} documents are not in the index, {unknown[0]!r} for one. Index them, or leave them out.")
+        return np.array([self._position[doc_id] for doc_id in doc_ids], np.int64)
 
 
 def _file_digests(folder: Path) -> dict[str, str]:
