@@ -22,6 +22,7 @@ def serve(
     context: typer.Context,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 is any free one [default: the contour's].")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of the reranker [default: the backend's own choice].")] = None,
+    score_cache: Annotated[int, typer.Option(min=0, help="Scores of pairs kept in memory; 0 keeps none, so that latencies compare.")] = 0,
     embedder: Annotated[Path | None, typer.Option(help="Folder of the bi-encoder [default: the one that the index was built with].")] = None,
 ) -> None:
     """Serve searches of this home's index with the released model until Ctrl-C; `predator-si up` starts everything together.
@@ -33,5 +34,6 @@ def serve(
     settings = settings_of(context)
     words = ["--home", str(settings.home), "--contour", settings.contour, "--port", str(settings.ports.search if port is None else port)]
     words += [] if threads is None else ["--threads", str(threads)]
+    words += [] if not score_cache else ["--score-cache", str(score_cache)]
     words += [] if embedder is None else ["--embedder", str(embedder)]
     raise typer.Exit(main(words))

@@ -20,6 +20,10 @@ class ServingConfig(Record):
     depth: int = Field(ge=0, le=1000)
     fusion_weight: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of the first stage's standardised score in the final score; 0 is the cross-encoder alone."""
+    early_exit: bool = False
+    """Whether scoring stops before ``depth`` once the first page is settled, by the rule kept beside the model."""
+    ingest_workers: int | None = Field(default=None, ge=1, le=8)
+    """Workers of the ingest queue, where they are what is changed; null: as they are."""
 
 
 class DistributionChange(Record):

@@ -21,26 +21,44 @@ from predator_si.records import HelmPatch, ServingConfig, utc_now
 from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, dump, load, owned_values, parse_release, set_value, validated
 
 Stage = Literal["trial", "promote", "rollback"]
+_SAME_WEIGHT = 1e-6
+"""The release file keeps six decimals."""
 
 
-def trial_changes(challenger: ServingConfig, weight: float = 0.2) -> dict[str, Any]:
+def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: ServingConfig | None = None) -> dict[str, Any]:
     """Put a challenger on trial beside the champion with a ``weight`` share of the clients.
 
-    Depth and fusion stay: they are common to both arms, or the arms would not be comparable.
+    Depth and fusion stay, unless they are what is tried: where the challenger was evaluated with others than ``champion``'s, its arm gets its own.
     """
-    return {"reranker.candidate": challenger.model, "reranker.candidateWeight": weight}
+    changes: dict[str, Any] = {"reranker.candidate": challenger.model, "reranker.candidateWeight": weight}
+    if champion is not None and challenger.depth != champion.depth:
+        changes["reranker.candidateDepth"] = challenger.depth
+    if champion is not None and abs(challenger.fusion_weight - champion.fusion_weight) > _SAME_WEIGHT:
+        changes["reranker.candidateFirstStage"] = round(challenger.fusion_weight, 6)
+    return changes
 
 
-def promote_changes(challenger: ServingConfig) -> dict[str, Any]:
-    """Make the challenger the champion, with the depth and fusion it was evaluated with, and end its trial."""
+def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -> dict[str, Any]:
+    """Make the challenger the champion, with the depth and fusion it was evaluated with, and end its trial.
+
+    Parameters
+    ----------
+    trial
+        The cycle's committed trial: settings that it gave the candidate alone are taken off.
+    """
+    own = [key for key in ("reranker.candidateDepth", "reranker.candidateFirstStage") if trial is not None and key in trial.changes]
+    workers = {} if challenger.ingest_workers is None else {"ingest.workers": challenger.ingest_workers}
     return {
         "reranker.champion": challenger.model,
         "reranker.candidate": None,
         "reranker.candidateWeight": 0.0,
         "reranker.depth": challenger.depth,
+        "reranker.earlyExit": challenger.early_exit,
         "reranker.backend": "auto",
         "fusion.weights.rerank": round(1.0 - challenger.fusion_weight, 6),
         "fusion.weights.firstStage": round(challenger.fusion_weight, 6),
+        **workers,
+        **dict.fromkeys(own),
     }
 
 

@@ -38,8 +38,14 @@ class Reranker(_Section):
     candidate: Digest | None = None
     candidate_weight: float = Field(default=0.0, ge=0.0, le=0.5, alias="candidateWeight")
     """Share of the clients that the candidate serves."""
+    candidate_depth: int | None = Field(default=None, ge=0, le=200, alias="candidateDepth")
+    """Where the candidate is tried with another depth than the champion's."""
+    candidate_first_stage: float | None = Field(default=None, ge=0.0, le=1.0, alias="candidateFirstStage")
+    """Where it is tried with another share of the first stage."""
     depth: int = Field(default=20, ge=0, le=200)
     """Candidates that the reranker reads per query; 0 switches it off."""
+    early_exit: bool = Field(default=False, alias="earlyExit")
+    """Whether scoring stops once the first page is settled, where the model has a rule for it."""
     backend: str = "auto"
     """``auto`` runs a model as its card says."""
 
@@ -95,13 +101,17 @@ class ReleaseFile(_Section):
         """The champion's configuration; ``fusion_weight`` is the first stage's share."""
         weights = self.fusion.weights
         return ServingConfig(
-            model=self.reranker.champion, depth=self.reranker.depth, fusion_weight=weights.first_stage / (weights.rerank + weights.first_stage)
+            model=self.reranker.champion,
+            depth=self.reranker.depth,
+            fusion_weight=weights.first_stage / (weights.rerank + weights.first_stage),
+            early_exit=self.reranker.early_exit,
         )
 
 
 OWNED_KEYS = frozenset(
     {
-        "reranker.champion", "reranker.candidate", "reranker.candidateWeight", "reranker.depth", "reranker.backend",
+        "reranker.champion", "reranker.candidate", "reranker.candidateWeight", "reranker.candidateDepth", "reranker.candidateFirstStage",
+        "reranker.depth", "reranker.earlyExit", "reranker.backend",
         "fusion.weights.rerank", "fusion.weights.firstStage", "replicas", "ingest.workers",
     }
 )  # fmt: skip
@@ -126,7 +136,8 @@ reranker:
   champion: {serving.model}
   candidate: null  # the challenger on trial
   candidateWeight: 0.0  # its share of the clients, at most 0.5
-  depth: {serving.depth}  # candidates that are reranked per query
+  depth: {serving.depth}  # candidates that are reranked per query, at most
+  earlyExit: {str(serving.early_exit).lower()}  # stop once the first page is settled, where the model has a rule for it
   backend: auto  # as the model's card says
 fusion:
   weights:  # of the standardised scores

@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any free one (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="threads of the reranker's backend (default: the backend's own choice)")
+    parser.add_argument("--score-cache", type=int, default=0, help="scores of pairs kept in memory; 0, the default, keeps none, so that latencies compare")
     parser.add_argument(
         "--embedder",
         type=Path,
@@ -51,6 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if chosen.threads is not None and chosen.threads < 1:
         parser.error("--threads must be 1 or more")
+    if chosen.score_cache < 0:
+        parser.error("--score-cache must be 0 or more")
     if chosen.threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(chosen.threads))
     try:
@@ -113,7 +116,8 @@ def _serve(chosen: argparse.Namespace) -> int:
 
     from predator_si.search.app import create_app
 
-    app = create_app(chosen.home, contour=chosen.contour, embedder=chosen.embedder or find_embedder(chosen.home), threads=chosen.threads)
+    embedder = chosen.embedder or find_embedder(chosen.home)
+    app = create_app(chosen.home, contour=chosen.contour, embedder=embedder, threads=chosen.threads, score_cache=chosen.score_cache)
     with listening_socket(chosen.host, chosen.port) as listening:
         host, port = listening.getsockname()[:2]
 

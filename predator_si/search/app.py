@@ -16,7 +16,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Body, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -55,6 +55,7 @@ def create_app(
     prepare: Callable[[Sequence[Document]], None] | None = None,
     poll_seconds: float = 0.3,
     flush_seconds: float = 1.0,
+    score_cache: int = 0,
 ) -> FastAPI:
     """The search service of a home folder as an ASGI application; index and models are loaded before it returns.
 
@@ -72,6 +73,8 @@ def create_app(
         How often the applied release file is looked at.
     flush_seconds
         How long an event may wait in memory.
+    score_cache
+        Scores of pairs kept in memory; 0 for none.
 
     Raises
     ------
@@ -99,6 +102,7 @@ def create_app(
         prepare=prepare,
         poll_seconds=poll_seconds,
         flush_seconds=flush_seconds,
+        score_cache=score_cache,
     )
 
     @asynccontextmanager
@@ -258,16 +262,20 @@ def describe(service: SearchService) -> dict[str, Any]:
     """The body of ``GET /info``. Digests are those of the loaded bytes, ``release.sha256`` is that of the file in force."""
     variants, served, ingest = service.follower.current, service.served, service.ingest.state()
 
-    def model(reranker: Reranker | None) -> dict[str, Any] | None:
+    def model(variant: Literal["champion", "candidate"]) -> dict[str, Any] | None:
+        reranker = variants.reranker(variant)
         if reranker is None:
             return None
         card = reranker.card
+        depth, weight = variants.release.settings_of(variant)
         return {
             "model_id": card.name,
             "model_sha": reranker.digest,
             "backend": card.backend,
             "max_length": card.max_length,
             "source_digest": card.source_digest,
+            "depth": depth,
+            "fusion_weight": weight,
         }
 
     champion = variants.champion
@@ -275,10 +283,12 @@ def describe(service: SearchService) -> dict[str, Any]:
         "model_id": champion.card.name,
         "model_sha": champion.digest,
         "contour": service.contour,
-        "variants": {"champion": model(champion), "candidate": model(variants.candidate)},
+        "variants": {"champion": model("champion"), "candidate": model("candidate")},
         "candidate_weight": variants.candidate_weight,
         "depth": variants.release.depth,
         "fusion_weight": variants.release.fusion_weight,
+        "early_exit": {digest: rule.model_dump(mode="json") for digest, rule in variants.depth_rules.items()},
+        "score_cache": service.cache.capacity,
         "replicas": variants.release.replicas,
         "release": {"sha256": variants.release.sha256, "error": service.follower.error, "loading": service.follower.loading},
         "index": {

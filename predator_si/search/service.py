@@ -30,11 +30,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from predator_si.errors import PredatorError
 from predator_si.privacy import trace
 from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
+from predator_si.search.adaptive_depth import PAGE, DepthRule
 from predator_si.search.index_facts import index_facts
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
@@ -43,6 +46,7 @@ from predator_si.search.personal import open_vault
 from predator_si.search.ranking import Ranked, SearchIndex, finite_scores, rank
 from predator_si.search.rerank import Reranker
 from predator_si.search.rollup import roll_up, seal_hours
+from predator_si.search.score_cache import ScoreCache
 from predator_si.search.spool import EventSpool
 from predator_si.search.telemetry import ServiceState, Telemetry
 from predator_si.search.variants import Models, ReleaseFollower, VariantName, Variants
@@ -125,6 +129,8 @@ class SearchService:
         How often the applied files are looked at.
     max_waiting
         Searches that may wait for the worker; more are refused with 503 rather than answered after everybody has left.
+    score_cache
+        Scores of pairs kept in memory, 0 for none: then every latency is that of a query that comes for the first time.
     clock
         Seconds that latencies are measured in; a proof that must not depend on how busy the machine is brings its own.
 
@@ -146,17 +152,20 @@ class SearchService:
         poll_seconds: float = 0.3,
         flush_seconds: float = 1.0,
         max_waiting: int = 512,
+        score_cache: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         home = Path(home)
         self.contour, self._poll_seconds, self._max_waiting, self._clock = contour, poll_seconds, max_waiting, clock
         self._background = _Background()
+        self.cache = ScoreCache(score_cache)
         self.versions = IndexVersions(home / "service" / "index")
         version = self.versions.current()
         folder = self.versions.folder(version)
         self.follower = ReleaseFollower(
             home / "applied" / f"release-{contour}.yaml", home / "applied" / "deny.yaml", models, self._alone(load_reranker), self._release_changed
         )
+        self.cache.keep(self.follower.current.loaded())
         self.served = ServedIndex(load_index(folder), version, datetime.fromtimestamp(folder.stat().st_mtime, UTC))
         self.ingest = IngestQueue(
             home / "service" / "ingest",
@@ -206,6 +215,7 @@ class SearchService:
             ingest=self.ingest.state(),
             documents=served.index.n_documents,
             index_version=served.version,
+            cache=self.cache.state(),
         )
 
     def problems(self) -> list[str]:
@@ -234,6 +244,8 @@ class SearchService:
         elif request.fast and name == "champion" and variants.twin is not None:
             model, stands_for = variants.twin, model.digest
         digest = FIRST_STAGE if request.first_stage else model.digest
+        depth, weight = variants.release.settings_of(name)
+        rule = variants.depth_rule(model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:
@@ -242,7 +254,7 @@ class SearchService:
             self._waiting += 1
             try:
                 loop = asyncio.get_running_loop()
-                computed = await loop.run_in_executor(self._worker, self._compute, request, variants, model, self._clock())
+                computed = await loop.run_in_executor(self._worker, self._compute, request, model, depth, weight, rule, self._clock())
             except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
                 log.error("search %s failed\n%s", query_id, trace(error))
                 failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
@@ -267,7 +279,7 @@ class SearchService:
                 rerank_ms=ranked.rerank_ms if ranked else None,
                 queue_ms=computed.queue_ms if computed else None,
                 cpu_seconds=computed.cpu_seconds if computed else None,
-                depth=variants.release.depth,
+                depth=depth,
                 results=ranked.results if ranked else (),
                 simulated=request.simulated,
                 probe=request.probe,
@@ -287,7 +299,8 @@ class SearchService:
             "queue_ms": computed.queue_ms,
             "retrieve_ms": ranked.retrieve_ms,
             "rerank_ms": ranked.rerank_ms,
-            "depth": variants.release.depth,
+            "depth": depth,
+            "scored": ranked.scored,
             "degraded": ranked.degraded,
             "results": [{**result.model_dump(), "title": title} for result, title in zip(ranked.results, ranked.titles, strict=True)],
             **({"legs": {"lexical": ranked.lexical_ids, "dense": ranked.dense_ids}} if request.explain else {}),
@@ -337,13 +350,17 @@ class SearchService:
         self.telemetry.refused.inc(refused)
         return unknown
 
-    def _compute(self, request: SearchRequest, variants: Variants, model: Reranker, queued: float) -> _Computed:
+    def _compute(self, request: SearchRequest, model: Reranker, depth: int, weight: float, rule: DepthRule | None, queued: float) -> _Computed:
         """The work on one request, in the worker thread."""
         started, cpu, mark = self._clock(), time.process_time(), self._background.mark()
         reader = None if request.first_stage else model
-        ranked = rank(self.served.index, reader, request.query, request.k, variants.release.depth, variants.release.fusion_weight, self._clock)
+        score = finite_scores if request.probe else self._remembered
+        ranked = rank(self.served.index, reader, request.query, request.k, depth, weight, self._clock, score=score, rule=rule)
         used = time.process_time() - cpu
         return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
+
+    def _remembered(self, model: Reranker, query: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        return self.cache.scores(model, query, texts, finite_scores)
 
     def _count(self, name: str, status: int, took_ms: float, computed: _Computed | None, *, stood_in: bool) -> None:
         telemetry = self.telemetry
@@ -357,6 +374,7 @@ class SearchService:
                     telemetry.stages.labels(stage, name).observe(spent / 1e3)
             if computed.cpu_seconds is not None:
                 telemetry.cpu.labels(name).inc(computed.cpu_seconds)
+            telemetry.pairs.labels(name).inc(computed.ranked.scored)
             if computed.ranked.degraded:
                 telemetry.degraded.labels(name).inc()
 
@@ -387,6 +405,7 @@ class SearchService:
             log.info("index version %d serves %d documents", version, index.n_documents)
 
     def _release_changed(self, variants: Variants) -> None:
+        self.cache.keep(variants.loaded())
         self.ingest.set_workers(variants.release.ingest_workers)
 
     def _roll(self, events: Path, hour: str) -> None:

@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from predator_si.search.ingest import IngestState
+from predator_si.search.score_cache import CacheState
 from predator_si.search.spool import SpoolState
 from predator_si.search.variants import Variants
 
@@ -32,6 +33,7 @@ class ServiceState:
     ingest: IngestState
     documents: int
     index_version: int
+    cache: CacheState
 
 
 class Telemetry:
@@ -52,6 +54,9 @@ class Telemetry:
             ["stage", "variant"],
             buckets=_SECONDS,
             registry=registry,
+        )
+        self.pairs = Counter(
+            PREFIX + "search_pairs_scored", "Candidates that the reranker scored or the score cache knew, by variant.", ["variant"], registry=registry
         )
         self.cpu = Counter(PREFIX + "search_cpu_seconds", "Processor time measured around searches.", ["variant"], registry=registry)
         self.waiting = Gauge(PREFIX + "search_waiting", "Searches in the queue or at work.", registry=registry)
@@ -107,6 +112,8 @@ class _AtScrape(Collector):
             ("release_applied", "Changes of the release file that were applied.", state.release_applied),
             ("ingest_applied", "Documents put into the index or removed from it.", ingest.applied),
             ("ingest_dead_letters", "Documents given up; dead.jsonl has the reasons.", ingest.dead),
+            ("score_cache_hits", "Scores that the cache knew.", state.cache.hits),
+            ("score_cache_misses", "Scores that it did not know.", state.cache.misses),
         ):
             yield CounterMetricFamily(PREFIX + name, text, value=value)
         gauges: tuple[tuple[str, str, float], ...] = (
@@ -120,6 +127,7 @@ class _AtScrape(Collector):
             ("ingest_lag_seconds", "Age of the oldest document that is not in the index yet.", ingest.lag_seconds),
             ("ingest_documents_per_second", "Documents applied per second over the last minute.", ingest.documents_per_second),
             ("ingest_workers", "Threads that prepare documents.", ingest.workers),
+            ("score_cache_entries", "Scores kept in memory; 0 where the cache is off.", state.cache.entries),
             ("index_documents", "Documents that can be found.", state.documents),
             ("index_version", "Number of the index version that serves.", state.index_version),
         )

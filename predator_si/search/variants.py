@@ -9,13 +9,14 @@ import hashlib
 import logging
 import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
 from predator_si.errors import BadInput, Missing, PredatorError, Refused
 from predator_si.records import ModelCard
+from predator_si.search.adaptive_depth import DepthRule, kept_rule
 from predator_si.search.release_file import DenyList, Release, parse_denied, parse_release, read_bytes
 from predator_si.search.rerank import Reranker
 
@@ -56,6 +57,8 @@ class Variants:
     candidate: Reranker | None
     twin: Reranker | None = None
     """The champion's weights on a faster backend, for probes and simulated requests that ask for it."""
+    depth_rules: Mapping[str, DepthRule] = field(default_factory=dict)
+    """By digest: when to stop scoring early. Empty unless the release wants that."""
 
     @property
     def candidate_weight(self) -> float:
@@ -69,6 +72,11 @@ class Variants:
     def reranker(self, name: VariantName) -> Reranker | None:
         """The model behind a variant, None for a candidate that is not there."""
         return self.champion if name == "champion" else self.candidate
+
+    def depth_rule(self, model: Reranker, depth: int, fusion_weight: float) -> DepthRule | None:
+        """When ``model`` may stop early; null where no rule was made for it at this depth and weight: then all is scored, which is never wrong."""
+        rule = self.depth_rules.get(model.digest)
+        return rule if rule is not None and rule.fits(model.digest, depth, fusion_weight) else None
 
     def loaded(self) -> dict[str, Reranker]:
         """The models by digest."""
@@ -172,7 +180,9 @@ class ReleaseFollower:
         finally:
             self.loading = False
         candidate = models[release.candidate] if release.candidate is not None else None
-        return Variants(release, models[release.champion], candidate, models[twin] if twin is not None else None)
+        rules = {digest: kept_rule(self._models.path(digest)) for digest in cards} if release.early_exit else {}
+        known = {digest: rule for digest, rule in rules.items() if rule is not None}
+        return Variants(release, models[release.champion], candidate, models[twin] if twin is not None else None, known)
 
     def _card(self, digest: str, denied: DenyList) -> ModelCard:
         by_name = denied.reason_against(digest, None)  # before the store is asked: a denied model may be gone already
