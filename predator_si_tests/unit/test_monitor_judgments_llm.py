@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from predator_si.errors import BadInput, Missing, Refused, Unavailable
-from predator_si.monitor.judgments import Budget, JudgmentSet, LLMEndpoint, LLMJudge, calibrate, corrected_mean, grading_prompt, read_grade, weighted_kappa
+from predator_si.language_model import Budget, Completion
+from predator_si.monitor.judgments import JudgmentSet, LLMEndpoint, LLMJudge, calibrate, corrected_mean, grading_prompt, read_grade, weighted_kappa
 from predator_si.statistics import prediction_powered_mean
 from predator_si_tests.support.openai_peer import chat_peer
 
@@ -39,7 +40,7 @@ def test_grades_come_back_with_their_origin_and_the_cache_answers_the_second_tim
     assert first.judgments.frame.select("doc_id", "relevance", "scale", "origin").rows() == [(f"d{i}", float(i), 3.0, "llm") for i in range(3)]
     assert (first.asked, again.from_cache, again.asked, again.judgments.height) == (3, 3, 1, 4)
     assert "a-model, prompt 1" in first.judgments.frame["judge"].to_list()
-    stored = "".join(str(row) for table in ("grades", "spent") for row in sqlite3.connect(tmp_path / "cache.db").execute(f"select * from {table}"))
+    stored = "".join(str(row) for table in ("answers", "spent") for row in sqlite3.connect(tmp_path / "cache.db").execute(f"select * from {table}"))
     assert "join frames" not in stored and "document" not in stored  # hashes only
 
 
@@ -92,7 +93,7 @@ def test_queries_of_people_do_not_leave_unless_the_contour_says_so(tmp_path):
     ],
 )
 def test_only_a_whole_grade_is_a_grade(text, grade):
-    assert read_grade({"choices": [{"message": {"content": text}}]}) == grade
+    assert read_grade(Completion({"choices": [{"message": {"content": text}}]})) == grade
 
 
 def test_malformed_answers_are_unknown_counted_and_paid_for(tmp_path):

@@ -16,13 +16,14 @@ Does not: decide anything, ask the search service, or read the home folder beyon
 
 from __future__ import annotations
 
+from predator_si.language_model import Budget
 from predator_si.monitor.judgments.click_metrics import click_judgments, click_metrics
 from predator_si.monitor.judgments.coec import click_curve, coec, coec_of
 from predator_si.monitor.judgments.feedback import Feedback, feedback_judgments, votes_of
 from predator_si.monitor.judgments.impressions import impressions
 from predator_si.monitor.judgments.judgment_set import ORIGINS, SCHEMA, JudgmentSet, Origin, Resolved, judged_scores
 from predator_si.monitor.judgments.llm_calibration import LLMCalibration, calibrate, corrected_mean, weighted_kappa
-from predator_si.monitor.judgments.llm_judge import Budget, Grading, LLMEndpoint, LLMJudge, grading_prompt, read_grade
+from predator_si.monitor.judgments.llm_judge import Grading, LLMEndpoint, LLMJudge, grading_prompt, read_grade
 from predator_si.monitor.judgments.panels import PROBED_SPLIT, Panel, panel, panel_of, same_panel, with_panels
 from predator_si.monitor.judgments.pbm import PositionBias, PositionPropensity, attractiveness, best_position_bias, fit_position_bias
 from predator_si.monitor.judgments.quepid import QuepidFile, read_quepid, text_id, write_quepid
