@@ -123,9 +123,7 @@ class BiEncoder:
         if fresh:
             self._vectors.update(zip(fresh, self._embedder.encode(list(fresh.values())), strict=True))
         asked = self._embedder.encode([self._prefix + query for query in queries]) if queries else []
-        return [
-            np.array([self._vectors[key] @ vector for key in own], np.float64) if own else np.empty(0) for own, vector in zip(keys, asked, strict=True)
-        ]
+        return [np.array([self._vectors[key] @ vector for key in own], np.float64) if own else np.empty(0) for own, vector in zip(keys, asked, strict=True)]
 
 
 @dataclass(frozen=True)

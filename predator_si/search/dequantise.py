@@ -31,9 +31,7 @@ def bi_encoder_from_onnx(folder: Path, *, query_prefix: str = "") -> None:
     config = BertConfig(vocab_size=len(state["embeddings.word_embeddings.weight"]), **_BERT)
     _save(folder, BertModel(config, add_pooling_layer=False), state)
     kinds = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))
-    modules = [
-        {"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"} for at, (path, kind) in enumerate(kinds)
-    ]
+    modules = [{"idx": at, "name": str(at), "path": path, "type": f"sentence_transformers.models.{kind}"} for at, (path, kind) in enumerate(kinds)]
     pooling = {"word_embedding_dimension": _BERT["hidden_size"], "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     for name, content in (
         ("modules.json", modules),

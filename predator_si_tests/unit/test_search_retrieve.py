@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predator_si.corpora.text import words
-from predator_si.errors import BadInput
+from predator_si.errors import BadInput, Missing
 from predator_si.search import retrieve
 from predator_si.search.retrieve import Candidates, HybridIndex, load_embedder
 from predator_si.search.tiny import HashingEmbedder, tiny_cross_encoder
@@ -299,3 +299,24 @@ def test_many_texts_and_few_texts_get_the_same_vectors(tmp_path: Path, monkeypat
     assert np.linalg.norm(many, axis=1) == pytest.approx(np.ones(200), abs=1e-5)
     assert (many * few).sum(axis=1).min() > 0.999
     assert embedder.encode([]).size == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(TEXTS, QUERIES, st.data())
+def test_each_leg_tells_what_it_thinks_of_given_documents(texts: list[str], queries: list[str], data: st.DataObject):
+    embedder = HashingEmbedder(16)
+    index = HybridIndex.build(frame(texts), embedder)
+    places = [data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=5)) for _ in queries]
+    doc_ids = [[f"d{place}" for place in some] for some in places]
+    vectors = embedder.encode(texts)
+    for query, some, dense, lexical in zip(queries, places, index.dense_scores(queries, doc_ids), index.lexical_scores(queries, doc_ids), strict=True):
+        assert dense.tolist() == pytest.approx([float(vectors[place] @ embedder.encode([query])[0]) for place in some], abs=1e-5)
+        assert lexical.tolist() == pytest.approx([bm25(query, texts)[place] for place in some], abs=1e-4)
+
+
+def test_legs_refuse_documents_they_do_not_have():
+    index = HybridIndex.build(frame(["sort a list"]), HashingEmbedder(16))
+    for leg in (index.dense_scores, index.lexical_scores):
+        assert leg([], []) == []
+        with pytest.raises(Missing, match="'nobody'"):
+            leg(["sort"], [["d0", "nobody"]])
