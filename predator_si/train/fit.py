@@ -1,31 +1,42 @@
 """Fine-tune a cross-encoder on groups of one query with several documents.
 
-A lean loop instead of a trainer framework: two cores, groups sorted by length, bf16 only where the chip has it, exact resume from a
-checkpoint, and a stop that is asked before every step.
+A lean loop instead of a trainer framework: two cores, texts tokenised once, groups sorted by length, bf16 only where the chip has it, exact resume from a
+checkpoint, and a stop that is asked before every step. The same loop runs in several processes (``accelerated``).
 """
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from predator_si.corpora.text import digest_lines
 from predator_si.errors import BadInput, Refused
 from predator_si.search.models import ModelStore
-from predator_si.search.rerank import chip_has_bf16
+from predator_si.train import checkpoint
+from predator_si.train.checkpoint import Progress
+from predator_si.train.groups import EncodedPairs, Group, check, parts, read_groups, schedule
 from predator_si.train.layers import cut
+from predator_si.train.losses import summed_loss, units
+from predator_si.train.place import Place
 from predator_si.train.recipe import TrainingRecipe
+from predator_si.train.replay import with_replay
 
-_CHECKPOINT = "training.safetensors"
+Score = Callable[[Sequence[tuple[str, str]]], npt.NDArray[np.float32]]
+"""(query, text) pairs to logits of the weights as they are now."""
+Judge = Callable[[Score], float]
+"""How good the present weights are, higher is better: training does not know how that is measured."""
 _PROGRESS = "training.json"
+_JUDGED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -39,40 +50,21 @@ class Trained:
     losses: list[float]
     bf16: bool
     resumed_from: int
-
-
-@dataclass(frozen=True)
-class _Group:
-    query: str
-    texts: list[str]
-    target: Any
-    length: int
-
-
-def read_groups(examples: pl.DataFrame) -> list[tuple[str, list[str], list[float]]]:
-    """Groups (query, texts, labels) of a dataset with the columns group_id, query, text, label.
-
-    Raises
-    ------
-    BadInput
-        No examples, a missing value, a label that is not a number, or no group with both a positive and another document (single groups without
-        are left out).
-    """
-    needed = {"group_id", "query", "text", "label"}
-    if not needed <= set(examples.columns):
-        raise BadInput(f"the training data lacks the columns {sorted(needed - set(examples.columns))}. Build it with the synthetic_dataset asset.")
-    if examples.height == 0:
-        raise BadInput("the training data is empty: every example was filtered out. See the yields in dataset_manifest.yaml, and give the loop more traffic.")
-    missing = {column: examples[column].null_count() for column in sorted(needed) if examples[column].null_count()}
-    if missing:
-        raise BadInput(f"the training data has missing values ({', '.join(f'{column}: {n}' for column, n in missing.items())}). Build it again.")
-    if not bool(examples["label"].cast(pl.Float64).is_finite().all()):
-        raise BadInput("the training data has labels that are not numbers. Build it again.")
-    grouped = examples.group_by("group_id", maintain_order=True).agg(pl.first("query"), pl.col("text"), pl.col("label").cast(pl.Float64))
-    groups = [(row["query"], row["text"], row["label"]) for row in grouped.iter_rows(named=True) if len(row["text"]) > 1 and max(row["label"]) > 0]
-    if not groups:
-        raise BadInput("no group of the training data has both a positive and another document. Build it again with negatives.")
-    return groups
+    candidates: dict[float, str] = field(default_factory=dict)
+    """Share of the starting weights -> digest, for every average that was stored; ``digest`` is the one of ``average_with_start``."""
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    """(steps done, the judge's number)."""
+    best_step: int | None = None
+    """Steps done when the weights that were kept were the present ones; null without a judge."""
+    ended: str = "steps"
+    """What ended the run: "steps" (all done), "budget" (time or money), "patience"."""
+    groups: int = 0
+    replayed: int = 0
+    """How many of the groups are from earlier cycles."""
+    tokens: int = 0
+    """Tokens that were trained on, padding not counted."""
+    device: str = "cpu"
+    trainer: str = "lean"
 
 
 def fine_tune(
@@ -83,134 +75,219 @@ def fine_tune(
     work: Path,
     *,
     name: str,
+    earlier: pl.DataFrame | None = None,
+    judge: Judge | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[int, int], None] | None = None,
     on_loss: Callable[[int, float], None] | None = None,
+    place: Place | None = None,
 ) -> Trained:
     """Train from the torch model ``start`` and store the result.
 
     Parameters
     ----------
     work
-        Folder for checkpoints; a run that was killed goes on from the last one and ends with the same weights as one that was not.
+        Folder for checkpoints; a run that was killed goes on from the last one and ends with the weights of one that was not (on a processor: bit for bit).
+    earlier
+        Groups of earlier cycles, for ``recipe.replay_share`` (see ``replay``).
+    judge
+        Asked ``recipe.evaluations`` times; the weights it likes best are stored.
     should_stop
         Asked before each step.
+    place
+        Where it runs [default: this process, on its GPU or on the processor].
 
     Raises
     ------
     Refused
         ``should_stop`` said so; the checkpoint stays.
     BadInput
-        Unusable data, or a loss that is not a number: nothing is stored.
+        Unusable data, a loss or a judgment that is not a number, or a full disk: nothing is stored.
     """
     import torch
-    from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForSequenceClassification
 
-    examples_of = read_groups(examples)
-    _check(store, start, examples_of, recipe)
-    groups = [_Group(query, texts, np.asarray(labels), sum(map(len, texts)) // len(texts)) for query, texts, labels in examples_of]
-    run = {"recipe": recipe.model_dump_json(), "start": start, "data": digest_lines([json.dumps(group) for group in examples_of])}
-    tokens = _tokenizer(store.path(start), recipe.max_length)
+    place = place or Place()
+    own = read_groups(examples, recipe)
+    groups = with_replay(own, earlier, recipe)
+    check(store, start, groups, recipe)
+    run = {"recipe": recipe.model_dump_json(), "start": start, "data": data_digest(groups)}
+    encoded = EncodedPairs(store.path(start), groups, recipe.max_length)
+    steps = schedule(encoded.group_lengths(), recipe)
     torch.manual_seed(recipe.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(store.path(start)), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation="eager"
-    )  # eager: torch's fused attention takes a quarter longer per step on a CPU (14.9 against 18.6 pairs/s)
-    cut(model, recipe.layers, recipe.keep)
-    initial = {key: value.detach().clone() for key, value in model.state_dict().items()} if recipe.average_with_start else {}
-    _freeze(model, recipe.frozen_layers)
+    model = _load(store.path(start), recipe, place)
+    initial = {key: value.detach().clone() for key, value in model.state_dict().items()} if any(shares(recipe)) else {}
+    freeze(model, recipe.frozen_layers)
     model.train()
     for module in model.modules():  # dropout off: few steps, and a killed run must resume bit for bit
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    batches = _schedule(groups, recipe)
+    optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     work.mkdir(parents=True, exist_ok=True)
-    first, losses, spent = _resume(work, model, optimiser, run, len(batches), load_file)
-    resumed_from = first
-    half = chip_has_bf16()
-    began = time.monotonic() - spent
-    pairs = sum(len(groups[g].texts) for batch in batches[:first] for g in batch)
-    step = first
-    for step in range(first, len(batches)):
-        if should_stop():
-            _save_checkpoint(work, model, optimiser, run, step, len(batches), losses, time.monotonic() - began, save_file)
+    progress, best = checkpoint.resume(work, model, optimiser, run)
+    resumed_from, half = progress.step, place.has_bf16() if recipe.bf16 is None else recipe.bf16
+    began = time.monotonic() - progress.spent
+    marks = marks_of(len(steps), recipe, judge)
+    score = Scorer(model, store.path(start), recipe, place, half)
+    ended = "steps"
+
+    def save() -> None:
+        if place.main:
+            checkpoint.save(work, model, optimiser, best, run, progress)
+
+    while progress.step < len(steps):
+        told = place.told([float(should_stop()), time.monotonic() - began])
+        stop, progress.spent = bool(told[0]), told[1]
+        if stop:
+            save()
             raise Refused(
-                f"training was told to stop before step {step + 1} of {len(batches)}; the checkpoint in {work.name} stays, and the same run goes on from it."
+                f"training was told to stop before step {progress.step + 1} of {len(steps)}; the checkpoint in {work.name} stays, the same run goes on from it."
             )
-        if recipe.seconds is not None and time.monotonic() - began > recipe.seconds:
+        if recipe.budget_seconds is not None and progress.spent > recipe.budget_seconds:
+            ended = "budget"
             break
-        rate = recipe.learning_rate * _rate(step, len(batches), recipe, (time.monotonic() - began) / recipe.seconds if recipe.seconds else 0.0)
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        batch = [groups[index] for index in batches[step]]
-        encoded = tokens([g.query for g in batch for _ in g.texts], [text for g in batch for text in g.texts])
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            logits = model(**encoded).logits
-        loss = _loss(logits.float().reshape(-1), batch, recipe)
-        if not torch.isfinite(loss):
-            raise BadInput(
-                f"the loss is {float(loss)} at step {step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
+            group["lr"] = recipe.learning_rate * rate(
+                progress.step, len(steps), recipe, progress.spent / recipe.budget_seconds if recipe.budget_seconds else 0.0
             )
-        loss.backward()
+        loss = _backward(model, weights, encoded, groups, steps[progress.step], recipe, place, half)
+        if not math.isfinite(loss):
+            raise BadInput(
+                f"the loss is {loss} at step {progress.step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
+            )
         torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        losses.append(float(loss.detach()))
-        pairs += sum(len(g.texts) for g in batch)
+        progress.losses.append(loss)
+        progress.step += 1
         if on_loss:
-            on_loss(step, losses[-1])
+            on_loss(progress.step - 1, loss)
         if on_progress:
-            on_progress(step + 1, len(batches))
-        if (step + 1) % recipe.checkpoint_every == 0:
-            _save_checkpoint(work, model, optimiser, run, step + 1, len(batches), losses, time.monotonic() - began, save_file)
-    if not losses:
-        raise BadInput(f"{recipe.seconds} seconds of training were over before the first step: nothing was learned or stored. Give it more time.")
-    if recipe.average_with_start:  # as a move towards the start, so that weights which did not change stay exactly as they were
-        final = model.state_dict()
-        move = recipe.average_with_start
-        model.load_state_dict({key: value + move * (initial[key] - value) if value.is_floating_point() else value for key, value in final.items()})
-    if not all(bool(torch.isfinite(value).all()) for value in model.state_dict().values()):
-        raise BadInput(f"the weights are not numbers after step {len(losses)}: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
-    digest = _store(store, model, start, work, name, recipe)
-    return Trained(digest, len(losses), pairs, time.monotonic() - began, losses, half, resumed_from)
+            on_progress(progress.step, len(steps))
+        if judge is not None and progress.step in marks:
+            best = judged(judge, score, model, place, progress, best)
+            if recipe.patience is not None and progress.stale >= recipe.patience:
+                ended = "patience"
+                break
+        progress.spent = time.monotonic() - began
+        if progress.step % recipe.checkpoint_every == 0:
+            save()
+    if not progress.losses:
+        raise BadInput(f"{recipe.budget_seconds} seconds of training were over before the first step: nothing was learned or stored. Give it more time.")
+    if judge is not None and (not progress.evaluations or progress.evaluations[-1][0] != progress.step):
+        best = judged(judge, score, model, place, progress, best)
+    final = best or {key: value.detach().clone() for key, value in model.state_dict().items()}
+    seconds = time.monotonic() - began
+    candidates = store_candidates(store, model, final, initial, start, work, name, recipe, run["data"]) if place.main else {}
+    if place.main:
+        (work / checkpoint.FILE).unlink(missing_ok=True)
+    done = [index for step in steps[: progress.step] for index in step]
+    rows = encoded.rows(done)
+    return Trained(
+        digest=candidates.get(recipe.average_with_start, ""),
+        steps=progress.step,
+        pairs=len(rows),
+        seconds=seconds,
+        losses=progress.losses,
+        bf16=half,
+        resumed_from=resumed_from,
+        candidates=candidates,
+        evaluations=progress.evaluations,
+        best_step=progress.best_step,
+        ended=ended,
+        groups=len(groups),
+        replayed=len(groups) - len(own),
+        tokens=int(encoded.lengths[rows].sum()),
+        device=place.name,
+    )
 
 
-def _check(store: ModelStore, start: str, groups: list[tuple[str, list[str], list[float]]], recipe: TrainingRecipe) -> None:
-    """Refuse what would train nonsense or fail deep inside torch."""
-    card = store.card(start)
-    if not card.backend.startswith("torch"):
-        raise BadInput(f"{start} is a {card.backend} model; training starts from torch weights. Train its source, {card.source_digest}.")
-    positions = json.loads((store.path(start) / "config.json").read_text()).get("max_position_embeddings")
-    if positions is not None and recipe.max_length > positions:
-        raise BadInput(f"max_length {recipe.max_length}: {card.name} reads at most {positions} tokens. Lower it in the recipe.")
-    labels = [label for _, _, group in groups for label in group]
-    if recipe.loss == "bce" and not 0 <= min(labels) <= max(labels) <= 1:
-        raise BadInput(f"labels from {min(labels)} to {max(labels)}: the bce loss takes 0 to 1. Use the listwise loss, or scale them.")
-    if recipe.loss == "listwise" and recipe.target_temperature == 1.0 and min(labels) < 0:
-        raise BadInput(
-            f"a label of {min(labels)}: at target_temperature 1 labels are shares of a group, 0 or more. Set another temperature for a teacher's scores."
-        )
+def rate(step: int, steps: int, recipe: TrainingRecipe, spent: float) -> float:
+    """Share of the recipe's learning rate: linear warm-up, then cosine to a twentieth; ``spent`` is that of a budget, which may run out before the steps do."""
+    # The clock counts only where it is ahead of the steps: else no two runs would give the same weights.
+    done = spent if spent > (step + 1) / steps else step / steps
+    if done < recipe.warmup:
+        return min(1.0, (done + 1 / steps) / recipe.warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - recipe.warmup) / max(1e-9, 1 - recipe.warmup))))
 
 
-def _tokenizer(folder: Path, max_length: int) -> Callable[[list[str], list[str]], dict[str, Any]]:
+class Scorer:
+    """Logits of a model in training, with its weights as they are when it is called."""
+
+    def __init__(self, model: Any, folder: Path, recipe: TrainingRecipe, place: Place, half: bool) -> None:
+        self._model, self._folder, self._recipe, self._place, self._half = model, folder, recipe, place, half
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> npt.NDArray[np.float32]:
+        """One logit per pair, in their order."""
+        import torch
+
+        if not pairs:
+            return np.empty(0, np.float32)
+        encoded = EncodedPairs(self._folder, [Group(query, [text], np.zeros(1)) for query, text in pairs], self._recipe.max_length)
+        out = np.empty(len(pairs), np.float32)
+        order = np.argsort(encoded.lengths, kind="stable")
+        with torch.no_grad():
+            for at in range(0, len(order), _JUDGED_AT_ONCE):
+                rows = order[at : at + _JUDGED_AT_ONCE]
+                out[rows] = _logits(self._model, encoded, rows, self._place, self._half).cpu().numpy()
+        return out
+
+
+def marks_of(steps: int, recipe: TrainingRecipe, judge: Judge | None) -> set[int]:
+    """After how many steps the judge is asked: evenly spread, the last time at the end."""
+    if judge is None:
+        return set()
+    return {math.ceil(steps * number / recipe.evaluations) for number in range(1, recipe.evaluations + 1)}
+
+
+def judged(judge: Judge, score: Score, model: Any, place: Place, progress: Progress, best: dict[str, Any]) -> dict[str, Any]:
+    """Ask the judge, note the answer, and return the best weights so far."""
+    (value,) = place.told([float(judge(score)) if place.main else 0.0])
+    if not math.isfinite(value):
+        raise BadInput(f"the judge says {value} after step {progress.step}: nothing was stored. Look at the queries that it judges with.")
+    progress.evaluations.append((progress.step, value))
+    if progress.best_score is not None and value <= progress.best_score:
+        progress.stale += 1
+        return best
+    progress.best_score, progress.best_step, progress.stale = value, progress.step, 0
+    return {key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}
+
+
+def _logits(model: Any, encoded: EncodedPairs, rows: npt.NDArray[np.int64], place: Place, half: bool) -> Any:
     import torch
-    from tokenizers import Tokenizer
 
-    from predator_si.search.rerank import padded
-
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
-    tokenizer.no_padding()
-
-    def encode(queries: list[str], texts: list[str]) -> dict[str, Any]:
-        return {key: torch.from_numpy(array) for key, array in padded(tokenizer.encode_batch(list(zip(queries, texts, strict=True)))).items()}
-
-    return encode
+    inputs = {key: torch.from_numpy(array).to(place.device) for key, array in encoded.arrays(rows).items()}
+    with place.half(half):
+        logits = model(**inputs).logits
+    return logits.float().reshape(-1)
 
 
-def _freeze(model: Any, layers: int) -> None:
+def _backward(
+    model: Any, weights: list[Any], encoded: EncodedPairs, groups: Sequence[Group], step: Sequence[int], recipe: TrainingRecipe, place: Place, half: bool
+) -> float:
+    """Gradients of the step's loss, and the loss; part by part, so that memory holds only one part's activations."""
+    over = units([groups[index] for index in step], recipe)
+    total = 0.0
+    for part in parts(place.mine(step), recipe):
+        loss = summed_loss(_logits(model, encoded, encoded.rows(part), place, half), [groups[index] for index in part], recipe) / over
+        loss.backward()
+        total += float(loss.detach())
+    return place.add_up(weights, total)
+
+
+def _load(folder: Path, recipe: TrainingRecipe, place: Place) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32, attn_implementation=place.attention
+    )
+    cut(model, recipe.layers, recipe.keep)
+    return model.to(place.device)
+
+
+def freeze(model: Any, layers: int) -> None:
+    """Fix the lower ``layers`` encoder layers, and the embeddings with them, in place; 0 fixes nothing."""
     if layers <= 0:
         return
     encoder = model.base_model
@@ -221,113 +298,65 @@ def _freeze(model: Any, layers: int) -> None:
             parameter.requires_grad = False
 
 
-def _schedule(groups: list[_Group], recipe: TrainingRecipe) -> list[list[int]]:
-    """Group numbers per step: shuffled, but groups of like length share a step so that little padding is computed."""
-    rng = np.random.default_rng(recipe.seed)
-    batches: list[list[int]] = []
-    remaining = recipe.epochs
-    while remaining > 1e-9:
-        order = rng.permutation(len(groups))[: max(1, round(len(groups) * min(1.0, remaining)))]
-        pool = recipe.groups_per_step * 16
-        epoch = []
-        for start in range(0, len(order), pool):
-            chunk = sorted(order[start : start + pool].tolist(), key=lambda index: groups[index].length)
-            epoch += [chunk[i : i + recipe.groups_per_step] for i in range(0, len(chunk), recipe.groups_per_step)]
-        rng.shuffle(epoch)  # type: ignore[arg-type]
-        batches += epoch
-        remaining -= 1.0
-    return batches
+def _averaged(final: dict[str, Any], initial: dict[str, Any], share: float) -> dict[str, Any]:
+    """The trained weights moved by ``share`` towards the start, so that weights which did not change stay exactly as they were."""
+    if not share:
+        return final
+    return {key: value + share * (initial[key].to(value.device) - value) if value.is_floating_point() else value for key, value in final.items()}
 
 
-def _rate(step: int, steps: int, recipe: TrainingRecipe, spent: float) -> float:
-    """Linear warm-up, then cosine to a twentieth; ``spent`` is the share of a time budget, which may run out before the steps do."""
-    # The clock counts only where it is ahead of the steps: else no two runs would give the same weights.
-    done = spent if spent > (step + 1) / steps else step / steps
-    if done < recipe.warmup:
-        return min(1.0, (done + 1 / steps) / recipe.warmup)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - recipe.warmup) / max(1e-9, 1 - recipe.warmup))))
+def data_digest(groups: Iterable[Group]) -> str:
+    """What identifies the data of a run: a hash over every group."""
+
+    def line(group: Group) -> str:
+        return json.dumps([group.query, group.texts, group.labels.tolist(), None if group.teacher is None else group.teacher.tolist(), group.weight])
+
+    return digest_lines(line(group) for group in groups)
 
 
-def _loss(logits: Any, batch: list[_Group], recipe: TrainingRecipe) -> Any:
+def shares(recipe: TrainingRecipe) -> list[float]:
+    """Shares of the starting weights in the candidates that are stored, the main one first, each once."""
+    return list(dict.fromkeys((recipe.average_with_start, *recipe.averages)))
+
+
+def store_candidates(
+    store: ModelStore, model: Any, final: dict[str, Any], initial: dict[str, Any], start: str, work: Path, name: str, recipe: TrainingRecipe, data: str
+) -> dict[float, str]:
+    """Put ``final`` weights into the store, once for each of ``shares``; returns share -> digest. ``model`` is only the vessel.
+
+    Raises
+    ------
+    BadInput
+        Weights that are not numbers, or a full disk: nothing is stored of what could not be.
+    """
     import torch
 
-    if recipe.loss == "bce":
-        target = torch.tensor(np.concatenate([g.target for g in batch]), dtype=torch.float32)
-        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target)
-    total = logits.new_zeros(())
-    start = 0
-    for group in batch:
-        part = logits[start : start + len(group.texts)]
-        start += len(group.texts)
-        target = torch.tensor(group.target, dtype=torch.float32)
-        target = target / target.sum() if recipe.target_temperature == 1.0 else torch.softmax(target / recipe.target_temperature, dim=0)
-        total = total - (target * torch.log_softmax(part, dim=0)).sum()
-    return total / len(batch)
+    if not all(bool(torch.isfinite(value).all()) for value in final.values()):
+        raise BadInput(f"the trained weights are not numbers: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
+    found = {}
+    for share in shares(recipe):
+        model.load_state_dict(_averaged(final, initial, share))
+        origin = {"recipe": recipe.model_dump(mode="json"), "data": data, "average_with_start": share}
+        label = name if share == recipe.average_with_start else f"{name}, {share:g} of the start"
+        found[share] = _store(store, model, start, work, label, origin)
+    (work / _PROGRESS).write_text(json.dumps({"digest": found[recipe.average_with_start], "start": start}) + "\n")
+    return found
 
 
-def _save_checkpoint(
-    work: Path, model: Any, optimiser: Any, run: dict[str, str], step: int, steps: int, losses: list[float], spent: float, save_file: Any
-) -> None:
+def _store(store: ModelStore, model: Any, start: str, work: Path, name: str, origin: dict[str, Any]) -> str:
     from safetensors import SafetensorError
-
-    state = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        for key, value in entry.items():
-            state[f"optimiser.{index}.{key}"] = value.contiguous()
-    temporary = work / f"{_CHECKPOINT}.writing"
-    facts = {"step": str(step), "steps": str(steps), "losses": json.dumps(losses), "spent": str(spent), **run}
-    try:
-        save_file(state, str(temporary), metadata=facts)
-        temporary.replace(work / _CHECKPOINT)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise BadInput(
-            f"{work}: the checkpoint cannot be written ({error}). Free some space and run the cycle again: it goes on from the last checkpoint."
-        ) from error
-
-
-def _resume(work: Path, model: Any, optimiser: Any, run: dict[str, str], steps: int, load_file: Any) -> tuple[int, list[float], float]:
-    from safetensors import SafetensorError, safe_open
-
-    path = work / _CHECKPOINT
-    if not path.is_file():
-        return 0, [], 0.0
-    try:
-        with safe_open(str(path), "pt") as opened:
-            facts = opened.metadata()
-        state = load_file(str(path))
-        first, losses, spent = int(facts["step"]), json.loads(facts["losses"]), float(facts["spent"])
-        same = all(facts.get(key) == value for key, value in run.items()) and int(facts["steps"]) == steps
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: the checkpoint is damaged ({error}). Delete it to train from the start.") from error
-    if not same:
-        path.unlink()  # another recipe, start or other data: its weights would not be this run's
-        return 0, [], 0.0
-    model.load_state_dict({key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")})
-    saved = optimiser.state_dict()
-    entries: dict[int, dict[str, Any]] = {}
-    for key, value in state.items():
-        if key.startswith("optimiser."):
-            _, index, field = key.split(".", 2)
-            entries.setdefault(int(index), {})[field] = value
-    saved["state"] = entries
-    optimiser.load_state_dict(saved)
-    return first, losses, spent
-
-
-def _store(store: ModelStore, model: Any, start: str, work: Path, name: str, recipe: TrainingRecipe) -> str:
-    import shutil
 
     out = work / "model"
     shutil.rmtree(out, ignore_errors=True)
-    model.save_pretrained(str(out), safe_serialization=True)
-    for file in store.path(start).iterdir():
-        if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
-            shutil.copy2(file, out / file.name)
-    digest = store.add(
-        out, name=name, backend="torch-fp32", max_length=store.card(start).max_length, base=start, origin={"recipe": recipe.model_dump(mode="json")}
-    )
-    shutil.rmtree(out)
-    (work / _CHECKPOINT).unlink(missing_ok=True)
-    (work / _PROGRESS).write_text(json.dumps({"digest": digest, "start": start}) + "\n")
-    return digest
+    try:
+        model.save_pretrained(str(out), safe_serialization=True)
+        for file in store.path(start).iterdir():
+            if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
+                shutil.copy2(file, out / file.name)
+        return store.add(out, name=name, backend="torch-fp32", max_length=store.card(start).max_length, base=start, origin=origin)
+    except (OSError, SafetensorError) as error:
+        raise BadInput(
+            f"{work}: the trained model cannot be written ({error}). Free some space and run the cycle again: it goes on from the checkpoint."
+        ) from error
+    finally:
+        shutil.rmtree(out, ignore_errors=True)

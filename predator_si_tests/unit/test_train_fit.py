@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -21,7 +20,8 @@ from predator_si.search.models import ModelStore
 from predator_si.search.rerank import load_reranker
 from predator_si.search.tiny import tiny_cross_encoder
 from predator_si.train.export import export
-from predator_si.train.fit import Trained, _Group, _loss, _rate, _schedule, fine_tune, read_groups
+from predator_si.train.fit import Trained, fine_tune, rate
+from predator_si.train.groups import read_groups, schedule
 from predator_si.train.recipe import TrainingRecipe
 from predator_si_tests.support.tiny_models import store_tiny, toy_examples, toy_texts
 
@@ -52,13 +52,13 @@ def accuracy(store: ModelStore, digest: str) -> float:
     """Share of unseen groups whose positive is scored highest; a guess gives 0.25."""
     reranker = load_reranker(store.path(digest))
     groups = read_groups(toy_examples(groups=32, seed=77))
-    return float(np.mean([np.argmax(reranker.score(query, texts)) == 0 for query, texts, _ in groups]))
+    return float(np.mean([np.argmax(reranker.score(query, texts)) == 0 for query, texts in ((group.query, group.texts) for group in groups)]))
 
 
 # --------------------------------------------------------------------------- learning
 
 
-@pytest.mark.parametrize("loss", ["listwise", "bce"])
+@pytest.mark.parametrize("loss", ["listwise", "bce", "lambda"])
 def test_it_learns_what_can_be_learned(tiny: tuple[ModelStore, str], tmp_path: Path, loss: str):
     store, start = tiny
     seen: list[tuple[int, float]] = []
@@ -82,54 +82,27 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tiny: tuple[Mod
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_the_listwise_loss_takes_raw_logits():
-    """With a sigmoid in front, logits of 9 and 12 would look the same and the gradient would vanish (sentence-transformers' known trap)."""
-    import torch
-
-    logits = torch.tensor([9.0, 12.0, 8.0, 1.0, 2.0], requires_grad=True)
-    batch = [_Group("q", ["a", "b", "c"], np.array([1.0, 0.0, 0.0]), 1), _Group("r", ["d", "e"], np.array([3.0, 1.0]), 1)]
-    loss = _loss(logits, batch, TrainingRecipe())
-    one = -math.log(math.exp(9) / (math.exp(9) + math.exp(12) + math.exp(8)))
-    two = -(0.75 * math.log(1 / (1 + math.e)) + 0.25 * math.log(math.e / (1 + math.e)))
-    assert float(loss) == pytest.approx((one + two) / 2, rel=1e-5)
-    loss.backward()
-    assert logits.grad is not None
-    assert float(logits.grad[0]) < -0.4
-    soft = _loss(logits, batch[1:], TrainingRecipe(target_temperature=2.0)).item()  # reads the first two logits
-    share = 1 / (1 + math.exp(-1))
-    assert soft == pytest.approx(-(share * math.log(1 / (1 + math.exp(3))) + (1 - share) * math.log(1 / (1 + math.exp(-3)))), rel=1e-5)
-
-
-def test_the_bce_loss_is_the_mean_over_pairs():
-    import torch
-
-    logits = torch.tensor([2.0, -1.0, 0.5])
-    batch = [_Group("q", ["a", "b"], np.array([1.0, 0.0]), 1), _Group("r", ["c"], np.array([0.25]), 1)]
-    terms = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), 0.25 * math.log(1 + math.exp(-0.5)) + 0.75 * math.log(1 + math.exp(0.5))]
-    assert float(_loss(logits, batch, TrainingRecipe(loss="bce"))) == pytest.approx(sum(terms) / 3, rel=1e-5)
-
-
 @pytest.mark.parametrize("steps", [1, 2, 5, 100])
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
 def test_the_rate_rises_then_falls_and_never_exceeds_the_recipe(steps: int, warmup: float):
     recipe = TrainingRecipe(warmup=warmup)
-    rates = [_rate(step, steps, recipe, 0.0) for step in range(steps)]
-    assert all(0 < rate <= 1 for rate in rates)
+    rates = [rate(step, steps, recipe, 0.0) for step in range(steps)]
+    assert all(0 < each <= 1 for each in rates)
     peak = rates.index(max(rates))
     assert all(a <= b for a, b in pairwise(rates[: peak + 1]))
     assert all(a >= b for a, b in pairwise(rates[peak:]))
-    assert _rate(0, steps, recipe, 1.0) <= 1.0
+    assert rate(0, steps, recipe, 1.0) <= 1.0
 
 
 def test_every_group_is_seen_once_an_epoch_beside_groups_of_like_length():
-    groups = [_Group("q", ["a"], np.array([1.0]), length) for length in np.random.default_rng(0).integers(10, 500, 100)]
-    batches = _schedule(groups, TrainingRecipe(epochs=2.5, groups_per_step=4))
-    counts = np.bincount([index for batch in batches for index in batch], minlength=100)
+    lengths = np.random.default_rng(0).integers(10, 500, 100)
+    steps = schedule(lengths, TrainingRecipe(epochs=2.5, groups_per_step=4))
+    counts = np.bincount([index for step in steps for index in step], minlength=100)
     assert counts.sum() == 250
     assert set(counts) == {2, 3}
-    widths = [max(groups[i].length for i in batch) - min(groups[i].length for i in batch) for batch in batches]
+    widths = [max(lengths[step]) - min(lengths[step]) for step in steps]
     assert np.mean(widths) < 60, "shuffled at random it would be about 300"
-    assert batches == _schedule(groups, TrainingRecipe(epochs=2.5, groups_per_step=4))
+    assert steps == schedule(lengths, TrainingRecipe(epochs=2.5, groups_per_step=4))
 
 
 # --------------------------------------------------------------------------- stopping and going on
@@ -305,8 +278,8 @@ def broken(**columns: Any) -> pl.DataFrame:
     [
         (toy_examples().head(0), "empty"),
         (toy_examples().drop("label"), "label"),
-        (broken(label=pl.lit(float("nan"))), "not numbers"),
-        (broken(label=pl.lit(float("inf"))), "not numbers"),
+        (broken(label=pl.lit(float("nan"))), "not a number"),
+        (broken(label=pl.lit(float("inf"))), "not a number"),
         (broken(label=pl.when(pl.col("label") > 0).then(1.0)), "label: 72"),
         (broken(text=pl.lit(None, pl.String)), "text: 96"),
         (broken(label=pl.lit(0.0)), "no group"),
@@ -321,7 +294,7 @@ def test_unusable_data_is_refused(tiny: tuple[ModelStore, str], tmp_path: Path, 
 
 def test_a_group_without_a_positive_is_left_out():
     examples = toy_examples(groups=3).with_columns(label=pl.when(pl.col("group_id") == "g1").then(0.0).otherwise(pl.col("label")))
-    assert [query for query, _, _ in read_groups(examples)] == ["how to sort", "how to join"]
+    assert [group.query for group in read_groups(examples)] == ["how to sort", "how to join"]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +302,7 @@ def test_a_group_without_a_positive_is_left_out():
     [
         (pl.col("label") * 2 - 1, RECIPE, "target_temperature"),
         (pl.col("label") * 3, RECIPE.model_copy(update={"loss": "bce"}), "bce"),
+        (pl.col("label") * 30, RECIPE.model_copy(update={"loss": "lambda"}), "0 to 10"),
         (pl.col("label"), RECIPE.model_copy(update={"max_length": 256}), "at most 128 tokens"),
     ],
 )

@@ -37,6 +37,15 @@ class TrainingResult(Record):
     losses: list[float]
     bf16: bool
     resumed_from: int
+    candidates: dict[float, str] = {}
+    evaluations: list[tuple[int, float]] = []
+    best_step: int | None = None
+    ended: str = "steps"
+    groups: int = 0
+    replayed: int = 0
+    tokens: int = 0
+    device: str = "cpu"
+    trainer: str = "lean"
     tracker_run: str
     erased_examples: int = 0
     """Rows of the data set that could not be trained on, because their client was erased or their key had expired."""
