@@ -117,11 +117,11 @@ class _Gradients:
         from captum.attr import LayerIntegratedGradients
         from transformers import AutoModelForSequenceClassification
 
-        from predator_si.search.rerank import Tokenised
+        from predator_si.search.rerank import Tokenised, chip_has_bf16
 
         if not (folder / "model.safetensors").is_file() or not (folder / "config.json").is_file():
             raise BadInput(f"{folder}: not a torch cross-encoder (config.json and model.safetensors are needed). Name the weights that it was exported from.")
-        self._torch = torch
+        self._torch, self._half = torch, chip_has_bf16()  # three times as fast; the completeness error says what it costs
         self._model: Any = AutoModelForSequenceClassification.from_pretrained(
             str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32
         ).eval()
@@ -135,7 +135,8 @@ class _Gradients:
         self._attributor: Any = LayerIntegratedGradients(self._forward, layer)
 
     def _forward(self, ids: Any, types: Any, mask: Any) -> Any:
-        return self._model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits.reshape(-1)
+        with self._torch.autocast("cpu", self._torch.bfloat16, enabled=self._half):
+            return self._model(input_ids=ids, token_type_ids=types, attention_mask=mask).logits.float().reshape(-1)
 
     def seconds(self, pair: Pair, steps: int) -> float:
         """About what one pair will take, from the second of two forward passes: the first may compile and allocate."""

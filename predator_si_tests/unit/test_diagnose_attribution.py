@@ -12,6 +12,7 @@ import pytest
 from predator_si.diagnose.attribution import Pair, attribute_pairs
 from predator_si.diagnose.budget import Budget
 from predator_si.errors import BadInput
+from predator_si.search.rerank import chip_has_bf16
 from predator_si.search.tiny import tiny_cross_encoder
 from predator_si_tests.support.tiny_models import toy_examples, toy_texts
 
@@ -91,7 +92,8 @@ def test_values_are_those_of_a_hand_written_integral(trained: Path):
     found = attribute_pairs(trained, [pair], Budget(600, 10_000), max_length=64, steps=50, listed_tokens=64).pairs[0]
     values = sorted(entry["value"] for entry in found["tokens"])
     content = [value for value, token in zip(expected, encoding.tokens, strict=True) if token not in ("[CLS]", "[SEP]")]
-    assert values == pytest.approx(sorted(content), abs=0.02 * float(np.abs(content).max()))
+    share = 0.04 if chip_has_bf16() else 0.02  # half precision where the chip has it, as the model is scored
+    assert values == pytest.approx(sorted(content), abs=share * float(np.abs(content).max()))
 
 
 def test_few_steps_are_marked_unreliable(trained: Path):

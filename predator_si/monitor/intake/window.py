@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -83,6 +84,25 @@ def read_window(folder: Path, start: datetime, end: datetime, *, events: Path | 
         losses=losses,
         unknown=tuple(unknown),
     )
+
+
+def with_results(folder: Path, searches: pl.DataFrame) -> pl.DataFrame:
+    """The searches with the documents that they were served, which ``read_window(results=False)`` left out.
+
+    Parameters
+    ----------
+    folder
+        The telemetry folder.
+    searches
+        Rows of ``read_window``, in any number: only their documents are read.
+    """
+    times: tuple[Any, Any] = (searches["timestamp"].min(), searches["timestamp"].max())
+    if searches.is_empty():
+        return searches
+    layer = RawLayer(folder)
+    with layer.locked():
+        stored = layer.matching("search", searches.select("query_id"), [pl.col("query_id"), pl.col("results")], times)
+    return searches.drop("results").join(stored, on="query_id", how="left", maintain_order="left").select(searches.columns)
 
 
 def _read(layer: RawLayer, kind: Kind, start: datetime, end: datetime, *, results: bool = True) -> pl.DataFrame:

@@ -11,13 +11,13 @@ What belongs here: reading and writing around the pure functions of ``monitor.ju
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import polars as pl
 
 from predator_si.errors import PredatorError
-from predator_si.monitor.intake import read_window
+from predator_si.monitor.intake import read_window, with_results
 from predator_si.monitor.judgments import (
     PROBED_SPLIT,
     SCHEMA,
@@ -53,7 +53,7 @@ _REFIT = timedelta(days=1)
 _RETRY = timedelta(hours=1)
 """While nothing is known, more often."""
 _REQUESTS = 100_000
-"""Requests that a fit looks at: a million impressions."""
+"""Requests that a fit and the click metrics of one window look at: a million impressions."""
 OWN_SETS = ("clicks", "feedback")
 """Sets that this step writes; imported ones have other names."""
 
@@ -116,16 +116,21 @@ def corpus_origin(loop: Loop) -> str:
 def add_judged(loop: Loop, snapshot: MetricsSnapshot, events: EventFrames, probes: ProbeResult | None) -> MetricsSnapshot:
     """The snapshot with click metrics under fitted propensities, and with the language model's where the contour has one.
 
+    Of a large window a sample of requests is looked at, and the source says so.
+
     Where propensities are unknown the assumed ones stay, and the source says why.
     """
     metrics = dict(snapshot.metrics)
     window = {"window_start": snapshot.window_start, "window_end": snapshot.window_end}
     bias = known_bias(loop)
     if bias is not None and bias.weights(10) is not None:
-        searches = open_text(events.search, existing_vault(loop.home.path))
-        frames = EventFrames(searches, events.actions, events.quarantine, events.lost, events.losses, events.unknown)
+        people = events.search.filter(~pl.col("probe"))
+        some = people.sample(_REQUESTS, seed=0) if people.height > _REQUESTS else people
+        frames = replace(events, search=with_results(loop.home.telemetry, some))
         traffic = champion_traffic(frames, snapshot.window_start, snapshot.window_end, snapshot.champion)
-        metrics |= {one.name: one.model_copy(update=window) for one in click_metrics(traffic, bias, snapshot.created_at)}
+        of = f", {some.height} of {people.height} requests" if some.height < people.height else ""
+        clicked = click_metrics(traffic, bias, snapshot.created_at)
+        metrics |= {one.name: one.model_copy(update=window | {"source": one.source + of}) for one in clicked}
     elif (assumed := metrics.get("ndcg_at_10_clicks")) is not None:
         why = "propensities were not fitted yet" if bias is None else bias.reason or next(one.reason for one in bias.positions if one.reason) or "unknown"
         metrics[assumed.name] = assumed.model_copy(update={"source": f"{assumed.source}, assumed: {why}"})
