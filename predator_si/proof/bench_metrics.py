@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,8 @@ def tick(telemetry: Path) -> dict[str, Any]:
 
 def _take_in(telemetry: Path, window: str, start: datetime, end: datetime) -> dict[str, Any]:
     """The rest of a tick over the newest window: its events taken in from Parquet files of another service (rules, identities, redaction, sealing), and
-    read back for the account of losses. Not in ``seconds``: the loop takes events in as they come, this is what a whole window costs at once."""
+    read back for the account of losses. Not in ``seconds``: the loop takes events in as they come, this is what a whole window costs at once.
+    """
     from predator_si.monitor.intake import Intake, read_window
     from predator_si.monitor.sources import EventFiles
     from predator_si.search.personal import open_vault
