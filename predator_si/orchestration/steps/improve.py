@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from pydantic import Field
 
 from predator_si.augment import read_examples, read_manifest, update_manifest
 from predator_si.errors import BadInput, Missing
@@ -37,8 +38,8 @@ class TrainingResult(Record):
     losses: list[float]
     bf16: bool
     resumed_from: int
-    candidates: dict[float, str] = {}
-    evaluations: list[tuple[int, float]] = []
+    candidates: dict[float, str] = Field(default_factory=dict)
+    evaluations: list[tuple[int, float]] = Field(default_factory=list)
     best_step: int | None = None
     ended: str = "steps"
     groups: int = 0
