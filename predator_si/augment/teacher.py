@@ -122,7 +122,7 @@ class BiEncoder:
         fresh = {key: text for own, some in zip(keys, texts, strict=True) for key, text in zip(own, some, strict=True) if key not in self._vectors}
         if fresh:
             self._vectors.update(zip(fresh, self._embedder.encode(list(fresh.values())), strict=True))
-        asked = self._embedder.encode([self._prefix + query for query in queries]) if queries else []
+        asked = self._embedder.encode([self._prefix + query for query in queries])
         return [np.array([self._vectors[key] @ vector for key in own], np.float64) if own else np.empty(0) for own, vector in zip(keys, asked, strict=True)]
 
 

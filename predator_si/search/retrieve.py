@@ -366,8 +366,7 @@ class HybridIndex:
             A document is not in the index.
         """
         places = [self._places(ids) for ids in doc_ids]
-        vectors = self.embedder.encode(list(queries)) if queries else []
-        return [(self._vectors[at] @ vector).astype(np.float64) for at, vector in zip(places, vectors, strict=True)]
+        return [(self._vectors[at] @ vector).astype(np.float64) for at, vector in zip(places, self.embedder.encode(list(queries)), strict=True)]
 
     def lexical_scores(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> list[FloatArray]:
         """BM25 of each query with the documents named for it, aligned with them: 0 where they share no word.
