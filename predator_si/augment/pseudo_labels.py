@@ -26,12 +26,18 @@ _HARD_UNTIL = 10
 
 @dataclass(frozen=True)
 class Group:
-    """A query with candidates that want labels."""
+    """A query with candidates that want labels; ``kept`` of them will be training examples, all where null."""
 
     query: str
     doc_ids: Sequence[str]
     texts: Sequence[str]
     targeted: bool = False
+    kept: int | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many training examples it gives."""
+        return len(self.doc_ids) if self.kept is None else min(self.kept, len(self.doc_ids))
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Budget:
     Attributes
     ----------
     examples
-        (query, document) pairs; null: no limit.
+        Training examples with a label; null: no limit. More pairs than that are scored where a group keeps only some of its candidates.
     seconds
         Of wall time; null: no limit. It is kept by looking at the clock after every few hundred pairs, and by what a pair has taken so far.
     """
@@ -60,6 +66,8 @@ class Labelling:
         Aligned with the groups; null where the budget had ended.
     groups, examples
         Labelled ones.
+    pairs
+        Candidates that were scored for them.
     left_groups, left_examples
         Those without a label.
     seconds
@@ -73,6 +81,7 @@ class Labelling:
     labels: list[SoftLabels | None]
     groups: int
     examples: int
+    pairs: int
     left_groups: int
     left_examples: int
     seconds: float
@@ -138,7 +147,7 @@ def label_within(
     Parameters
     ----------
     on_progress
-        Called with (labelled pairs, pairs that fit into the budget's examples).
+        Called with (scored pairs, pairs that fit into the budget's examples).
     clock
         Seconds that only grow.
 
@@ -149,12 +158,12 @@ def label_within(
     """
     budget, began = budget or Budget(), clock()
     affordable: list[int] = []
-    pairs = 0
+    room = budget.examples
     for at in most_useful(groups, teacher):
-        size = len(groups[at].doc_ids)
-        if budget.examples is None or pairs + size <= budget.examples:
+        if room is None or groups[at].examples <= room:
             affordable.append(at)
-            pairs += size
+            room = None if room is None else room - groups[at].examples
+    pairs = sum(len(groups[at].doc_ids) for at in affordable)
     labels: list[SoftLabels | None] = [None] * len(groups)
     done, at, rate, started = 0, 0, 0.0, clock()
     out_of_time = False
@@ -176,6 +185,7 @@ def label_within(
         at, done = at + len(batch), done + size
         rate = (clock() - started) / max(done, 1)
         on_progress(done, pairs)
+    labelled = sum(group.examples for group, one in zip(groups, labels, strict=True) if one is not None)
     left = [group for group, one in zip(groups, labels, strict=True) if one is None]
     reason = None
     if left:
@@ -184,9 +194,10 @@ def label_within(
     return Labelling(
         labels,
         len(groups) - len(left),
+        labelled,
         done,
         len(left),
-        sum(len(group.doc_ids) for group in left),
+        sum(group.examples for group in left),
         clock() - began,
         reason,
         _changed([one for one in labels if one is not None]) if CROSS_ENCODER in teacher.members else None,
@@ -235,7 +246,8 @@ def answer_by_teacher(
     for start in range(0, len(proposals), _BATCH):
         some = proposals[start : start + _BATCH]
         found = index.candidates([proposal.query for proposal in some], choice.depth)
-        groups += [Group(proposal.query, one.doc_ids, one.texts, proposal.targeted) for proposal, one in zip(some, found, strict=True)]
+        kept = choice.best + choice.others
+        groups += [Group(proposal.query, one.doc_ids, one.texts, proposal.targeted, kept) for proposal, one in zip(some, found, strict=True)]
     labelling = label_within(groups, teacher, budget, on_progress=on_progress, should_stop=should_stop, clock=clock)
     counts: dict[str, object] = {**labelling.statistics(), "without_candidates": sum(len(group.doc_ids) < 2 for group in groups), "unsure": 0}
     made, unsure = [], 0

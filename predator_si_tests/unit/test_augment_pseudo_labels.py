@@ -71,7 +71,7 @@ class TestBudget:
         groups = [group(f"g{n}", *AGREED) for n in range(10)]
         seen: list[tuple[int, int]] = []
         found = label_within(groups, ensemble(), Budget(examples=20, seconds=None), on_progress=lambda *at: seen.append(at))
-        assert (found.groups, found.examples, found.left_groups, found.left_examples) == (6, 18, 4, 12)
+        assert (found.groups, found.examples, found.pairs, found.left_groups, found.left_examples) == (6, 18, 18, 4, 12)
         assert [one is None for one in found.labels] == [False] * 6 + [True] * 4
         assert found.reason is not None and "20 examples" in found.reason and "4 of 10" in found.reason
         assert seen[-1] == (18, 18)
@@ -134,7 +134,7 @@ class TestAnswers:
         whole = ensemble().score(["q"], [index.doc_ids], [index.texts])[0]
         assert made.teacher is not None
         assert made.teacher.tolist() == pytest.approx([whole[4], *(whole[int(doc_id[1:])] for doc_id in ids)])
-        assert (counts["answered"], counts["groups"], counts["examples"], counts["left_groups"], counts["unsure"]) == (1, 1, 20, 0, 0)
+        assert (counts["answered"], counts["groups"], counts["examples"], counts["pairs"], counts["left_groups"], counts["unsure"]) == (1, 1, 8, 20, 0, 0)
 
     def test_equal_seeds_give_equal_groups_and_others_other_ones(self):
         def drawn(seed: int) -> list[str]:
@@ -174,6 +174,10 @@ class TestAnswers:
         made, counts = answer_by_teacher([proposal(f"q{n}") for n in range(5)], Shelf(*AGREED), ensemble(), np.random.default_rng(0), budget=Budget(7, None))
         assert [one.query for one in made] == ["q0", "q1"]
         assert counts["left_groups"] == 3 and "7 examples" in str(counts["reason"])
+        made, counts = answer_by_teacher(
+            [proposal(f"q{n}") for n in range(5)], Shelf(*self.TEXTS), ensemble(), np.random.default_rng(0), budget=Budget(24, None)
+        )
+        assert len(made) == 3 and counts["pairs"] == 60 and counts["examples"] == 24, "the budget is of what is kept, not of what is looked at"
 
     def test_an_answered_proposal_is_refused(self):
         with pytest.raises(BadInput, match="'d1'"):
