@@ -228,6 +228,41 @@ def difference_histogram(differences: Sequence[float] | npt.NDArray[np.float64],
     return _png(figure, palette)
 
 
+def pareto(points: Sequence[Mapping[str, Any]], *, theme: Theme = "light") -> bytes:
+    """What variants of a model cost and how well they rank; those that none beats are joined by a line, the chosen one is marked.
+
+    Parameters
+    ----------
+    points
+        ``name, p95_ms, ndcg, front, chosen``: the last two say whether it is on the front and whether it was chosen.
+
+    Raises
+    ------
+    BadInput
+        No point, or one without a positive P95.
+    """
+    if not points or any(not float(point["p95_ms"]) > 0 for point in points):
+        raise BadInput("pareto front: no variant was measured, or one has no latency. Judge at least one variant.")
+    palette = _PALETTES[theme]
+    figure, axes = _figure(palette, 6.4, 3.2)
+    best = sorted((point for point in points if point["front"]), key=lambda point: float(point["p95_ms"]))
+    axes.plot([point["p95_ms"] for point in best], [point["ndcg"] for point in best], color=palette.after, linewidth=1.2, alpha=0.6)
+    for point in points:
+        colour = palette.after if point["front"] else palette.before
+        axes.plot(point["p95_ms"], point["ndcg"], "D" if point["chosen"] else "o", color=colour, markersize=8 if point["chosen"] else 5)
+        axes.annotate(
+            _safe(str(point["name"])[:44]), (point["p95_ms"], point["ndcg"]), xytext=(5, 4), textcoords="offset points", fontsize=6.5, color=palette.faint
+        )
+    axes.plot([], [], "D", color=palette.after, label="chosen")
+    axes.plot([], [], "o-", color=palette.after, label="no other is both faster and better")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
+    axes.set_xlabel("P95 of scoring one query, ms")
+    axes.set_ylabel("NDCG@10")
+    _legend(axes, palette)
+    return _png(figure, palette)
+
+
 def word_importance(words: Sequence[Mapping[str, Any]], *, theme: Theme = "light") -> bytes:
     """Bars of what each word does, from the most harmful to the most helpful, with their intervals.
 
@@ -255,6 +290,36 @@ def word_importance(words: Sequence[Mapping[str, Any]], *, theme: Theme = "light
     axes.axvline(0, color=palette.faint, linewidth=1)
     axes.set_yticks(rows, [_safe(f"{str(entry['word'])[:24]}  (n={entry['n']})") for entry in shown])
     axes.set_ylim(-0.7, len(shown) - 0.3)
+    return _png(figure, palette)
+
+
+def arm_bars(arms: Sequence[tuple[str, float, float, float]], *, metric: str = "NDCG@10", theme: Theme = "light") -> bytes:
+    """One bar for each arm of a comparison, with its 95% interval; the axis starts below the lowest one, and says so by its numbers.
+
+    Parameters
+    ----------
+    arms
+        Name, mean, low, high, from top to bottom.
+
+    Raises
+    ------
+    BadInput
+        No arm.
+    """
+    if not arms:
+        raise BadInput("arms: none given. Compare at least one.")
+    palette = _PALETTES[theme]
+    rows, means = np.arange(len(arms)), np.array([mean for _, mean, _, _ in arms])
+    figure, axes = _figure(palette, 6.4, 0.8 + 0.42 * len(arms))
+    errors = np.array([[max(mean - low, 0.0), max(high - mean, 0.0)] for _, mean, low, high in arms]).T
+    axes.barh(rows, means, color=[(palette.before, palette.before, palette.after, palette.grid)[at % 4] for at in range(len(arms))], height=0.62, alpha=0.85)
+    axes.errorbar(means, rows, xerr=errors, fmt="none", ecolor=palette.ink, elinewidth=1.4, capsize=3)
+    axes.set_yticks(rows, [_safe(f"{name}  {mean:.3f}") for name, mean, _, _ in arms])
+    axes.invert_yaxis()
+    lowest, highest = min(low for _, _, low, _ in arms), max(high for _, _, _, high in arms)
+    room = max(highest - lowest, 0.02)
+    axes.set_xlim(max(0.0, lowest - room), min(1.0, highest + 0.3 * room))
+    axes.set_xlabel(_safe(metric))
     return _png(figure, palette)
 
 

@@ -140,9 +140,8 @@ def _best_by_luck(centred: npt.NDArray[np.float64], seed: int, resamples: int) -
     """The largest mean gain in each of ``resamples`` worlds where no candidate differs; queries are drawn whole: candidates stay as alike as they are."""
     rng, n = np.random.default_rng(seed), len(centred)
     found = np.empty(resamples)
-    step = max(1, _CHUNK // n)
+    step = max(1, _CHUNK // centred.size)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        drawn = rng.multinomial(n, np.full(n, 1.0 / n), size=rows)
-        found[start : start + rows] = (drawn @ centred / n).max(axis=1)
+        found[start : start + rows] = centred[rng.integers(n, size=(rows, n))].mean(axis=1).max(axis=1)
     return found

@@ -1,0 +1,322 @@
+"""One adaptation from beginning to end: teach, train, choose, judge, and only then look at what labels would have given.
+
+What belongs here: the order of things, and the figures. What must not: how any step works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from predator_si.augment.material import Generator
+from predator_si.augment.teacher import DENSE, LEXICAL, BiEncoder, CrossEncoder, EnsembleTeacher, IndexLeg, Member
+from predator_si.control import Control
+from predator_si.evaluate import PairScores
+from predator_si.proof.adapt.arms import Lap, Stored, Workshop, distillation, supervision
+from predator_si.proof.adapt.collection import Collection, needs
+from predator_si.proof.adapt.gate import Canary, Verdict, difference, judge
+from predator_si.proof.adapt.labels import Judgments
+from predator_si.proof.adapt.plan import Clock, Plan, Shares, share_out
+from predator_si.proof.adapt.questions import asked, made_up
+from predator_si.proof.adapt.signals import WEIGHTS, Signal, click_signal, judged_signal, simulated_log
+from predator_si.proof.adapt.summary import recovered
+from predator_si.proof.adapt.teaching import Lesson, Question, ask_teacher, distilled_groups, held_out_set, supervised_groups
+from predator_si.provenance import provenance
+from predator_si.search.models import ModelStore
+from predator_si.search.rerank import chip_has_bf16, fuse
+from predator_si.statistics import bootstrap_mean_interval, paired_interval
+from predator_si.train.select import Choice
+
+ARMS = ("zero_shot", "zero_shot_fused", "adapted", "oracle")
+_HELD_OUT_SHARE = 0.2
+_MADE_UP = (0.3, 0.6)
+"""Made-up queries: this share of ``Plan.examples``, or as many as fill the log up to the second share."""
+_TEACHER_SHARE = 0.2
+"""Most of the budget that labelling may take."""
+Tell = Callable[[str], None]
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where an adaptation runs: the model store, the score cache, the ledger, and a folder of its own for what it leaves behind."""
+
+    store: ModelStore
+    scores: PairScores
+    ledger: Control
+    folder: Path
+    run_id: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What a training may use, and what is held back for choosing."""
+
+    lessons: list[Lesson]
+    held_out: list[Lesson]
+    counts: dict[str, int]
+    teacher: str
+
+
+def adapt(
+    collection: Collection,
+    start: str,
+    site: Site,
+    plan: Plan,
+    *,
+    canaries: Sequence[Callable[[], Collection]] = (),
+    generators: Sequence[Generator] = (),
+    bi_encoders: Sequence[BiEncoder] = (),
+    clock: Clock | None = None,
+    tell: Tell = lambda text: None,
+    on_progress: Report = lambda done, total: None,
+) -> dict[str, Any]:
+    """Adapt the reranker ``start`` to a collection and say what it brought.
+
+    Parameters
+    ----------
+    start
+        Digest of torch weights in ``site.store``.
+    canaries
+        Open other collections, whose dev queries must not lose.
+    generators, bi_encoders
+        Sources of made-up queries, and further members of the teacher; none of them is needed.
+    clock
+        Started by the caller where opening the collection counts.
+
+    Returns
+    -------
+    dict
+        The keys of CONTRACT.md section 7, row ``adapt``, and the evidence behind them. ``per_query`` names a Parquet file in ``site.folder``.
+
+    Raises
+    ------
+    BadInput
+        The collection cannot be learned from, or the time is too short.
+    """
+    clock = clock or Clock(60.0 * plan.budget_minutes)
+    door = Judgments(collection.name, collection.read_judgments, plan.labels, site.ledger, site.run_id, site.actor)
+    workshop = Workshop(site.store, start, plan, site.folder / "training", site.scores)
+    with clock.phase("teach"):
+        taught = _teach(collection, workshop, door, plan, generators, bi_encoders, clock, tell, on_progress)
+    others = _open_canaries(canaries, clock, tell)
+    pairs = [(lesson.question.text, text) for lesson in taught.lessons for text in lesson.candidates.texts]
+    rate = workshop.pairs_per_second(pairs)
+    recipes = _recipes(taught, plan)
+    shares = share_out(
+        plan, clock.left, rate, trainings=len(recipes) + 1, stored=2 * (len(recipes) + 1), held_out=len(taught.held_out), dev=collection.dev.height,
+        canaries=sum(min(other.dev.height, plan.canary_queries) for other in others), test=collection.test.height,
+    )  # fmt: skip
+    tell(f"{rate:.0f} pairs/s are scored; {shares.train_seconds:.0f} s for each of {len(recipes) + 1} trainings, {shares.test_queries} test queries")
+    laps = []
+    with clock.phase("train"):
+        for name, lessons in recipes.items():
+            tell(f"training: {name}, {len(lessons)} queries")
+            laps.append(workshop.train(name, distilled_groups(lessons, plan, plan.seed), distillation(plan, shares.train_seconds), on_progress))
+    with clock.phase("choose"):
+        stored = [one for lap in laps for one in lap.stored]
+        tell(f"choosing among {len(stored)} candidates on {len(taught.held_out)} held-out queries without judgments")
+        chosen, choice = workshop.choose(stored, *held_out_set(taught.held_out), on_progress)
+    tell(choice.reason)
+    door.chosen(chosen.digest)
+    with clock.phase("gate"):
+        verdict = _gate(collection, workshop, door, chosen, others, shares, tell, on_progress)
+    door.decided(verdict.decision)
+    tell(f"{verdict.decision}: {verdict.reason}")
+    lap = next(lap for lap in laps if chosen in lap.stored)
+    with clock.phase("oracle"):
+        tell("the supervised oracle: the same trainer and time, with the train judgments")
+        best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, shares, lap, on_progress)
+    with clock.phase("test"):
+        tell(f"the sealed test queries are opened, once: {shares.test_queries}")
+        frame = _test(collection, workshop, door, {"adapted": chosen.digest, "oracle": best.digest}, shares, on_progress)
+    site.folder.mkdir(parents=True, exist_ok=True)
+    frame.write_parquet(site.folder / "per_query.parquet")
+    figures = {
+        **provenance("full", plan.seed),
+        **_figures(frame, plan.seed),
+        "corpus": collection.name,
+        "labels": plan.labels,
+        "clicks_simulated": plan.labels == "clicks",
+        "decision": verdict.decision,
+        "reason": verdict.reason,
+        "rules": verdict.rules,
+        "dev": verdict.dev.model_dump(),
+        "canary": {name: [found.estimate, found.low, found.high] for name, found in verdict.canaries.items()},
+        "canary_queries": {name: found.n for name, found in verdict.canaries.items()},
+        "canary_mean": verdict.canary_mean,
+        "choice": choice.model_dump(),
+        "oracle_choice": oracle_choice.model_dump(),
+        "examples": -(-lap.pairs // plan.group_size),
+        "pairs": lap.pairs,
+        "oracle_pairs": oracle_lap.pairs,
+        "queries": taught.counts,
+        "teacher": taught.teacher,
+        "start": start,
+        "model_digest": chosen.digest,
+        "model": str(site.store.path(workshop.served(chosen.digest))),
+        "test_openings": door.test_openings,
+        "judged_dev_openings": door.judged_dev_openings,
+        "test_openings_ever": door.test_openings_ever,
+        "openings": dict(door.openings),
+        "plan": {**asdict(plan), "backend": workshop.backend},
+        "shares": asdict(shares),
+        "bf16": chip_has_bf16(),
+        "pairs_per_second": rate,
+        "training_pairs_per_second": lap.pairs / lap.seconds,
+        "run": site.run_id,
+        "per_query": str(site.folder / "per_query.parquet"),
+        "phases": dict(clock.phases),
+        "seconds": clock.spent,
+    }
+    if plan.test_queries < collection.test.height or shares.test_queries < collection.test.height:
+        figures["test_queries_left_out"] = collection.test.height - shares.test_queries
+    return figures
+
+
+def _teach(
+    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, generators: Sequence[Generator], bi_encoders: Sequence[BiEncoder], clock: Clock,
+    tell: Tell, on_progress: Report,
+) -> _Taught:  # fmt: skip
+    """Queries, their candidates and the teacher's opinion; every fifth is held out for choosing, at most ``plan.held_out``."""
+    index = collection.index
+    log, leaked = asked(collection)
+    made, near = made_up(collection, generators, round(max(_MADE_UP[0] * plan.examples, _MADE_UP[1] * plan.examples - len(log))), plan.seed)
+    members: list[Member] = [CrossEncoder(workshop.teacher_scores), IndexLeg(index, DENSE), IndexLeg(index, LEXICAL), *bi_encoders]
+    signal = _signal(collection, workshop, door, plan, tell, on_progress)
+    if signal is not None:
+        members.append(signal)
+    teacher = EnsembleTeacher(members, {name: weight for name, weight in WEIGHTS.items() if signal is not None and name == signal.name})
+    tell(f"the teacher labels {len(log)} asked and {len(made)} made-up queries: {teacher.name}")
+    limit = _TEACHER_SHARE * clock.budget
+    rng = np.random.default_rng(plan.seed)
+    mixed = [*_shuffled(log[: plan.examples], rng), *_shuffled(made, rng)]
+    lessons = ask_teacher(mixed, index, teacher, plan.depth, seconds=limit, on_progress=on_progress)
+    by_source = [[lesson for lesson in lessons if bool(lesson.question.doc_id) is own] for own in (False, True)]
+    held: list[Lesson] = []
+    for some in by_source:
+        held += some[: min(int(_HELD_OUT_SHARE * len(some)), plan.held_out * len(some) // max(1, len(lessons)))]
+    out = {id(lesson) for lesson in held}
+    counts = {"asked": len(log), "made_up": len(made), "near_evaluation_left_out": leaked + near, "labelled": len(lessons), "held_out": len(held)}
+    return _Taught([lesson for lesson in lessons if id(lesson) not in out], held, counts, teacher.name)
+
+
+def _signal(collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, tell: Tell, on_progress: Report) -> Signal | None:
+    """The member that knows clicks or judgments; null without labels."""
+    if plan.labels == "train":
+        return judged_signal(collection.train, door.open("training"))
+    if plan.labels == "none":
+        return None
+    tell(f"simulated users ask {collection.train.height} queries {plan.click_searches} times each of the zero-shot ranking")
+    found = collection.index.candidates(collection.train["text"].to_list(), plan.depth)
+    scores = workshop.teacher_scores([(text, one) for text, own in zip(collection.train["text"], found, strict=True) for one in own.texts])
+    shown, at = [], 0
+    for own in found:
+        size = len(own.doc_ids)
+        fused = fuse(scores[at : at + size], own.scores, plan.fusion_weight)
+        shown.append([own.doc_ids[place] for place in np.argsort(-fused, kind="stable")])
+        at += size
+    judgments = door.open("click simulation")
+    return click_signal(simulated_log(collection.train, judgments, shown, plan.click_searches, np.random.default_rng(plan.seed)))
+
+
+def _recipes(taught: _Taught, plan: Plan) -> dict[str, list[Lesson]]:
+    """Name of each data mix -> its lessons: what people asked, and the same with what was made up; one where there is only one kind."""
+    log = [lesson for lesson in taught.lessons if not lesson.question.doc_id]
+    mixes = {"asked": log, "asked and made up": taught.lessons} if 0 < len(log) < len(taught.lessons) else {"all": taught.lessons}
+    return {name: lessons[: plan.examples] for name, lessons in mixes.items()}
+
+
+def _open_canaries(canaries: Sequence[Callable[[], Collection]], clock: Clock, tell: Tell) -> list[Collection]:
+    opened = []
+    with clock.phase("canaries"):
+        for opening in canaries:
+            opened.append(opening())
+            tell(f"canary: {opened[-1].name}, {opened[-1].dev.height} judged queries")
+    return opened
+
+
+def _gate(
+    collection: Collection, workshop: Workshop, door: Judgments, chosen: Stored, others: Sequence[Collection], shares: Shares, tell: Tell, on_progress: Report
+) -> Verdict:
+    queries = collection.dev.head(shares.dev_queries)
+    judgments = door.open("gate")
+    found = collection.index.candidates(queries["text"].to_list(), workshop.plan.depth)
+    tell(f"the gate: {queries.height} judged dev queries, opened once")
+    dev = difference(workshop, workshop.start, chosen.digest, queries, judgments, found, on_progress)
+    lost = {}
+    for other in others:
+        canary = _canary(other, workshop, shares)
+        tell(f"canary: {canary.queries.height} queries of {canary.name}")
+        lost[canary.name] = difference(workshop, workshop.start, chosen.digest, canary.queries, canary.judgments, canary.candidates, on_progress)
+    return judge(dev, lost)
+
+
+def _canary(other: Collection, workshop: Workshop, shares: Shares) -> Canary:
+    queries = other.dev.head(shares.canary_queries)
+    return Canary(other.name, queries, other.read_judgments("dev"), other.index.candidates(queries["text"].to_list(), workshop.plan.depth))
+
+
+def _oracle(
+    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, shares: Shares, lap: Lap, on_progress: Report
+) -> tuple[Stored, Lap, Choice]:
+    """Trained on judgments for as long and on as many pairs as the candidate was, and chosen on held-out judged train queries."""
+    judgments = door.open("oracle")
+    most = min(plan.held_out, int(_HELD_OUT_SHARE * collection.train.height))
+    held, rest = collection.train.head(most), collection.train.slice(most)
+    groups = supervised_groups(rest, judgments, collection.index, plan, plan.seed)
+    epochs = min(3.0, max(1.0, lap.pairs / groups.height))
+    trained = workshop.train("oracle", groups, supervision(plan, shares.train_seconds, epochs=epochs), on_progress)
+    best, choice = workshop.choose(trained.stored, held, judgments, collection.index.candidates(held["text"].to_list(), plan.depth), on_progress)
+    return best, trained, choice
+
+
+def _test(collection: Collection, workshop: Workshop, door: Judgments, digests: dict[str, str], shares: Shares, on_progress: Report) -> pl.DataFrame:
+    """``query_id, need`` and NDCG@10 of each arm on the sealed queries: same candidates, depth and fusion rule."""
+    queries = collection.test.head(shares.test_queries)
+    judgments = door.open("test")
+    found = collection.index.candidates(queries["text"].to_list(), workshop.plan.depth)
+    weight = workshop.plan.fusion_weight
+    rules = {"zero_shot": (workshop.start, 0.0), "zero_shot_fused": (workshop.start, weight), **{name: (digest, weight) for name, digest in digests.items()}}
+    frame: pl.DataFrame | None = None
+    for name, (digest, fusion) in rules.items():
+        own = workshop.per_query(digest, queries, judgments, found, fusion, on_progress).select("query_id", pl.col("ndcg_at_10").alias(name))
+        frame = own if frame is None else frame.join(own, on="query_id", how="left", maintain_order="left")
+    assert frame is not None
+    return frame.with_columns(need=pl.Series(needs(frame["query_id"], judgments)))
+
+
+def _figures(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
+    """The four arms with their intervals, and the differences that the promise is about."""
+    arms = {name: bootstrap_mean_interval(frame[name].to_numpy(), seed=seed) for name in ARMS}
+    pairs = {"gain": ("adapted", "zero_shot"), "fused_gain": ("adapted", "zero_shot_fused"), "oracle_gain": ("oracle", "zero_shot_fused")}
+    found: dict[str, Any] = {}
+    for name, (after, before) in pairs.items():
+        values = (frame[after] - frame[before]).to_numpy()
+        own, clustered = paired_interval(values, seed=seed), None
+        if frame["need"].n_unique() > 1:
+            clustered = bootstrap_mean_interval(values, seed=seed, cluster=frame["need"].to_numpy())
+        found |= {name: own.estimate, f"{name}_ci": [own.low, own.high], f"{name}_p": own.p_value}
+        found[f"{name}_ci_by_need"] = None if clustered is None else [clustered.low, clustered.high]
+    recovery, why_not = recovered([frame], seed)
+    return {
+        **{name: interval.estimate for name, interval in arms.items()},
+        "arms_ci": {name: [interval.low, interval.high] for name, interval in arms.items()},
+        **found,
+        "oracle_ci": found["oracle_gain_ci"],
+        "gap_recovery": None if recovery is None else recovery.estimate,
+        "gap_recovery_ci": None if recovery is None else [recovery.low, recovery.high],
+        "gap_recovery_unknown_because": why_not,
+        "n_test_queries": frame.height,
+        "n_needs": frame["need"].n_unique(),
+    }
+
+
+def _shuffled(questions: Sequence[Question], rng: np.random.Generator) -> list[Question]:
+    return [questions[int(at)] for at in rng.permutation(len(questions))]
