@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import polars as pl
@@ -37,6 +38,7 @@ def judge_ab(
     min_sample: int = 200,
     seed: int = 0,
     position_bias: float = 1.0,
+    same_model: bool = False,
 ) -> ExperimentResult:
     """Judge an A/B trial once, at its planned end.
 
@@ -57,13 +59,17 @@ def judge_ab(
         Default: :func:`~predator_si.experiment.default_guardrails` of the contour.
     min_sample
         Served requests of both arms together.
+    same_model
+        Both arms run one model with other settings (depth, fusion): the variant tells them apart. Then, and only then, the digests are the same.
 
     Raises
     ------
     BadInput
-        The digests are the same, the split is not a share, or the window is empty.
+        The digests are the same without ``same_model``, the split is not a share, or the window is empty.
     """
-    if champion == challenger:
+    if (champion == challenger) is not same_model:
+        if same_model:
+            raise BadInput(f"trial of {cycle_id}: {champion} and {challenger} are two models; same_model is for one with other settings.")
         raise BadInput(f"trial of {cycle_id}: champion and challenger are both {champion}; a model cannot be tried against itself.")
     if not 0.0 < split < 1.0:
         raise BadInput(f"trial of {cycle_id}: the split is {split}; it must lie between 0 and 1.")
@@ -71,11 +77,11 @@ def judge_ab(
     if not rules:
         raise BadInput(f"trial of {cycle_id}: there are no guardrails, so it could only pass. Name at least one.")
     arms = {
-        "champion": champion_traffic(events, window_start, window_end, champion, variant="champion"),
-        "challenger": champion_traffic(events, window_start, window_end, challenger, variant="candidate"),
+        name: champion_traffic(_of_variant(events, variant) if same_model else events, window_start, window_end, digest, variant=variant)
+        for name, variant, digest in (("champion", "champion", champion), ("challenger", "candidate", challenger))
     }
     sizes = {name: arm.requests.height for name, arm in arms.items()}
-    others = arms["champion"].others - sizes["challenger"]
+    others = sum(arm.others for arm in arms.values()) if same_model else arms["champion"].others - sizes["challenger"]
     clients = {name: arm.requests.select(client=pl.coalesce("client_id", "query_id")).unique() for name, arm in arms.items()}
     ratio = None if not any(sizes.values()) else sample_ratio_p([clients["champion"].height, clients["challenger"].height], [1.0 - split, split])
     # Below the planned sample only the strict early bound may blame anybody.
@@ -101,6 +107,10 @@ def judge_ab(
         verdict=verdict,
         reason=reason,
     )
+
+
+def _of_variant(events: EventFrames, variant: str) -> EventFrames:
+    return replace(events, search=events.search.filter(pl.col("variant").fill_null("champion") == variant))
 
 
 def _verdict(

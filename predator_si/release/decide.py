@@ -59,8 +59,12 @@ PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "user_satisfaction": _NON_INFERIOR + _LATENCY_KEPT,
     "p95_latency_ms": _NON_INFERIOR + _FASTER,
     "cost_per_1k_requests": _NON_INFERIOR + _CHEAPER + _LATENCY_KEPT,
+    "error_rate": (),
+    "etl_lag_seconds": (),
 }
 """Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
+UNSPLIT = frozenset({"error_rate", "etl_lag_seconds"})
+"""Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them."""
 
 _WORSE = (_rule("ndcg_not_worse", "ndcg_difference_high", "min", 0.0, "NDCG@10 is not proven lower", "Не доведено, що NDCG@10 нижчий", min_sample=30),)
 _INFERIOR = (
@@ -78,11 +82,19 @@ REJECTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "user_satisfaction": _INFERIOR + _SLOWER,
     "p95_latency_ms": _INFERIOR + _SLOWER,
     "cost_per_1k_requests": _INFERIOR + _SLOWER,
+    "error_rate": (),
+    "etl_lag_seconds": (),
 }
 """What must not be shown: a failure here is a proof that the challenger is worse."""
 
 _SAMPLE_RATIO = _rule("sample_ratio", "sample_ratio_p", "min", SAMPLE_RATIO_ALPHA, "Traffic was split as intended", "Трафік поділено, як задумано")
-_ALIASES = {"avg_latency_ms": "p95_latency_ms", "p95_latency": "p95_latency_ms", "cost": "cost_per_1k_requests"}
+_ALIASES = {
+    "avg_latency_ms": "p95_latency_ms",
+    "p95_latency": "p95_latency_ms",
+    "cost": "cost_per_1k_requests",
+    "etl_lag": "etl_lag_seconds",
+    "schedule": "ndcg_at_10",
+}
 
 
 def signal_of(trigger: str) -> str:
@@ -98,6 +110,11 @@ def signal_of(trigger: str) -> str:
     if name not in PROMOTION_CRITERIA:
         raise BadInput(f"no promotion criteria for trigger {trigger!r}; there are some for {', '.join(sorted(PROMOTION_CRITERIA))}.")
     return name
+
+
+def is_tried(trigger: str) -> bool:
+    """Whether a cycle of this trigger type goes through a trial on live traffic."""
+    return signal_of(trigger) not in UNSPLIT
 
 
 def decide_trial(
@@ -266,12 +283,13 @@ def _judge(trigger: str, metrics: Mapping[str, Metric], *, before_trial: bool) -
         return promotion + rejection, Verdict.REJECT, "proven worse: " + _reasons(worse)
     if open_ones:
         return promotion + rejection, Verdict.INCONCLUSIVE, "neither proven better nor worse: " + _reasons(open_ones)
-    return promotion + rejection, Verdict.PROMOTE, _reasons([gate for gate in promotion if gate.answer is Answer.PASS])
+    shown = _reasons([gate for gate in promotion if gate.answer is Answer.PASS])
+    return promotion + rejection, Verdict.PROMOTE, shown or f"{signal}: the service is to be brought back, and the watch says whether it is"
 
 
 def _not_yet(criterion: Criterion) -> Criterion:
-    """Latency is measured through the service, which serves a challenger from its trial on."""
-    return criterion.model_copy(update={"no_data": "not_applicable"}) if criterion.metric.startswith("p95_") else criterion
+    """Latency and cost are measured through the service, which serves a challenger from its trial on."""
+    return criterion.model_copy(update={"no_data": "not_applicable"}) if criterion.metric.startswith(("p95_", "cost_")) else criterion
 
 
 def _with_trial(verdict: Verdict, reason: str, experiment: ExperimentResult, gates: Sequence[GateResult]) -> tuple[Verdict, str]:

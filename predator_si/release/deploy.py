@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from predator_si.errors import Missing, Refused
-from predator_si.records import Deployment, HelmPatch, utc_now
+from predator_si.records import Deployment, HelmPatch, ServingConfig, utc_now
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.patch import Stage, apply_patch
 
 NO_CANDIDATE = "none"
 """``Deployment.expected_digest`` where the candidate is to be gone."""
+_SAME = 1e-5
+"""The release file keeps six decimals of a weight."""
 
 
 def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
@@ -73,10 +75,13 @@ def confirm(
     stage: Stage,
     commit: str,
     interval: float = 0.2,
+    settings: ServingConfig | None = None,
 ) -> Deployment:
     """Ask ``GET /info`` until the service serves ``expected_digest``, or ``timeout`` seconds are over.
 
     The service computes its digests from the bytes it loaded. Nothing else counts here: not the commit, not the applied file.
+
+    A release may change depth, fusion or workers and leave the model as it is; then the digest alone would be confirmed before anything happened.
 
     Parameters
     ----------
@@ -86,6 +91,8 @@ def confirm(
         ``sha256:...``; ``None`` with ``variant="candidate"``: the candidate is to be gone.
     variant
         Whose digest; ``None`` asks the top-level ``model_sha``.
+    settings
+        Depth, fusion weight and workers that the service must report as well. A service that does not report one of them is not held to it.
 
     Returns
     -------
@@ -100,8 +107,12 @@ def confirm(
             try:
                 response = client.get(info_url)
                 response.raise_for_status()
-                known, served, reason = _served(response.json(), variant)
-                if known and served == expected_digest:
+                info = response.json()
+                known, served, reason = _served(info, variant)
+                differs = _differs(info, variant, settings) if known and settings is not None else None
+                if differs is not None:
+                    reason = differs
+                elif known and served == expected_digest:
                     return _deployment(cycle_id, stage, commit, expected_digest, served, True, started, "the service reports it")
             except (httpx.HTTPError, ValueError) as error:
                 served, reason = None, f"{info_url} does not answer as it should: {type(error).__name__}: {error}"
@@ -110,6 +121,22 @@ def confirm(
             time.sleep(interval)
     late = f"not within {timeout:g} s: {reason}. Look at the service's log and at the reconciler's status.json."
     return _deployment(cycle_id, stage, commit, expected_digest, served, False, started, late)
+
+
+def _differs(info: Mapping[str, Any], variant: str | None, settings: ServingConfig) -> str | None:
+    """Which reported setting is not the expected one, in words; null where none differs."""
+    arm = info if variant is None else info["variants"][variant] or {}
+    ingest = info.get("ingest")
+    reported = {
+        "depth": (arm.get("depth"), settings.depth),
+        "fusion_weight": (arm.get("fusion_weight"), settings.fusion_weight),
+        "early_exit": (arm.get("early_exit"), settings.early_exit),
+        "ingest workers": (ingest.get("workers") if isinstance(ingest, Mapping) else None, settings.ingest_workers),
+    }
+    for name, (value, wanted) in reported.items():
+        if isinstance(value, int | float) and wanted is not None and abs(value - wanted) > _SAME:
+            return f"the service reports {name} {value:g}, {wanted:g} is expected"
+    return None
 
 
 def _served(info: Any, variant: str | None) -> tuple[bool, str | None, str]:

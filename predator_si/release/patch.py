@@ -21,6 +21,7 @@ from predator_si.records import HelmPatch, ServingConfig, utc_now
 from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, dump, load, owned_values, parse_release, set_value, validated
 
 Stage = Literal["trial", "promote", "rollback"]
+_CANDIDATES_OWN = ("reranker.candidateDepth", "reranker.candidateFirstStage", "reranker.candidateEarlyExit")
 _SAME_WEIGHT = 1e-6
 """The release file keeps six decimals."""
 
@@ -35,6 +36,8 @@ def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: Serv
         changes["reranker.candidateDepth"] = challenger.depth
     if champion is not None and abs(challenger.fusion_weight - champion.fusion_weight) > _SAME_WEIGHT:
         changes["reranker.candidateFirstStage"] = round(challenger.fusion_weight, 6)
+    if champion is not None and challenger.early_exit != champion.early_exit:
+        changes["reranker.candidateEarlyExit"] = challenger.early_exit
     return changes
 
 
@@ -46,7 +49,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
     trial
         The cycle's committed trial: settings that it gave the candidate alone are taken off.
     """
-    own = [key for key in ("reranker.candidateDepth", "reranker.candidateFirstStage") if trial is not None and key in trial.changes]
+    own = [key for key in _CANDIDATES_OWN if trial is not None and key in trial.changes]
     workers = {} if challenger.ingest_workers is None else {"ingest.workers": challenger.ingest_workers}
     return {
         "reranker.champion": challenger.model,

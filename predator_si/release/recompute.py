@@ -143,6 +143,17 @@ def recompute_decision(
     return decision
 
 
+def evidence_metrics(folder: Path, evaluation: Evaluation) -> dict[str, Metric]:
+    """What a decision needs of the per-query scores beyond what the evaluation says; give it as ``extra``.
+
+    Raises
+    ------
+    BadInput
+        The scores cannot be read.
+    """
+    return recall_metric(_per_query(Path(folder) / _plain_name(evaluation.per_query)))
+
+
 def recall_metric(scores: pl.DataFrame, seed: int = 0, n_boot: int = 10_000) -> dict[str, Metric]:
     """``recall_difference_low`` from per-query scores that hold ``recall_difference``; empty where they do not. Give it as ``extra``."""
     if "recall_difference" not in scores.columns:
@@ -171,10 +182,7 @@ def _evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation,
 def _again(folder: Path, evaluation: Evaluation, seed: int, n_boot: int) -> tuple[Evaluation, dict[str, Metric]]:
     """The evaluation with what its per-query scores give, or a refusal where that is something else."""
     path = folder / _plain_name(evaluation.per_query)
-    try:
-        scores = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}). Evaluate again.") from error
+    scores = _per_query(path)
     champion, challenger = (_numbers(scores, f"ndcg_{side}", str(path)) for side in ("champion", "challenger"))
     if "query_id" not in scores.columns or scores["query_id"].n_unique() != scores.height:
         raise Refused(f"{path}: a query occurs twice, or query_id is missing. Evaluate again.")
@@ -189,6 +197,13 @@ def _again(folder: Path, evaluation: Evaluation, seed: int, n_boot: int) -> tupl
         if stored is None or real is None or abs(stored - real) > _TOLERANCE:
             raise Refused(f"cycle {evaluation.cycle_id}: {EVALUATION} says {what} {stored}, its per-query scores give {real}. Evaluate again.")
     return evaluation.model_copy(update={"ndcg_difference": found}), recall_metric(scores, seed, n_boot)
+
+
+def _per_query(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}). Evaluate again.") from error
 
 
 def _interval_pairs(stored: Interval, real: Interval) -> list[tuple[str, float | None, float | None]]:

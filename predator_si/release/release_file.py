@@ -42,6 +42,8 @@ class Reranker(_Section):
     """Where the candidate is tried with another depth than the champion's."""
     candidate_first_stage: float | None = Field(default=None, ge=0.0, le=1.0, alias="candidateFirstStage")
     """Where it is tried with another share of the first stage."""
+    candidate_early_exit: bool | None = Field(default=None, alias="candidateEarlyExit")
+    """Where it is tried with or without a depth rule, unlike the champion."""
     depth: int = Field(default=20, ge=0, le=200)
     """Candidates that the reranker reads per query; 0 switches it off."""
     early_exit: bool = Field(default=False, alias="earlyExit")
@@ -111,6 +113,7 @@ class ReleaseFile(_Section):
 OWNED_KEYS = frozenset(
     {
         "reranker.champion", "reranker.candidate", "reranker.candidateWeight", "reranker.candidateDepth", "reranker.candidateFirstStage",
+        "reranker.candidateEarlyExit",
         "reranker.depth", "reranker.earlyExit", "reranker.backend",
         "fusion.weights.rerank", "fusion.weights.firstStage", "replicas", "ingest.workers",
     }

@@ -31,7 +31,7 @@ from predator_si.records import Answer, Criterion, GateResult, Record, WatchResu
 
 _QUESTIONS = 3
 _SLOW_SHARE = 0.05
-_NDCG_MARGINS = {"ndcg_at_10": 0.0}
+_NDCG_MARGINS = {"ndcg_at_10": 0.0, "schedule": 0.0}
 _DEFAULT_MARGIN = 0.01
 
 
@@ -51,7 +51,9 @@ class WatchPlan(Record):
     """How much lower than the old champion's the NDCG may be; 0 after a cycle for relevance."""
     min_probes: int = Field(default=30, ge=2)
     probes_expected: bool = True
-    """False where the contour has no judged queries to probe with."""
+    """False where the contour has no judged queries to probe with, or where ranking is not what the release is about."""
+    max_lag_seconds: float | None = Field(default=None, gt=0)
+    """Longest wait in the ingest queue at the last planned check; null where the release is not about it."""
 
 
 class WatchCheck(Record):
@@ -67,6 +69,8 @@ class WatchCheck(Record):
     """For the report; the judgement counts ``slow``."""
     served_digest: str | None = None
     """What ``/info`` named as champion; null when it did not answer."""
+    lag_seconds: float | None = Field(default=None, ge=0)
+    """How long the oldest document waits to be indexed; null when the service did not say."""
     probes: dict[str, float] = Field(default_factory=dict)
     """Probe query -> NDCG@10 of the released model minus that of the old champion, on the same candidates: -1..1."""
 
@@ -98,6 +102,10 @@ def watch_criteria(plan: WatchPlan) -> tuple[Criterion, ...]:
             name="ndcg", metric="ndcg_difference", direction="min", threshold=-plan.ndcg_margin, min_sample=plan.min_probes, no_data=no_probes,
             description={"en": "NDCG@10 against the old champion, on probes", "uk": "NDCG@10 проти попереднього чемпіона, на пробах"},
         ),
+        *(() if plan.max_lag_seconds is None else (Criterion(
+            name="lag", metric="etl_lag_seconds", direction="max", threshold=plan.max_lag_seconds,
+            description={"en": "How long the oldest unindexed document waits", "uk": "Скільки чекає найстаріший документ у черзі"},
+        ),)),
     )  # fmt: skip
 
 
@@ -121,8 +129,9 @@ def judge_watch(plan: WatchPlan, checks: Sequence[WatchCheck], now: datetime | N
         if not all(-1.0 <= difference <= 1.0 for difference in check.probes.values()):
             raise BadInput(f"watch check {number}: an NDCG difference outside -1..1, or not a number. Score the probes again.")
     level = plan.alpha / (_QUESTIONS * max(plan.planned_checks, len(checks)))
-    digest, errors, latency, ndcg = watch_criteria(plan)
+    digest, errors, latency, ndcg, *lag = watch_criteria(plan)
     gates = [_digest(digest, plan, checks), _errors(errors, checks, level), _latency(latency, checks, level), _ndcg(ndcg, checks, level)]
+    gates += [_lag(criterion, plan, checks) for criterion in lag]
     failed = [gate for gate in gates if gate.answer is Answer.FAIL]
     unknown = [gate for gate in gates if gate.answer is Answer.UNKNOWN]
     progress = f"check {len(checks)} of {plan.planned_checks}"
@@ -197,6 +206,17 @@ def _ndcg(criterion: Criterion, checks: Sequence[WatchCheck], level: float) -> G
     mean, bound = float(differences.mean()), _upper_bound(differences, level)
     told = f"NDCG@10 differs by {mean:+.4f} from the old champion on {n} probe queries (surely below {bound:+.4f}; limit {criterion.threshold:+.4f})"
     return _gate(criterion, Answer.FAIL if bound < criterion.threshold else Answer.PASS, mean, n, told)
+
+
+def _lag(criterion: Criterion, plan: WatchPlan, checks: Sequence[WatchCheck]) -> GateResult:
+    """A backlog takes its time: it must be gone by the last planned check, and only then is one that is not a failure."""
+    value = checks[-1].lag_seconds if checks else None
+    if value is None:
+        return _gate(criterion, Answer.UNKNOWN, None, 0, "the service did not say how long documents wait")
+    told = f"the oldest document waits {value:.0f} s, at most {criterion.threshold:.0f} s are allowed"
+    late = len(checks) >= plan.planned_checks
+    answer = Answer.PASS if value <= criterion.threshold else Answer.FAIL if late else Answer.UNKNOWN
+    return _gate(criterion, answer, value, len(checks), told)
 
 
 def _gate(criterion: Criterion, answer: Answer, value: float | None, n: int, reason: str) -> GateResult:

@@ -276,6 +276,7 @@ def describe(service: SearchService) -> dict[str, Any]:
             "source_digest": card.source_digest,
             "depth": depth,
             "fusion_weight": weight,
+            "early_exit": variants.release.stops_early(variant),
         }
 
     champion = variants.champion

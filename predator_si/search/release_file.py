@@ -42,6 +42,12 @@ class Release(Record):
     candidate_depth: int | None = None
     """What the candidate runs with where it is tried with settings of its own; null: as the champion."""
     candidate_fusion_weight: float | None = None
+    candidate_early_exit: bool | None = None
+
+    def stops_early(self, variant: str) -> bool:
+        """Whether a variant stops scoring once the first page is settled, where its model has a rule for it."""
+        own = self.candidate_early_exit if variant == "candidate" else None
+        return self.early_exit if own is None else own
 
     def settings_of(self, variant: str) -> tuple[int, float]:
         """(depth, first stage's share) that a variant ranks with."""
@@ -75,6 +81,7 @@ class _RerankerKeys(_Strict):
     candidateWeight: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
     candidateDepth: int | None = Field(default=None, ge=0, le=1000)
     candidateFirstStage: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    candidateEarlyExit: bool | None = None
     depth: int = Field(default=20, ge=0, le=1000)
     earlyExit: bool = False
     backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32"] = "auto"
@@ -138,6 +145,7 @@ def parse_release(data: bytes, origin: str) -> Release:
         sha256=hashlib.sha256(data).hexdigest(),
         candidate_depth=keys.reranker.candidateDepth,
         candidate_fusion_weight=keys.reranker.candidateFirstStage,
+        candidate_early_exit=keys.reranker.candidateEarlyExit,
     )
 
 

@@ -245,7 +245,7 @@ class SearchService:
             model, stands_for = variants.twin, model.digest
         digest = FIRST_STAGE if request.first_stage else model.digest
         depth, weight = variants.release.settings_of(name)
-        rule = variants.depth_rule(model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
+        rule = variants.depth_rule(name, model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:

@@ -73,9 +73,9 @@ class Variants:
         """The model behind a variant, None for a candidate that is not there."""
         return self.champion if name == "champion" else self.candidate
 
-    def depth_rule(self, model: Reranker, depth: int, fusion_weight: float) -> DepthRule | None:
+    def depth_rule(self, name: VariantName, model: Reranker, depth: int, fusion_weight: float) -> DepthRule | None:
         """When ``model`` may stop early; null where no rule was made for it at this depth and weight: then all is scored, which is never wrong."""
-        rule = self.depth_rules.get(model.digest)
+        rule = self.depth_rules.get(model.digest) if self.release.stops_early(name) else None
         return rule if rule is not None and rule.fits(model.digest, depth, fusion_weight) else None
 
     def loaded(self) -> dict[str, Reranker]:
@@ -180,7 +180,7 @@ class ReleaseFollower:
         finally:
             self.loading = False
         candidate = models[release.candidate] if release.candidate is not None else None
-        rules = {digest: kept_rule(self._models.path(digest)) for digest in cards} if release.early_exit else {}
+        rules = {digest: kept_rule(self._models.path(digest)) for digest in cards} if release.early_exit or release.candidate_early_exit else {}
         known = {digest: rule for digest, rule in rules.items() if rule is not None}
         return Variants(release, models[release.champion], candidate, models[twin] if twin is not None else None, known)
 

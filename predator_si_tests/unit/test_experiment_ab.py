@@ -169,3 +169,17 @@ def test_a_guardrail_needs_a_metric_and_a_margin_that_make_sense():
 def test_refusals(call, said):
     with pytest.raises(BadInput, match=said):
         call()
+
+
+def test_one_model_with_other_settings_is_told_apart_by_the_variant():
+    two = trial(slow=0.3, quality=1.1)
+    one = frames([row | {"model_digest": CHAMPION} for row in two.search.to_dicts()], two.actions.to_dicts())
+    fields = {"cycle_id": "si_2026_11_22_001", "window_start": START, "window_end": END, "now": END}
+    same, other = judge_ab(one, CHAMPION, CHAMPION, same_model=True, **fields), judged(two)
+    assert same.requests == other.requests and same.verdict is other.verdict is Verdict.PROMOTE
+    assert [found.value for found in same.guardrails] == [found.value for found in other.guardrails]
+    with pytest.raises(BadInput, match="two models"):
+        judge_ab(two, CHAMPION, CHALLENGER, same_model=True, **fields)
+    others = [search(1200 + i, model_digest=CHALLENGER) for i in range(60)]
+    third = judge_ab(frames([*one.search.to_dicts(), *others], one.actions.to_dicts()), CHAMPION, CHAMPION, same_model=True, **fields)
+    assert third.verdict is Verdict.INCONCLUSIVE and third.requests["other"] == 60 and "third model" in third.reason

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Missing, Refused
 from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Interval, Metric, ModelCard, ServingConfig, Verdict
-from predator_si.release.decide import PROMOTION_CRITERIA, REJECTION_CRITERIA, approve, decide_promote, decide_trial, signal_of
+from predator_si.release.decide import PROMOTION_CRITERIA, REJECTION_CRITERIA, UNSPLIT, approve, decide_promote, decide_trial, is_tried, signal_of
 from predator_si.release.deny import DenyEntry
 from predator_si.release.latency import summarise_latency
 from predator_si.release.recompute import collect_evidence, decision_name, recall_metric, recompute_decision
@@ -134,12 +134,18 @@ def test_a_contour_without_trials_and_a_trial_of_another_cycle() -> None:
     assert _promote(_evaluation(0.02, 0.06, latency=EQUAL), None, trial_required=False).verdict is Verdict.PROMOTE
     with pytest.raises(BadInput, match="belongs to cycle"):
         _promote(_evaluation(0.02, 0.06), _experiment(cycle_id="si_2026_11_22_002"))
-    with pytest.raises(BadInput, match="no promotion criteria for trigger 'etl_lag_seconds_up'"):
-        _trial(_evaluation(0.02, 0.06), "etl_lag_seconds_up")
+    with pytest.raises(BadInput, match="no promotion criteria for trigger 'index_errors_up'"):
+        _trial(_evaluation(0.02, 0.06), "index_errors_up")
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.floats(-0.2, 0.2), st.floats(0, 0.2), st.floats(0, 1), st.sampled_from([FAST, EQUAL, SLOW, {}]), st.sampled_from(sorted(PROMOTION_CRITERIA)))
+@given(
+    st.floats(-0.2, 0.2),
+    st.floats(0, 0.2),
+    st.floats(0, 1),
+    st.sampled_from([FAST, EQUAL, SLOW, {}]),
+    st.sampled_from(sorted(set(PROMOTION_CRITERIA) - UNSPLIT)),
+)
 def test_what_is_promoted_was_never_proven_worse(low: float, width: float, p: float, latency: dict[str, Any], trigger: str) -> None:
     evaluation = _evaluation(low, low + width, p, latency)
     decision = _promote(evaluation, _experiment(), trigger)
@@ -150,6 +156,27 @@ def test_what_is_promoted_was_never_proven_worse(low: float, width: float, p: fl
     if evaluation.ndcg_difference.high < -0.01:
         assert decision.verdict is Verdict.REJECT
     assert Decision.model_validate_json(decision.to_json()) == decision
+
+
+def test_a_cycle_that_brings_the_service_back_is_not_tried_and_not_asked_about_ranking() -> None:
+    assert not is_tried("error_rate_up") and not is_tried("etl_lag_seconds_up") and is_tried("schedule") and is_tried("p95_latency_ms_up")
+    worse = _evaluation(-0.3, -0.2, latency={})
+    decision = _promote(worse, None, "error_rate_up", trial_required=False)
+    assert decision.verdict is Verdict.PROMOTE and decision.gates == [] and "brought back" in decision.reason
+    assert _promote(worse, None, "ndcg_at_10_down", trial_required=False).verdict is Verdict.REJECT
+    assert _promote(_evaluation(0.02, 0.06, latency=EQUAL), _experiment(), "schedule").verdict is Verdict.PROMOTE
+    assert _promote(_evaluation(-0.005, 0.005, latency=EQUAL), _experiment(), "schedule").verdict is Verdict.INCONCLUSIVE, "as after a drop of relevance"
+
+
+def test_a_cheaper_model_needs_a_measured_cost_below_the_champions() -> None:
+    cheaper = summarise_latency([10.0] * 60, [10.0] * 60, cpu_seconds=([0.10, 0.12] * 30, [0.05, 0.06] * 30))
+    dearer = summarise_latency([10.0] * 60, [10.0] * 60, cpu_seconds=([0.05, 0.06] * 30, [0.10, 0.12] * 30))
+    assert cheaper["cost_change"]["estimate"] == pytest.approx(-0.5) and cheaper["cost_change"]["high"] < 0 < dearer["cost_change"]["low"]
+    assert "cost_change" not in summarise_latency([10.0] * 60, [10.0] * 60, cpu_seconds=([0.1] * 29, [0.1] * 29))
+    for latency, verdict in ((cheaper, Verdict.PROMOTE), (dearer, Verdict.INCONCLUSIVE), (EQUAL, Verdict.INCONCLUSIVE)):
+        assert _promote(_evaluation(-0.005, 0.005, latency=latency), _experiment(), "cost_per_1k_requests_up").verdict is verdict
+    before = _trial(_evaluation(-0.005, 0.005, latency={}), "cost_per_1k_requests_up")
+    assert before.verdict is Verdict.PROMOTE, "a trial is where the cost is measured"
 
 
 def test_approval_by_somebody_who_may() -> None:

@@ -171,6 +171,33 @@ def test_only_the_services_own_digest_counts(
     assert said in found.reason
 
 
+def test_settings_count_as_well_where_the_model_stays(service: tuple[str, Callable[..., None]]) -> None:
+    url, say = service
+
+    def info(depth: int, weight: float = 0.0, workers: int = 1, **more: Any) -> dict[str, Any]:
+        told = _info(NEW)
+        told["variants"]["champion"] |= {"depth": depth, "fusion_weight": weight, "early_exit": False, **more}
+        return told | {"ingest": {"workers": workers}}
+
+    def ask(timeout: float = 0.15, **changes: Any) -> Deployment:
+        wanted = ServingConfig(model=NEW, depth=8, **changes)
+        return confirm(url, NEW, "champion", timeout, cycle_id=CYCLE, stage="promote", commit="c0ffee", interval=0.01, settings=wanted)
+
+    say(info(20), info(20), info(8))
+    assert ask(10.0).confirmed
+    for told, changes, said in (
+        (info(20), {}, "depth 20, 8 is expected"),
+        (info(8, 0.3), {"fusion_weight": 0.2}, "fusion_weight 0.3, 0.2"),
+        (info(8), {"ingest_workers": 2}, "ingest workers 1, 2"),
+        (info(8), {"early_exit": True}, "early_exit 0, 1"),
+    ):
+        say(told)
+        found = ask(**changes)
+        assert not found.confirmed and said in found.reason
+    say(_info(NEW))
+    assert ask(ingest_workers=2).confirmed, "a service that does not report its settings is not held to them"
+
+
 def test_a_service_that_is_down_confirms_nothing() -> None:
     found = _ask("http://127.0.0.1:9/info", NEW)
     assert (found.confirmed, found.served_digest) == (False, None)

@@ -37,7 +37,7 @@ def _comments(text: str) -> list[str]:
 
 def test_the_seed_is_plain_yaml_with_the_contract_keys() -> None:
     assert pyyaml.safe_load(SEED) == {
-        "reranker": {"champion": OLD, "candidate": None, "candidateWeight": 0.0, "depth": 20, "backend": "auto"},
+        "reranker": {"champion": OLD, "candidate": None, "candidateWeight": 0.0, "depth": 20, "earlyExit": False, "backend": "auto"},
         "fusion": {"weights": {"rerank": 1.0, "firstStage": 0.0}},
         "replicas": 1,
         "ingest": {"workers": 1},
@@ -57,14 +57,14 @@ def test_the_seed_is_plain_yaml_with_the_contract_keys() -> None:
         ("candidateWeight: 0.0", "candidateWeight: 0.2", 3, "without a candidate"),
         ("a" * 64, "a" * 63, 4, "reranker.champion"),
         ("a" * 64, "A" * 64, 4, "reranker.champion"),
-        ("backend: auto", "backend: pickle", 8, "'pickle' is not one of auto"),
-        ("rerank: 1.0", "rerank: -0.1", 11, "fusion.weights.rerank"),
-        ("rerank: 1.0", "rerank: 0", 10, "both 0"),
-        ("replicas: 1", "replicas: 0", 13, "replicas"),
-        ("workers: 1", "workers: 9", 15, "ingest.workers"),
-        ("workers: 1", "worker: 1", 15, "ingest.worker: Extra"),
-        ("replicas: 1", "replicas: 1\nreplicas: 2", 14, "not valid YAML"),
-        ("replicas: 1", "replicas: [1", 14, "not valid YAML"),
+        ("backend: auto", "backend: pickle", 9, "'pickle' is not one of auto"),
+        ("rerank: 1.0", "rerank: -0.1", 12, "fusion.weights.rerank"),
+        ("rerank: 1.0", "rerank: 0", 11, "both 0"),
+        ("replicas: 1", "replicas: 0", 14, "replicas"),
+        ("workers: 1", "workers: 9", 16, "ingest.workers"),
+        ("workers: 1", "worker: 1", 16, "ingest.worker: Extra"),
+        ("replicas: 1", "replicas: 1\nreplicas: 2", 15, "not valid YAML"),
+        ("replicas: 1", "replicas: [1", 15, "not valid YAML"),
         ("depth: 20", "depth: !!python/object:os.system 20", None, "tag"),
         ("reranker:", "nothing:", None, "reranker"),
     ],
@@ -185,7 +185,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "reranker.champion": DIGESTS,
     "reranker.candidate": DIGESTS,
     "reranker.candidateWeight": st.floats(0, 0.5),
+    "reranker.candidateDepth": st.none() | st.integers(0, 200),
+    "reranker.candidateFirstStage": st.none() | st.floats(0, 1),
+    "reranker.candidateEarlyExit": st.none() | st.booleans(),
     "reranker.depth": st.integers(0, 200),
+    "reranker.earlyExit": st.booleans(),
     "reranker.backend": st.sampled_from(["auto", "torch-fp32", "onnx-int8"]),
     "fusion.weights.rerank": st.floats(0.001, 1),
     "fusion.weights.firstStage": st.floats(0, 1),
@@ -259,3 +263,28 @@ def test_apply_then_reverse_gives_the_same_file_and_keeps_the_comments(text: str
     back = apply_patch(applied, make_rollback(applied, [patch]))
     assert parse_release(back, NAME) == before
     assert _comments(back) == _comments(text)
+
+
+def test_a_trial_of_settings_gives_them_to_the_candidate_alone_and_the_promotion_takes_them_off() -> None:
+    champion = parse_release(SEED, NAME).serving
+    challenger = ServingConfig(model=OLD, depth=8, fusion_weight=0.4, early_exit=True)
+    trial = _patch(SEED, trial_changes(challenger, 0.2, champion))
+    on_trial = apply_patch(SEED, trial)
+    release = parse_release(on_trial, NAME)
+    assert release.serving == champion, "the champion's arm stays as it is"
+    assert (release.reranker.candidate, release.reranker.candidate_depth, release.reranker.candidate_first_stage) == (OLD, 8, 0.4)
+    assert release.reranker.candidate_early_exit is True
+    promotion = _patch(on_trial, promote_changes(challenger, trial), "promote")
+    promoted = apply_patch(on_trial, promotion)
+    assert parse_release(promoted, NAME).serving == challenger
+    assert {parse_release(promoted, NAME).reranker.candidate_depth, parse_release(promoted, NAME).reranker.candidate_first_stage} == {None}
+    back = parse_release(apply_patch(promoted, make_rollback(promoted, [trial, promotion])), NAME)
+    assert back.serving == champion and back.reranker.candidate is None and back.reranker.candidate_depth is None
+    assert set(trial_changes(champion.model_copy(update={"model": NEW}), 0.2, champion)) == {"reranker.candidate", "reranker.candidateWeight"}
+
+
+def test_workers_are_changed_only_where_they_are_what_is_changed() -> None:
+    champion = parse_release(SEED, NAME).serving
+    assert "ingest.workers" not in promote_changes(champion)
+    changed = apply_patch(SEED, _patch(SEED, promote_changes(champion.model_copy(update={"ingest_workers": 4})), "promote"))
+    assert parse_release(changed, NAME).ingest.workers == 4 and parse_release(changed, NAME).serving == champion

@@ -182,3 +182,20 @@ def test_it_never_keeps_what_it_has_not_seen(numbers: list[tuple[int, int, bool]
         assert sum(check.requests for check in checks) >= 200
         assert checks[-1].served_digest == MINE
         assert result.failed_requests <= 0.01 * result.requests
+
+
+def test_a_lag_must_be_gone_by_the_last_planned_check_and_not_before() -> None:
+    plan = PLAN.model_copy(update={"max_lag_seconds": 120.0, "probes_expected": False})
+
+    def after(*lags: float | None) -> WatchResult:
+        return judge_watch(plan, [_check().model_copy(update={"lag_seconds": lag}) for lag in lags])
+
+    assert [after(*[300.0] * n).answer for n in (1, 2, 3, 4)] == ["continue", "continue", "continue", "rollback"]
+    assert "300 s, at most 120 s" in after(300.0, 300.0, 300.0, 300.0).reason
+    assert after(300.0, 200.0, 100.0, 60.0).answer == "keep"
+    assert after(60.0, 60.0, 60.0, None).answer == "continue", "a service that does not say is unknown"
+    assert [gate.criterion.name for gate in judge_watch(PLAN, [GOOD]).gates] == ["digest", "errors", "latency", "ndcg"]
+
+
+def test_a_scheduled_training_may_lose_no_relevance_either() -> None:
+    assert ndcg_margin_of("schedule") == ndcg_margin_of("ndcg_at_10_down") == 0.0 < ndcg_margin_of("p95_latency_ms_up")
