@@ -139,7 +139,7 @@ class TestPhrases:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         relevance, similarity = rng.normal(size=size), vectors @ vectors.T
         order = marginal_relevance(relevance, similarity, size, diversity)
-        assert sorted(order) == list(range(size)) and order[0] == int(np.argmax(relevance)) or diversity == 1.0
+        assert (sorted(order) == list(range(size)) and order[0] == int(np.argmax(relevance))) or diversity == 1.0
         scaled = (relevance - relevance.min()) / np.ptp(relevance) if size > 1 else np.ones(1)
         for at, choice in enumerate(order):
             # Carbonell and Goldstein 1998 word for word; nothing chosen yet counts as similarity 0, which no chosen one falls below.
@@ -154,7 +154,7 @@ class TestPhrases:
         docs = pl.DataFrame({"doc_id": ["d"], "title": [""], "text": ["Amber lantern, copper kettle, velvet curtain, walnut table, silver mirror."]})
 
         def embed(texts: list[str]) -> np.ndarray:
-            near = np.array(["walnut" in text and len(text) < 20 or len(text) > 40 for text in texts])
+            near = np.array([("walnut" in text and len(text) < 20) or len(text) > 40 for text in texts])
             return np.where(near[:, None], [[1.0, 0.0]], [[0.0, 1.0]]).astype(np.float32)
 
         plain = material(docs, embed=False)
@@ -201,7 +201,7 @@ class TestSeeds:
 
     def test_topics_take_turns(self):
         docs = documents(64)
-        large = {doc_id: "large" for doc_id in docs["doc_id"].to_list()} | {"d1": "small", "d9": "small"}
+        large = dict.fromkeys(docs["doc_id"].to_list(), "large") | {"d1": "small", "d9": "small"}
         order = np.concatenate(list(Seeds(material(docs, categories=large)).batches(np.random.default_rng(0))))
         assert {1, 9} <= set(order[:4].tolist())
 

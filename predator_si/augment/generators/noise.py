@@ -144,10 +144,10 @@ def noise_of(material: Material) -> Noise:
 def learn_noise(log: pl.DataFrame, documents: Mapping[str, int], *, least_queries: int = LEAST_QUERIES, least_clients: int = LEAST_CLIENTS) -> Noise:
     """Typos and synonyms of a query log.
 
-    A misspelling is a word that stands in no document and is rare in the log, within one edit (two in words of seven letters or more; Damerau 1964, optimal string
-    alignment) of a word at least five times as frequent that documents or enough queries have, where both stand in queries that are otherwise equal or share
-    half of their other words, or in consecutive queries of one client. A synonym stands in place of the other in otherwise equal queries that led to clicks on
-    the same document, three times and for two documents at least; only words of enough queries (and clients) take part.
+    A misspelling is a word that stands in no document and is rare in the log, within one edit (two in words of seven letters or more; Damerau 1964, optimal
+    string alignment) of a word at least five times as frequent that documents or enough queries have, where both stand in queries that are otherwise equal or
+    share half of their other words, or in consecutive queries of one client. A synonym stands in place of the other in otherwise equal queries that led to
+    clicks on the same document, three times and for two documents at least; only words of enough queries (and clients) take part.
 
     Parameters
     ----------
@@ -319,10 +319,10 @@ def _synonyms(log: pl.DataFrame, tokens: Mapping[str, list[str]], shared: frozen
                 places[(doc_id, words - {word})].add(word)
     support: Counter[tuple[str, str]] = Counter()
     where: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for (doc_id, _), words in places.items():
-        if 1 < len(words) <= _SLOT:
-            for one in words:
-                for other in words - {one}:
+    for (doc_id, _), forms in places.items():
+        if 1 < len(forms) <= _SLOT:
+            for one in forms:
+                for other in forms - {one}:
                     support[(one, other)] += 1
                     where[(one, other)].add(doc_id)
     found: dict[str, list[tuple[str, int]]] = defaultdict(list)

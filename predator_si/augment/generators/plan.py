@@ -17,8 +17,8 @@ SHARES: Mapping[str, Mapping[str, float]] = {
     "new documents": {"title": 0.5, "phrase": 0.25, "template": 0.15, "crop": 0.1, "llm": 0.3},
     "weak words": {"title": 0.2, "phrase": 0.4, "template": 0.3, "crop": 0.1, "llm": 0.3},
 }
-"""Weights of the sources for each aim. Titles lead where documents are new (what their authors call them is all that is known), phrases and templates where words
-are weak (both put the words themselves into queries); crops are filler."""
+"""Weights of the sources for each aim. Titles lead where documents are new (what their authors call them is all that is known), phrases and templates where
+words are weak (both put the words themselves into queries); crops are filler."""
 
 
 @dataclass(frozen=True)

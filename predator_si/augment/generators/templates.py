@@ -101,9 +101,10 @@ class Templates:
 def log_templates(log: pl.DataFrame, *, least_queries: int = LEAST_QUERIES, least_clients: int = LEAST_CLIENTS) -> list[Template]:
     """The templates of a query log, most common first.
 
-    Words that stand in at least ``least_queries`` different queries, in ``_COMMON_SHARE`` of them, and with ``least_clients`` different clients where the log has
-    ``client_id``, are common; runs of others become slots. A template has one or two slots and a common word, and is kept when at least ``least_queries`` different
-    queries with different slots have it, asked by ``least_clients`` clients where those are known. A search without a client counts as nobody's then.
+    Words that stand in at least ``least_queries`` different queries, in ``_COMMON_SHARE`` of them, and with ``least_clients`` different clients where the log
+    has ``client_id``, are common; runs of others become slots. A template has one or two slots and a common word, and is kept when at least
+    ``least_queries`` different queries with different slots have it, asked by ``least_clients`` clients where those are known. A search without a client
+    counts as nobody's then.
     """
     if log.is_empty() or "text" not in log.columns:
         return []

@@ -42,7 +42,8 @@ def segment_lists(texts: Sequence[str]) -> list[list[list[str]]]:
 
 def joined(terms: Iterable[str]) -> str:
     """Terms as one would write them: a space between two, unless both are of a script without spaces."""
-    out, before = [], False
+    out: list[str] = []
+    before = False
     for term in terms:
         unspaced = unspaced_script(term)
         if out and not (unspaced and before):
