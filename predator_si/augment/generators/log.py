@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from predator_si.augment.generators.seeds import target_categories, target_tokens
 from predator_si.augment.material import Material
 from predator_si.augment.minhash import band_keys, character_shingles, jaccard
 from predator_si.augment.recipe import Proposal
-from predator_si.augment.seeds import target_categories, target_tokens
 from predator_si.corpora.words import token_lists
 from predator_si.errors import BadInput
 
@@ -85,7 +85,7 @@ class LogQueries:
         merged = distinct_queries(material.log, self._similarity)
         low, high = self._words
         fit = [query for query in merged if low <= len(query.words) <= high]
-        order = np.lexsort((rng.random(len(fit)), [-query.searches for query in fit]))
+        order = np.lexsort((rng.random(len(fit)), -np.array([query.searches for query in fit], np.int64)))
         ranked = [fit[at] for at in order.tolist()]
         aimed = _targeted(ranked, material, wanted)
         self.counts = {
@@ -136,7 +136,11 @@ def distinct_queries(log: pl.DataFrame, similarity: float = 0.8) -> list[LogQuer
     )
     clicked = rows.select("key", "clicked").explode("clicked").drop_nulls().group_by("key").agg(pl.col("clicked").unique().sort())
     keys = (
-        rows.group_by("key").agg(searches=pl.len()).join(spelling, on="key").join(clicked, on="key", how="left").sort(["searches", "key"], descending=[True, False])
+        rows.group_by("key")
+        .agg(searches=pl.len())
+        .join(spelling, on="key")
+        .join(clicked, on="key", how="left")
+        .sort(["searches", "key"], descending=[True, False])
     )
     texts = keys["key"].to_list()
     leader = _leaders(texts, similarity)
