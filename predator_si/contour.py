@@ -287,6 +287,19 @@ class Prices(Block):
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 1.2
 
 
+WEEKLY = "0 3 * * 1"
+"""Monday, three o'clock in the morning, UTC."""
+
+
+class Training(Block):
+    """Training by the calendar, beside the cycles that a failed gate starts."""
+
+    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None = None
+    """A cron line in UTC; null: only failed gates start cycles."""
+    new_queries: Annotated[int, Field(ge=1)] = 200
+    """Searches, or clicks and ratings, since the last training without which a scheduled one is skipped."""
+
+
 class Privacy(Block):
     """How long queries are kept, and when words of clients' queries may be shown."""
 
@@ -370,6 +383,7 @@ class ContourValues(Block):
     experiment: Experiment = Experiment()
     budget: Budget = Budget()
     prices: Prices = Prices()
+    training: Training = Training()
     privacy: Privacy = Privacy()
     probes: Probes = Probes()
     llm_judge: LanguageModelJudge = LanguageModelJudge()
