@@ -237,6 +237,11 @@ class Home:
         return self.path / "datasets"
 
     @property
+    def written_queries(self) -> Path:
+        """SQLite file of what language models wrote for training, by hash, and of what each cycle spent on it."""
+        return self.path / "written_queries.db"
+
+    @property
     def up_pid(self) -> Path:
         """Process id of the supervisor that ``predator-si up`` started."""
         return self.path / "up.pid"
