@@ -1,6 +1,6 @@
 """What was answered and what it cost, in one SQLite file.
 
-What belongs here: answers by the hash of their question, spending by cycle. What must not: the question itself: neither prompt nor document nor query is stored.
+What belongs here: answers by the hash of their question, spending by cycle. What must not: the question: neither prompt nor document nor query is stored.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class Conversation:
                     return None
                 self._wait(found, attempt)
         raise Unavailable(
-            f"{self.endpoint.url} does not answer after {self.endpoint.attempts} attempts ({problem}); what was answered before is in the cache, try again later."
+            f"{self.endpoint.url} does not answer after {self.endpoint.attempts} attempts ({problem}); earlier answers are in the cache, try again later."
         )
 
     def _wait(self, failure: Failure, attempt: int) -> None:

@@ -1,4 +1,4 @@
-"""A loopback peer of OpenAI-compatible chat completions: holds its callers to the contract, and answers as it is told: well, slowly, with rubbish or not at all.
+"""A loopback peer of OpenAI-compatible chat completions: holds its callers to the contract, and answers well, slowly, with rubbish or not at all.
 
 It refuses what the real ones refuse: another path or method, a body that is not JSON, unknown roles, a missing or unknown model, a wrong key; with ``modern``
 also ``max_tokens`` and ``temperature``, as reasoning models do. And it refuses what our callers never do: material outside its fences.

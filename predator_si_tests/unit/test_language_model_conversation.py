@@ -137,9 +137,9 @@ def test_an_endless_answer_is_cut_off(tmp_path):
 
 def test_refusals_before_work_cost_nothing(tmp_path):
     waits: list[float] = []
-    with chat_peer(lambda query, document, number: {1: 429, 2: 500}.get(number, completion("ok", (60, 4)))) as peer:
-        with talk(peer, tmp_path, waits=waits) as conversation:
-            assert ask(conversation).kept == "ok" and conversation.tokens == 64
+    replies = {1: 429, 2: 500}
+    with chat_peer(lambda query, document, number: replies.get(number, completion("ok", (60, 4)))) as peer, talk(peer, tmp_path, waits=waits) as conversation:
+        assert ask(conversation).kept == "ok" and conversation.tokens == 64
     assert waits == [7.0, 2.0]
     with talk("http://127.0.0.1:9", tmp_path, attempts=2) as conversation, pytest.raises(Unavailable, match="ConnectError"):
         ask(conversation, "nobody there")

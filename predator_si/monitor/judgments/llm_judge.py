@@ -1,6 +1,6 @@
 """A language model as a judge, behind any OpenAI-compatible ``/v1/chat/completions``: optional, cached, paid from a budget, never believed uncalibrated.
 
-What belongs here: what is sent, how the answer is read. What must not: cache and budget (``language_model``), whether the grades may be used (``llm_calibration``).
+What belongs here: what is sent, how the answer is read. What must not: cache and budget (``language_model``), whether grades may be used (``llm_calibration``).
 
 What leaves the machine is the text of the query and of the document, with personal data taken out, and nothing else. Queries of people are refused unless the
 caller allows them: judged probes and generated queries are what this is for.
