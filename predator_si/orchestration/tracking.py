@@ -11,7 +11,7 @@ the run-status sensor: after ``kill -9`` nobody else is left to do it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ DAGSTER_RUN_TAG = "dagster_run_id"
 """dagster-mlflow's own tag."""
 _NAME_TAG = "predator/name"
 _LONGEST_PARAMETER = 6000  # MLflow refuses longer values
+_LONGEST_DESCRIPTION = 5000  # of a model version, in its SQL store
 
 
 class MlflowTracker:
@@ -105,6 +106,12 @@ class MlflowTracker:
         with _speaking(self._home.mlflow_uri):
             running.log_artifact(str(path), folder or None)
 
+    def log_table(self, rows: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Write a table to the open run's artifacts, as MLflow's page shows one."""
+        running = self._running()
+        with _speaking(self._home.mlflow_uri):
+            running.log_table({column: list(values) for column, values in rows.items()}, artifact_file=f"{name}.json")
+
     def end(self, status: RunStatus) -> None:
         """Close the open run; nothing happens when none is open."""
         if self._mlflow is None:
@@ -130,22 +137,33 @@ class MlflowTracker:
     # ------------------------------------------------------------------ registry
 
     def register(self, digest: str, folder: Path, tags: Mapping[str, str] | None = None) -> str:
-        """A version of ``reranker`` whose source and tag ``model_uri`` point at ``folder``; the open run gets its ``predator.json``."""
+        """A version of ``reranker`` whose source and tag ``model_uri`` point at ``folder``, and whose description is the model card.
+
+        ``folder`` gets an ``MLmodel`` with the signature, so that ``mlflow.pyfunc.load_model("models:/reranker@champion")`` works; the open run gets this
+        file, ``predator.json`` and ``README.md``.
+        """
         tracking.check_model(digest, folder)
         client = self._client()
         source = folder.resolve().as_uri()
         labels = {**(tags or {}), "digest": digest, "model_uri": source}
         run_id = self._page[1] if self._mlflow is not None and self._page is not None else None
+        with _speaking(self._home.mlflow_uri):
+            _write_mlmodel(folder, run_id)
         if run_id is not None:
-            self.log_file(folder / "predator.json", f"models/{digest[7:19]}")
+            for name in ("predator.json", "MLmodel", "README.md"):
+                if (folder / name).is_file():
+                    self.log_file(folder / name, f"models/{digest[7:19]}")
+        card = (folder / "README.md").read_text(encoding="utf-8")[:_LONGEST_DESCRIPTION] if (folder / "README.md").is_file() else None
         with _speaking(self._home.mlflow_uri):
             known = self._version(digest)
             if known is None:
                 self._registered_model()
-                made = client.create_model_version(REGISTERED_MODEL, source=source, run_id=run_id, tags=labels)
+                made = client.create_model_version(REGISTERED_MODEL, source=source, run_id=run_id, tags=labels, description=card)
                 return str(made.version)
             for key, value in labels.items():
                 client.set_model_version_tag(REGISTERED_MODEL, known, key, value)
+            if card is not None:
+                client.update_model_version(REGISTERED_MODEL, known, card)
             return known
 
     def set_alias(self, alias: str, digest: str) -> None:
@@ -172,6 +190,15 @@ class MlflowTracker:
             models = client.search_registered_models(filter_string=f"name='{REGISTERED_MODEL}'")
             version = models[0].aliases.get(alias) if models else None
             return None if version is None else str(client.get_model_version(REGISTERED_MODEL, str(version)).tags["digest"])
+
+    def aliases(self) -> dict[str, str]:
+        """All aliases with the digests that have them."""
+        client = self._client()
+        with _speaking(self._home.mlflow_uri):
+            models = client.search_registered_models(filter_string=f"name='{REGISTERED_MODEL}'")
+            held = dict(models[0].aliases) if models else {}
+            digests = {version: str(client.get_model_version(REGISTERED_MODEL, version).tags["digest"]) for version in {str(value) for value in held.values()}}
+        return {alias: digests[str(version)] for alias, version in held.items()}
 
     def _version(self, digest: str) -> str | None:
         found = self._client().search_model_versions(f"name='{REGISTERED_MODEL}' and tag.digest='{digest}'")
@@ -222,6 +249,11 @@ class MlflowTracker:
                 return str(client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
 
+def existing_tracker(home: Home) -> MlflowTracker | None:
+    """The registry of a home that has one; null where nothing was ever registered, so that nobody makes a database by looking."""
+    return MlflowTracker(home) if (home.mlflow / "mlflow.db").is_file() else None
+
+
 def mlflow_tracker(home: Home, ui: str | None = None) -> dg.ResourceDefinition:
     """The resource that gives assets a ``MlflowTracker`` (parameter type ``dg.ResourceParam[ExperimentTracker]``).
 
@@ -237,6 +269,23 @@ def mlflow_tracker(home: Home, ui: str | None = None) -> dg.ResourceDefinition:
             tracker.end("FAILED")
 
     return experiment_tracker
+
+
+def _write_mlmodel(folder: Path, run_id: str | None) -> None:
+    """What MLflow needs to load the folder as it lies in the store: pairs of texts in, one logit each out. Written once; it is no weight file."""
+    path = folder / "MLmodel"
+    if path.is_file():
+        return
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import add_to_model
+    from mlflow.types import ColSpec, DataType, Schema
+
+    inputs = Schema([ColSpec(DataType.string, "query"), ColSpec(DataType.string, "text")])
+    model = Model(run_id=run_id, signature=ModelSignature(inputs=inputs, outputs=Schema([ColSpec(DataType.float)])))
+    add_to_model(model, loader_module="predator_si.search.pyfunc")
+    partial = folder / ".MLmodel.partial"
+    model.save(str(partial))
+    partial.replace(path)
 
 
 def _new_parameters(name: str, parameters: Mapping[str, Any], logged: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ CARD = "predator.json"
 TWIN = "twin.json"
 """Beside a model's weights: the digest of the same weights on a faster backend, and how equality was checked."""
 _PICKLED = (".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
-_NOT_KEPT = (CARD, TWIN, "depth_rule.json", "runs", "checkpoint-*", ".cache")
+_NOT_KEPT = (CARD, TWIN, "depth_rule.json", "MLmodel", "runs", "checkpoint-*", ".cache")
 """Cards of another store, and what a trainer leaves beside a model."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 

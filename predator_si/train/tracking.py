@@ -7,7 +7,7 @@ What belongs here: what an experiment tracker must do, for whatever records runs
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +33,14 @@ class ExperimentTracker(Protocol):
     def log_file(self, path: Path, folder: str = "") -> None:
         """Copy a file to the open run's artifacts, under ``folder``. Missing when there is no such file."""
 
+    def log_table(self, rows: Mapping[str, Sequence[Any]], name: str) -> None:
+        """Write a table (column -> values, all as long) to the open run's artifacts as ``<name>.json``. BadInput when no run is open."""
+
     def register(self, digest: str, folder: Path, tags: Mapping[str, str] | None = None) -> str:
-        """Make the model a version of ``reranker``; returns the version. The same digest keeps its version.
+        """Make the model a version of ``reranker``; returns the version. The same digest keeps its version, and tags are laid over the ones it has.
 
         ``folder`` is the model's folder in the model store. Its weights are not copied: the version's source points at it, since a digest
-        names the same bytes for ever, and a copy of 130 MB for each cycle would say nothing more.
+        names the same bytes for ever, and a copy of 130 MB for each cycle would say nothing more. A ``README.md`` there is the model card.
         """
 
     def set_alias(self, alias: str, digest: str) -> None:
@@ -48,6 +51,9 @@ class ExperimentTracker(Protocol):
 
     def alias(self, alias: str) -> str | None:
         """The digest that has the alias; ``None`` when none does."""
+
+    def aliases(self) -> dict[str, str]:
+        """All aliases of ``reranker`` with the digests that have them."""
 
     def end(self, status: RunStatus) -> None:
         """Close the open run; nothing happens when none is open."""
@@ -118,6 +124,7 @@ class MemoryRun:
     parameters: dict[str, Any]
     metrics: list[tuple[int | None, dict[str, float]]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
+    tables: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     status: RunStatus | None = None
 
 
@@ -129,7 +136,7 @@ class NullTracker:
         self.versions: dict[str, str] = {}
         """Digest -> version."""
         self.tags: dict[str, dict[str, str]] = {}
-        self.aliases: dict[str, str] = {}
+        self._aliases: dict[str, str] = {}
         self._open: MemoryRun | None = None
 
     def start(self, cycle_id: str, name: str, parameters: Mapping[str, Any]) -> str:
@@ -152,6 +159,10 @@ class NullTracker:
             raise Missing(f"{path}: no such file to log.")
         run.files.append(f"{folder}/{path.name}" if folder else path.name)
 
+    def log_table(self, rows: Mapping[str, Sequence[Any]], name: str) -> None:
+        """See ``ExperimentTracker``."""
+        self._running().tables[name] = {column: list(values) for column, values in rows.items()}
+
     def register(self, digest: str, folder: Path, tags: Mapping[str, str] | None = None) -> str:
         """See ``ExperimentTracker``."""
         check_model(digest, folder)
@@ -163,17 +174,21 @@ class NullTracker:
         check_movable(alias, self.alias(alias), digest)
         if digest not in self.versions:
             raise unregistered(digest)
-        self.aliases[alias] = digest
+        self._aliases[alias] = digest
 
     def clear_alias(self, alias: str) -> None:
         """See ``ExperimentTracker``."""
         check_clearable(alias)
-        self.aliases.pop(alias, None)
+        self._aliases.pop(alias, None)
 
     def alias(self, alias: str) -> str | None:
         """See ``ExperimentTracker``."""
         check_alias(alias)
-        return self.aliases.get(alias)
+        return self._aliases.get(alias)
+
+    def aliases(self) -> dict[str, str]:
+        """See ``ExperimentTracker``."""
+        return dict(self._aliases)
 
     def end(self, status: RunStatus) -> None:
         """See ``ExperimentTracker``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def test_aliases_move_except_gold(tracker: ExperimentTracker, model: Callable[[s
     assert (tracker.alias("challenger"), tracker.alias("champion")) == (None, first)
 
 
+def test_all_aliases_at_once(tracker: ExperimentTracker, model: Callable[[str], tuple[str, Path]]):
+    (first, folder), (second, other) = model("first"), model("second")
+    tracker.register(first, folder, {"cycle": CYCLE})
+    tracker.register(second, other)
+    gold = f"gold-{1 + max((int(name[5:]) for name in tracker.aliases() if name.startswith('gold-')), default=0)}"
+    tracker.set_alias("champion", first)
+    tracker.set_alias("challenger", second)
+    tracker.set_alias(gold, first)
+    found = tracker.aliases()
+    assert (found["champion"], found["challenger"], found[gold]) == (first, second, first)
+    tracker.clear_alias("challenger")
+    assert "challenger" not in tracker.aliases()
+
+
 def test_what_the_registry_refuses(tracker: ExperimentTracker, model: Callable[[str], tuple[str, Path]], tmp_path: Path):
     digest, folder = model("only")
     with pytest.raises(Missing, match="register it before"):
@@ -108,7 +123,7 @@ def test_what_the_registry_refuses(tracker: ExperimentTracker, model: Callable[[
 
 
 def test_nothing_is_written_to_no_run(tracker: ExperimentTracker, tmp_path: Path):
-    for write in (lambda: tracker.log_metrics({"loss": 1.0}), lambda: tracker.log_file(tmp_path / "x")):
+    for write in (lambda: tracker.log_metrics({"loss": 1.0}), lambda: tracker.log_file(tmp_path / "x"), lambda: tracker.log_table({"a": [1]}, "t")):
         with pytest.raises(BadInput, match="no run is open"):
             write()
     tracker.end("FINISHED")
@@ -153,6 +168,7 @@ def test_a_training_run_is_dagster_mlflows(store: Home, model: Callable[[str], t
             tracker.log_metrics({"loss": 0.9}, step=1)
             tracker.log_metrics({"loss": 0.4}, step=2)
             tracker.log_file(report, "reports")
+            tracker.log_table({"query_id": ["q1", "q2"], "ndcg_at_10": [0.5, 1.0]}, "dev_per_query")
             seen["version"] = tracker.register(digest, folder, {"cycle": CYCLE})
         seen.update(run_id=run_id, url=tracker.url())
 
@@ -173,8 +189,46 @@ def test_a_training_run_is_dagster_mlflows(store: Home, model: Callable[[str], t
     assert (version.run_id, version.source) == (run.info.run_id, folder.resolve().as_uri())
     assert version.tags == {"cycle": CYCLE, "digest": digest, "model_uri": folder.resolve().as_uri()}
     kept = sorted(path.name for path in (store.mlflow / "artifacts" / run.info.run_id).rglob("*") if path.is_file())
-    assert kept == ["predator.json", "report.json"]  # the card, and not the weights
+    assert kept == ["MLmodel", "dev_per_query.json", "predator.json", "report.json"]  # what the model is, and not the weights
+    table = next((store.mlflow / "artifacts" / run.info.run_id).rglob("dev_per_query.json"))
+    assert json.loads(table.read_text()) == {"columns": ["query_id", "ndcg_at_10"], "data": [["q1", 0.5], ["q2", 1.0]]}
     assert not (tmp_path / "mlruns").exists() and not (tmp_path / "mlartifacts").exists()
+
+
+def test_the_champion_loads_by_its_alias_with_its_signature_and_card(store: Home, tmp_path: Path):
+    """MLflow's own loader over the store's folder: same scores as ours, nothing copied, nothing unpickled."""
+    import mlflow
+    from mlflow import MlflowClient
+
+    from predator_si.search.models import ModelStore
+    from predator_si.search.rerank import load_reranker
+    from predator_si.search.tiny import tiny_cross_encoder
+    from predator_si.train.model_card import ModelFacts, write_model_card
+
+    models = ModelStore(tmp_path / "models")
+    digest = models.add(tiny_cross_encoder(tmp_path / "tiny", ["one text", "another text"], seed=1), name="tiny", backend="torch-fp32", max_length=32)
+    write_model_card(models, digest, ModelFacts(cycle_id=CYCLE, dataset_id="aug_2026_01_31_001", dataset_hash="abc", examples=7, corpus="toy"))
+    tracker = MlflowTracker(store)
+    version = tracker.register(digest, models.path(digest), {"cycle": CYCLE})
+    tracker.set_alias("champion", digest)
+    pairs = [("one", "another text"), ("text", "one text")]
+    mlflow.set_tracking_uri(store.mlflow_uri)
+    mlflow.set_registry_uri(store.mlflow_uri)
+    try:
+        loaded = mlflow.pyfunc.load_model("models:/reranker@champion")
+    finally:
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+    import pandas as pd
+
+    scores = loaded.predict(pd.DataFrame(pairs, columns=["query", "text"]))
+    assert scores.tolist() == load_reranker(models.path(digest)).score_pairs(pairs).tolist()
+    assert loaded.metadata.signature.inputs.input_names() == ["query", "text"]
+    with pytest.raises(mlflow.exceptions.MlflowException):
+        loaded.predict(pd.DataFrame({"query": ["one"]}))
+    described = MlflowClient(tracking_uri=store.mlflow_uri, registry_uri=store.mlflow_uri).get_model_version("reranker", version)
+    assert "## Intended use" in described.description and "aug_2026_01_31_001" in described.description
+    assert digest in models and models.card(digest).digest == digest, "what MLflow needs beside the weights does not change their digest"
 
 
 def _fails(tracker: ExperimentTracker) -> None:
