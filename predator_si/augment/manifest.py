@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from predator_si.errors import BadInput
+from predator_si import __version__
+from predator_si.augment.material import Generator
+from predator_si.augment.recipe import ASKED, Filters, Sizes
+from predator_si.errors import BadInput, Unavailable
 from predator_si.privacy import TOKEN, Vault
 from predator_si.records import CYCLE_ID, DiagnosticReport, utc_now
 
@@ -33,25 +37,92 @@ def dataset_id_of(cycle_id: str) -> str:
     return "aug" + cycle_id.removeprefix("si")
 
 
+def dataset_id_for(name: str) -> str:
+    """The data set that a cycle's id or a data set's own id names.
+
+    Raises
+    ------
+    BadInput
+        Neither.
+    """
+    if DATASET_ID.match(name):
+        return name
+    if CYCLE_ID.match(name):
+        return dataset_id_of(name)
+    raise BadInput(f"{name!r} is neither a cycle (si_2026_11_22_001) nor a data set (aug_2026_11_22_001). `predator-si dataset list` shows them.")
+
+
 def dataset_manifest(
-    cycle_id: str, report: DiagnosticReport, statistics: Mapping[str, Any], target_tokens: Sequence[str], *, base_documents: int
+    cycle_id: str,
+    report: DiagnosticReport,
+    statistics: Mapping[str, Any],
+    target_tokens: Sequence[str],
+    *,
+    base_documents: int,
+    generators: Sequence[Generator] = (),
+    sizes: Sizes | None = None,
+    filters: Filters | None = None,
 ) -> dict[str, Any]:
-    """All keys of the contract; ``dvc`` and ``mlflow`` stay null until the data set is versioned and logged (see :func:`update_manifest`)."""
+    """All keys of the contract, and how to make the same data set again; ``dvc`` and ``mlflow`` stay null until it is versioned and logged.
+
+    ``generators`` are named with their version: their own ``version`` where they have one, else that of predator_si. Where one asked a language model, what it
+    spent is beside it.
+    """
     return {
         "dataset_id": dataset_id_of(cycle_id),
         "cycle_id": cycle_id,
         "created_at": utc_now().isoformat(timespec="seconds"),
         "source": {"type": "+".join(statistics["groups_by_source"]), "trigger": report.trigger, "base_documents": base_documents},
-        "method": "clicks corrected for position; titles, headings and salient phrases; negatives sampled from the live candidates; no language model",
+        "method": _method(statistics),
         "target_tokens": list(target_tokens),
-        "statistics": dict(statistics),
+        "statistics": _plain(statistics),
+        "teacher": statistics.get("teacher"),
+        "seed": statistics.get("seed"),
+        "generators": [_described(generator) for generator in generators],
+        "sizes": _plain(asdict(sizes or Sizes())),
+        "filters": _plain(asdict(filters or Filters())),
         "dvc": {"path": None, "hash": None},
         "mlflow": {"run_id": None, "artifact_uri": None},
     }
 
 
+_METHODS = {
+    "clicks": "clicks corrected for position",
+    "log": "queries of the log answered by the teacher",
+    "title": "titles, headings and questions of documents",
+    "template": "forms of log queries filled with a slice's phrases",
+    "phrase": "salient phrases",
+    "crop": "crops",
+    "llm": "queries written by a language model and confirmed by another",
+}
+
+
+def _method(statistics: Mapping[str, Any]) -> str:
+    """What was done, from what came out of it."""
+    sources = [text for source, text in _METHODS.items() if source in statistics["groups_by_source"]]
+    teacher = statistics.get("teacher")
+    labels = "labels without a teacher" if teacher is None else f"soft labels by {teacher}"
+    return f"{'; '.join(sources)}; negatives sampled from the live candidates of several retrievers; {labels}"
+
+
+def _described(generator: Generator) -> dict[str, Any]:
+    kind = type(generator)
+    spending = getattr(generator, "spending", None)
+    told = {"source": generator.source, "name": f"{kind.__module__}.{kind.__qualname__}", "version": str(getattr(generator, "version", __version__))}
+    return {**told, "spending": _plain(spending())} if callable(spending) else told
+
+
+def _plain(value: Any) -> Any:
+    """Only what YAML's safe writer knows."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(child) for key, child in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(child) for child in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    return value
+
+
 def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Path]:
-    """Write the Parquet file, its CSV export and the manifest into ``folder``; each appears whole or not at all.
+    """Write the Parquet file, its CSV export and the manifest into ``folder``: all three, or none.
 
     A client's query is written as its sealed token (``Dataset.tokens``) in both files: they are versioned and copied, and erasing must reach all of them.
 
@@ -59,17 +130,31 @@ def write_dataset(folder: Path, dataset: Dataset) -> dict[str, Path]:
     -------
     dict[str, Path]
         ``parquet``, ``csv``, ``manifest``.
+
+    Raises
+    ------
+    Unavailable
+        The disk is full, or the folder cannot be written to: what was there before is untouched.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {"parquet": folder / PARQUET, "csv": folder / CSV, "manifest": folder / MANIFEST}
     of_clients = pl.col("query").replace(list(dataset.tokens), list(dataset.tokens.values()))
-    stored = dataset.examples.with_columns(pl.when(pl.col("source") == "clicks").then(of_clients).otherwise("query").alias("query"))
-    for name, write in (("parquet", stored.write_parquet), ("csv", stored.write_csv)):
-        partial = paths[name].with_suffix(".partial")
-        write(partial)
-        partial.replace(paths[name])
-    _write_yaml(paths["manifest"], dataset.manifest)
+    stored = dataset.examples.with_columns(pl.when(pl.col("source").is_in(sorted(ASKED))).then(of_clients).otherwise("query").alias("query"))
+    partial = {name: path.with_name(f"{path.name}.partial") for name, path in paths.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stored.write_parquet(partial["parquet"])
+        stored.write_csv(partial["csv"])
+        _dump(partial["manifest"], dataset.manifest)
+        for name, path in paths.items():
+            partial[name].replace(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise Unavailable(
+            f"{folder}: the data set {dataset.dataset_id} cannot be written ({str(error).splitlines()[0]}); nothing was changed. Free some space and try again."
+        ) from error
+    finally:
+        for path in partial.values():
+            path.unlink(missing_ok=True)
     return paths
 
 
@@ -125,8 +210,17 @@ def update_manifest(path: Path, *, dvc: Mapping[str, Any] | None = None, mlflow:
 
 
 def _write_yaml(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        _dump(partial, content)
+        partial.replace(path)
+    except OSError as error:
+        raise Unavailable(f"{path}: cannot be written ({error.strerror}); it is as it was. Free some space, then try again.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _dump(path: Path, content: Mapping[str, Any]) -> None:
     import yaml
 
-    partial = path.with_suffix(".partial")
-    partial.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=160), encoding="utf-8")
-    partial.replace(path)
+    path.write_text(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=160), encoding="utf-8")

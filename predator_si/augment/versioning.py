@@ -5,17 +5,21 @@ DVC runs as a child process: it holds a lock for the whole repository, keeps glo
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from predator_si.augment.manifest import DATASET_ID
+from predator_si.corpora.text import file_digest
 from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.quiet import quiet_environment
 
@@ -24,6 +28,15 @@ REMOTE = "store"
 _TAG = re.compile(rf"^{ARTIFACT}@v(\d+)\.(\d+)\.(\d+)$")
 _TIMEOUT_SECONDS = 300
 _CONFIG = f"[core]\n    remote = {REMOTE}\n    analytics = false\n    check_update = false\n"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A data set that was brought back: where, the sha256 of each file, and DVC's hash of them, computed from the bytes that were written."""
+
+    folder: Path
+    files: Mapping[str, str]
+    hash: str
 
 
 class DatasetRepo:
@@ -40,6 +53,11 @@ class DatasetRepo:
     def __init__(self, folder: Path, remote: Path | str) -> None:
         self.folder = Path(folder).absolute()
         self.remote = str(remote) if "://" in str(remote) else str(Path(remote).absolute())
+
+    @classmethod
+    def of(cls, home: Path) -> DatasetRepo:
+        """The repository of an installation's home folder."""
+        return cls(Path(home) / "datasets", Path(home) / "datasets-store")
 
     def commit(self, files: Sequence[Path], dataset_id: str) -> dict[str, str]:
         """Store ``files`` as the data set ``dataset_id`` and tag it with the next version; the same content again gives the version it has.
@@ -81,39 +99,50 @@ class DatasetRepo:
                 self._git("tag", "-a", tag, "-m", f"Registering artifact {ARTIFACT} version {tag.split('@')[1]}\n\ndataset: {dataset_id}")
             return {"path": f"{dataset_id}.dvc", "hash": self.hash_of(dataset_id), "tag": tag, "commit": self._git("rev-parse", f"{tag}^{{commit}}")}
 
-    def restore(self, dataset_id: str, to: Path) -> Path:
-        """Bring the data set back into the folder ``to``, by a ``dvc pull`` into a fresh clone with an empty cache; DVC checks each file's md5.
+    def restore(self, dataset_id: str, to: Path) -> Restored:
+        """Bring the data set back into the folder ``to``, by a ``dvc pull`` into a fresh clone with an empty cache.
+
+        DVC checks the md5 of what it pulls; the hash of what then lies in ``to`` is computed here again, without DVC, and must be the stored one. Files of
+        other names in ``to`` stay.
 
         Raises
         ------
         Missing
             The repository does not know this data set, or the remote has lost its contents.
+        Unavailable
+            The files cannot be written, or are not what was stored.
         """
         if not (self.folder / f"{dataset_id}.dvc").is_file():
             known = ", ".join(sorted(path.stem for path in self.folder.glob("aug_*.dvc"))) or "none"
             raise Missing(f"{self.folder}: no data set {dataset_id}; known: {known}. Check the id, or build the data set again.")
         to = Path(to).absolute()
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".restoring-", dir=to.parent) as scratch:
-            clone = Path(scratch) / "clone"
-            self._run(["git", "clone", "--quiet", str(self.folder), str(clone)], cwd=Path(scratch))
-            self._local_config(clone)
-            try:
-                self._dvc("pull", "--quiet", f"{dataset_id}.dvc", cwd=clone)
-            except Unavailable as error:
-                advice = "Restore the remote from a backup, or build the data set again."
-                raise Missing(f"data set {dataset_id} cannot be pulled from {self.remote}: {error} {advice}") from error
-            to.mkdir(exist_ok=True)
-            for path in sorted((clone / dataset_id).iterdir()):
-                shutil.copyfile(path, to / path.name)
-        return to
+        try:
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".restoring-", dir=to.parent) as scratch:
+                clone = Path(scratch) / "clone"
+                self._run(["git", "clone", "--quiet", str(self.folder), str(clone)], cwd=Path(scratch))
+                self._local_config(clone)
+                try:
+                    self._dvc("pull", "--quiet", f"{dataset_id}.dvc", cwd=clone)
+                except Unavailable as error:
+                    advice = "Restore the remote from a backup, or build the data set again."
+                    raise Missing(f"data set {dataset_id} cannot be pulled from {self.remote}: {error} {advice}") from error
+                names = sorted(path.name for path in (clone / dataset_id).iterdir())
+                to.mkdir(exist_ok=True)
+                for name in names:
+                    partial = to / f"{name}.restoring"
+                    shutil.copyfile(clone / dataset_id / name, partial)
+                    partial.replace(to / name)
+        except OSError as error:
+            raise Unavailable(f"{to}: the data set {dataset_id} cannot be written there ({error}). Free some space, or choose another folder.") from error
+        found, stored = folder_hash(to, names), self.hash_of(dataset_id)
+        if found != stored:
+            raise Unavailable(f"{to}: the restored files have the hash {found}, stored is {stored}. The disk or another process changed them: try again.")
+        return Restored(to, {name: file_digest(to / name) for name in names}, found)
 
     def hash_of(self, dataset_id: str) -> str:
         """DVC's md5 of a committed data set."""
-        import yaml
-
-        content: dict[str, Any] = yaml.safe_load((self.folder / f"{dataset_id}.dvc").read_text(encoding="utf-8"))
-        return str(content["outs"][0]["md5"])
+        return _md5((self.folder / f"{dataset_id}.dvc").read_text(encoding="utf-8"))
 
     def versions(self) -> dict[str, str]:
         """GTO tag -> data set id, oldest version first."""
@@ -122,6 +151,23 @@ class DatasetRepo:
         lines = self._git("for-each-ref", "--format=%(refname:short)%09%(contents:body)", f"refs/tags/{ARTIFACT}@v*").splitlines()
         pairs = [line.split("\tdataset: ") for line in lines if "\tdataset: " in line]
         return dict(sorted(((tag, body.strip()) for tag, body in pairs if _TAG.match(tag)), key=lambda item: _version(item[0])))
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Each version, oldest first: ``tag, dataset_id, hash`` (of that version), ``created_at, commit, stages`` (those whose newest assignment it has)."""
+        found = []
+        assigned = self._stages() if self.versions() else {}
+        for tag, dataset_id in self.versions().items():
+            commit, created = self._git("log", "-1", "--format=%H %cI", f"{tag}^{{commit}}").split()
+            dvc_file = self._git("show", f"{commit}:{dataset_id}.dvc")
+            stages = sorted(stage for stage, holder in assigned.items() if holder == commit)
+            found.append({"tag": tag, "dataset_id": dataset_id, "hash": _md5(dvc_file), "created_at": created, "commit": commit, "stages": stages})
+        return found
+
+    def _stages(self) -> dict[str, str]:
+        """Stage -> commit of its newest assignment."""
+        names = [name.rsplit("#", 2) for name in self._git("tag", "--list", f"{ARTIFACT}#*").splitlines()]
+        ordered = sorted((int(number), stage) for _, stage, number in names)
+        return {stage: self._git("rev-parse", f"{ARTIFACT}#{stage}#{number}^{{commit}}") for number, stage in ordered}
 
     def tag(self, dataset_id: str, stage: str) -> str:
         """Assign the newest version of a data set to a stage by GTO's tag ``reranker-dataset#<stage>#<n>``; the tag.
@@ -200,6 +246,22 @@ class DatasetRepo:
         if done.returncode:
             raise Unavailable(f"{' '.join(command[:4])} failed in {cwd}: {(done.stderr or done.stdout).strip()[-500:]}. Look at the repository and try again.")
         return done.stdout.strip()
+
+
+def folder_hash(folder: Path, names: Sequence[str]) -> str:
+    """DVC's hash of a folder with these files: the md5 of the JSON list of their md5s and names, sorted by name, with ``.dir`` after it."""
+    entries = []
+    for name in sorted(names):
+        with (Path(folder) / name).open("rb") as stream:
+            entries.append({"md5": hashlib.file_digest(stream, "md5").hexdigest(), "relpath": name})
+    return hashlib.md5(json.dumps(entries, sort_keys=True).encode(), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def _md5(dvc_file: str) -> str:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(dvc_file)
+    return str(content["outs"][0]["md5"])
 
 
 def _version(tag: str) -> tuple[int, int, int]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from predator_si.home import Home
 from predator_si.records import CYCLE_ID
+from predator_si.reports.dataset_card import DATASET_CARD
 from predator_si.reports.page import Markup, element, joined, page, section, table
 
 if TYPE_CHECKING:
@@ -38,8 +39,16 @@ def cycle_url(port: int, cycle_id: str) -> str:
     return f"http://127.0.0.1:{port}/cycles/{cycle_id}"
 
 
+def dataset_url(port: int, cycle_id: str) -> str:
+    """Address of the card of a cycle's data set."""
+    return f"http://127.0.0.1:{port}/cycles/{cycle_id}/dataset"
+
+
 def create_app(home: Path) -> FastAPI:
-    """``/`` lists the pages, ``/windows/<name>`` and ``/cycles/<cycle_id>`` are the pages; GET only, and only for this machine's names in ``Host``."""
+    """``/`` lists the pages, ``/windows/<name>``, ``/cycles/<cycle_id>`` and ``/cycles/<cycle_id>/dataset`` are the pages.
+
+    GET only, and only for this machine's names in ``Host``.
+    """
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse
 
@@ -70,6 +79,10 @@ def create_app(home: Path) -> FastAPI:
     async def cycle(cycle_id: str) -> HTMLResponse:
         return answer(folders.artifacts / cycle_id / "report.html" if CYCLE_ID.match(cycle_id) else Path("report.html"))
 
+    @app.get("/cycles/{cycle_id}/dataset")
+    async def dataset(cycle_id: str) -> HTMLResponse:
+        return answer(folders.artifacts / cycle_id / DATASET_CARD if CYCLE_ID.match(cycle_id) else Path(DATASET_CARD))
+
     @app.get("/")
     async def everything() -> HTMLResponse:
         return HTMLResponse(_listing(folders), headers={"Content-Security-Policy": _OURS})
@@ -84,11 +97,13 @@ def create_app(home: Path) -> FastAPI:
 def _listing(folders: Home) -> str:
     windows = sorted((path.name.removesuffix(".en.html") for path in folders.snapshots.glob("*.en.html")), reverse=True)[:_LISTED]
     cycles = sorted((path.parent.name for path in folders.artifacts.glob("*/report.html")), reverse=True)[:_LISTED]
+    cards = {path.parent.name for path in folders.artifacts.glob(f"*/{DATASET_CARD}")}
+    listed = [(element("a", n, href=f"/cycles/{n}"), element("a", "data / дані", href=f"/cycles/{n}/dataset") if n in cards else "") for n in cycles]
     rows = [(name, element("a", "English", href=f"/windows/{name}.en.html"), element("a", "Українською", href=f"/windows/{name}.uk.html")) for name in windows]
     parts = [
         element("header", element("h1", "predator_si")),
         section("Windows / Вікна", table(["", "", ""], rows) if rows else element("p", "None yet: materialize observe/quality_report.")),
-        section("Cycles / Цикли", table([""], [(element("a", name, href=f"/cycles/{name}"),) for name in cycles]) if cycles else element("p", "None yet.")),
+        section("Cycles / Цикли", table(["", ""], listed) if cycles else element("p", "None yet.")),
     ]
     return page("predator_si", "en", joined(parts))
 

@@ -1,4 +1,4 @@
-"""Click correction, MinHash, phrases, titles, single filters: each against numbers worked out by hand or another implementation."""
+"""Click correction and MinHash: each against numbers worked out by hand or another implementation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from hypothesis import strategies as st
 
 from predator_si.augment import click_estimates
 from predator_si.augment.generators.clicks import propose_from_clicks
-from predator_si.augment.filters import drop_false_negatives, longest_common_run, without_leaks
 from predator_si.augment.minhash import NearDuplicates, character_shingles, jaccard, signatures, word_shingles
-from predator_si.augment.phrases import Corpus, document_queries, headings, name_words, salient_phrases
-from predator_si.augment.recipe import Filters, Guard, Proposal
 from predator_si.errors import BadInput
 from predator_si.search.clicks import ClickModel
 
@@ -110,67 +107,3 @@ class TestMinHash:
     def test_word_order_matters_for_documents_not_for_case(self):
         one, other, third = word_shingles(["A b c d e", "a B c d E", "e d c b a"])
         assert one == other and jaccard(one, third) == 0.0
-
-
-class TestPhrases:
-    CORPUS = Corpus([f"the value of a parameter and the result of topic{i % 12} word{i}" for i in range(200)] + ["beam search decoding of the value"] * 3)
-
-    def test_names_are_split_where_people_would(self):
-        assert name_words("transformers.AutoModelForCausalLM.from_pretrained") == ["transformers", "auto", "model", "for", "causal", "lm", "from", "pretrained"]
-        assert name_words("HTTPServer2.do_GET") == ["http", "server2", "do", "get"]
-        assert name_words("Пошук документів") == ["пошук", "документів"]
-
-    def test_headings_in_both_markups(self):
-        assert headings("# Beam search\ntext\n\nSee also\n========\nmore\n----") == ["Beam search", "See also", "more"]
-        assert headings("plain text\n\nwithout any") == []
-
-    def test_common_words_never_begin_or_end_a_phrase(self):
-        found = salient_phrases("The value of the beam search decoding. Beam search is the result of the value.", self.CORPUS)
-        assert found[0] in {"beam search", "beam search decoding"}
-        assert all(phrase.split()[0] not in {"the", "of", "value", "result"} and phrase.split()[-1] not in {"the", "of", "value"} for phrase in found)
-
-    def test_diversity_avoids_the_same_words(self):
-        found = salient_phrases("Beam search decoding, sampling temperature. Beam search decoding.", self.CORPUS, limit=2)
-        assert not set(found[0].split()) & set(found[1].split())
-
-    def test_queries_of_a_document_without_prose_are_few(self):
-        assert document_queries("", "the of and", self.CORPUS, np.random.default_rng(0)) == []
-
-    def test_each_method_is_named(self):
-        text = "# Beam search scorer\nKeeps hypotheses sorted by length penalty. Early stopping ends generation."
-        methods = [method for _, _, method in document_queries("gen.BeamScorer", text, self.CORPUS, np.random.default_rng(0))]
-        assert methods == ["title", "heading", "phrase"]
-
-
-class TestFilters:
-    def test_longest_common_run(self):
-        assert longest_common_run(["a", "b", "c", "d"], ["x", "b", "c", "d", "b", "c"]) == 3
-        assert longest_common_run([], ["a"]) == 0
-
-    def test_leaks_exact_near_and_by_document(self):
-        guard = Guard(["Return the indices of the maximum values along an axis"], {"secret"})
-        proposals = [
-            Proposal("return the indices of the maximum values along an axis!", "a", "clicks", "clicks", 1.0, False),
-            Proposal("returns the indices of the maximum values along one axis", "a", "title", "title", 1.0, False),
-            Proposal("entirely different words", "secret", "title", "title", 1.0, False),
-            Proposal("a clicked query about something else", "secret", "clicks", "clicks", 1.0, False),
-            Proposal("sort a linked list", "b", "phrase", "phrase", 1.0, False),
-        ]
-        kept, counts = without_leaks(proposals, guard, Filters())
-        assert [p.query for p in kept] == ["a clicked query about something else", "sort a linked list"]
-        assert counts == {"exact": 1, "near": 1, "evaluation_documents": 1, "clicked_evaluation_documents_kept": 1}
-
-    def test_teacher_drops_false_negatives_by_source(self):
-        def proposal(source: str, scores: list[float]) -> Proposal:
-            made = Proposal("q", "p", source, source, 1.0, False, negatives=[(f"n{i}", "t", "hard", 3) for i in range(len(scores) - 1)])
-            made.teacher = np.array(scores)
-            return made
-
-        # Gaps between positive and mean of negatives: 6, 6, 6 -> one unit is 6; .05 of it is .3, .5 of it is 3.
-        generated, clicked, other = proposal("title", [5.0, 4.9, -7.0, -0.9]), proposal("clicks", [5.0, 7.0, -10.0, 0.0]), proposal("phrase", [0.0, -6.0])
-        irrelevant = proposal("title", [-8.0, 1.0, 1.0])
-        kept, counts = drop_false_negatives([generated, clicked, other], Filters())
-        assert [len(p.negatives) for p in kept] == [2, 3, 1] and counts == {"negatives": 1, "irrelevant_queries": 0}
-        assert kept[0].teacher is not None and kept[0].teacher.tolist() == [5.0, -7.0, -0.9]
-        _, counts = drop_false_negatives([generated, clicked, other, irrelevant], Filters())
-        assert counts["irrelevant_queries"] == 1

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from predator_si.augment.seeds import target_categories, target_tokens
+from predator_si.augment.generators.seeds import target_categories, target_tokens
 from predator_si.diagnose import Budget, Context, Limits, TopicMemory, explain
 from predator_si.records import DiagnosticReport
 from predator_si_tests.support.tiny_models import store_tiny

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predator_si.augment.seeds import target_categories, target_tokens
+from predator_si.augment.generators.seeds import target_categories, target_tokens
 from predator_si.diagnose.budget import Budget, cut_reason
 from predator_si.diagnose.reproduce import Found, confirm, find, split_halves
 from predator_si.diagnose.targets import aim

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
 
-from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_dataset, update_manifest, write_dataset
+from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_dataset, dataset_card, update_manifest, write_dataset
+from predator_si.augment.generators.standard import standard_generators
 from predator_si.corpora.vocabulary import shared_words
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.compare import reference_of, window_of
 from predator_si.orchestration.steps.explain import explain_causes
+from predator_si.orchestration.steps.writers import written_queries
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
+from predator_si.reports.dataset_card import write_dataset_card
 from predator_si.search.events import EventFrames, read_events
 
 _LOG_REACH = timedelta(hours=24)
@@ -73,9 +77,9 @@ def _texts(events: EventFrames) -> list[str]:
 
 
 def query_log(loop: Loop) -> pl.DataFrame:
-    """The last day's searches of people (or of their replay) with what was shown, clicked and read: text, impressions, clicked, dwell.
+    """The last day's searches of people (or of their replay), oldest first, with what was shown, clicked and read: text, impressions, clicked, dwell.
 
-    ``sealed`` is the text as it may be stored; searches whose text was erased are left out.
+    ``sealed`` is the text as it may be stored, ``client_id`` who asked, as a hash; searches whose text was erased are left out.
     """
     now = utc_now()
     events, vault = read_events(loop.home.events, now - _LOG_REACH, now, open_text=False), loop.vault()
@@ -84,7 +88,8 @@ def query_log(loop: Loop) -> pl.DataFrame:
         asked.with_columns(sealed="user_query")
         .pipe(open_text, vault)
         .drop_nulls("user_query")
-        .select("query_id", "sealed", text="user_query", impressions=pl.col("results").list.eval(pl.element().struct.field("object_id")))
+        .sort("timestamp", maintain_order=True)
+        .select("query_id", "sealed", "client_id", text="user_query", impressions=pl.col("results").list.eval(pl.element().struct.field("object_id")))
     )
     clicks = events.actions.filter(pl.col("action_name") == "click").select("query_id", "object_id").unique(maintain_order=True)
     dwell = events.actions.filter(pl.col("action_name") == "dwell").group_by("query_id", "object_id").agg(pl.col("value").max().alias("seconds"))
@@ -122,10 +127,12 @@ def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, t
         on_progress,
         loop.should_stop(cycle_id),
         categories=dict(corpus.documents().select("doc_id", "package").iter_rows()),
+        generators=[*standard_generators(), *written_queries(loop, cycle_id)],
     )
     paths = write_dataset(folder, dataset)
-    version = DatasetRepo(loop.home.datasets, loop.home.path / "datasets-store").commit([paths["parquet"], paths["csv"]], dataset.dataset_id)
-    update_manifest(paths["manifest"], dvc={"path": version["path"], "hash": version["hash"]})
+    version = DatasetRepo.of(loop.home.path).commit(list(paths.values()), dataset.dataset_id)
+    stored = update_manifest(paths["manifest"], dvc={"path": version["path"], "hash": version["hash"]})
+    write_dataset_card(folder, dataset_card(replace(dataset, manifest=stored)))
     loop.control.append("dataset_versioned", "loop", cycle_id, f"{dataset.dataset_id}: {dataset.examples.height} examples", dict(version))
     loop.control.transition(
         cycle_id, CycleState.PREPARED, f"data set {dataset.dataset_id} with {dataset.examples.height} examples", "loop", {"dataset": dataset.dataset_id}
