@@ -100,8 +100,10 @@ def reject(
     """
     from predator_si.cli.switch import actor
     from predator_si.orchestration.steps.decide import refuse_approval
+    from predator_si.orchestration.tracking import existing_tracker
 
-    refuse_approval(_loop(context), cycle_id, actor(), reason)
+    loop = _loop(context)
+    refuse_approval(loop, cycle_id, actor(), reason, existing_tracker(loop.home))
     say(f"{cycle_id} is rejected")
 
 

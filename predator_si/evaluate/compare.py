@@ -13,6 +13,7 @@ from predator_si.evaluate.pair_scores import PairScores
 from predator_si.evaluate.ranking import CandidateSource, candidate_recall, gather, heads_to_score, rerank_run
 from predator_si.measures import per_query
 from predator_si.records import Evaluation, Interval, ServingConfig, utc_now
+from predator_si.search.adaptive_depth import DepthRule
 from predator_si.search.rerank import Reranker
 from predator_si.statistics import holm, paired_interval, resolvable_effect
 
@@ -27,6 +28,7 @@ def evaluate_model(
     reranker: Reranker,
     config: ServingConfig,
     *,
+    rule: DepthRule | None = None,
     scores_cache: PairScores | None = None,
     on_progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -43,6 +45,8 @@ def evaluate_model(
         ``HybridIndex.candidates``, or one precomputed :class:`Candidates` per query.
     config
         Depth and fusion weight; its ``model`` must be the reranker's digest.
+    rule
+        When scoring stops before the depth, as in the service; null never.
 
     Returns
     -------
@@ -56,9 +60,9 @@ def evaluate_model(
     Refused
         ``should_stop`` said so.
     """
-    _same_model(reranker, config)
+    _same_model(reranker, config, rule)
     judged = gather(queries, judgments, candidates_for, config.depth)
-    run = rerank_run(judged, reranker, config, scores_cache, on_progress=on_progress, should_stop=should_stop, skip_hopeless=True)
+    run = rerank_run(judged, reranker, config, scores_cache, rule=rule, on_progress=on_progress, should_stop=should_stop, skip_hopeless=True)
     scores = per_query(run, judged.judgments, list(_MEASURES)).rename(_MEASURES)
     frame = judged.queries.join(scores, on="query_id", how="left", maintain_order="left")
     return frame.join(candidate_recall(judged), on="query_id", how="left", maintain_order="left")
@@ -74,6 +78,7 @@ def compare(
     challenger: Reranker,
     configs: tuple[ServingConfig, ServingConfig],
     *,
+    rules: tuple[DepthRule | None, DepthRule | None] = (None, None),
     cycle_id: str = "",
     slices: Mapping[str, AbstractSet[str]] | None = None,
     seed: int = 0,
@@ -92,6 +97,8 @@ def compare(
         As in :func:`evaluate_model`.
     configs
         (champion's, challenger's) serving configuration.
+    rules
+        When each side stops scoring, for those whose configuration stops early.
     slices
         Name -> query ids. Slices may overlap; their p-values are Holm-adjusted over the slices tested.
     seed, resamples
@@ -116,14 +123,14 @@ def compare(
         ``should_stop`` said so; pairs scored so far are in ``scores_cache``.
     """
     sides = (("champion", champion, configs[0]), ("challenger", challenger, configs[1]))
-    for _, reranker, config in sides:
-        _same_model(reranker, config)
+    for (_, reranker, config), rule in zip(sides, rules, strict=True):
+        _same_model(reranker, config, rule)
     judged = gather(queries, judgments, candidates_for, max(config.depth for config in configs))
     totals = [sum(map(len, heads_to_score(judged, config.depth))) for config in configs]
     frame, before = judged.queries, 0
-    for (name, reranker, config), total in zip(sides, totals, strict=True):
+    for (name, reranker, config), rule, total in zip(sides, rules, totals, strict=True):
         progress = _offset(on_progress, before, sum(totals))
-        run = rerank_run(judged, reranker, config, scores_cache, on_progress=progress, should_stop=should_stop, skip_hopeless=True)
+        run = rerank_run(judged, reranker, config, scores_cache, rule=rule, on_progress=progress, should_stop=should_stop, skip_hopeless=True)
         scores = per_query(run, judged.judgments, ["nDCG@10", "R@20"]).rename({"nDCG@10": f"ndcg_{name}", "R@20": f"recall_{name}"})
         frame = frame.join(scores, on="query_id", how="left", maintain_order="left")
         before += total
@@ -171,7 +178,12 @@ def slice_differences(
     return rows
 
 
-def _same_model(reranker: Reranker, config: ServingConfig) -> None:
+def _same_model(reranker: Reranker, config: ServingConfig, rule: DepthRule | None) -> None:
+    if config.early_exit != (rule is not None) or (rule is not None and not rule.fits(reranker.digest, config.depth, config.fusion_weight)):
+        raise BadInput(
+            f"{reranker.digest}: the configuration says early_exit {str(config.early_exit).lower()}, and "
+            f"{'there is no depth rule' if rule is None else f'the depth rule is for {rule.model} at depth {rule.depth}'}. Calibrate one for it."
+        )
     if reranker.digest != config.model:
         raise BadInput(f"the configuration names {config.model}, the loaded reranker is {reranker.digest}; load the model that the configuration names.")
 

@@ -16,6 +16,7 @@ from predator_si.errors import BadInput
 from predator_si.evaluate.pair_scores import CHUNK, PairScores, score_pairs
 from predator_si.measures import per_query
 from predator_si.records import ServingConfig
+from predator_si.search.adaptive_depth import DepthRule, scored_head
 from predator_si.search.rerank import Reranker, fuse
 from predator_si.search.retrieve import Candidates
 
@@ -73,6 +74,7 @@ def rerank_run(
     config: ServingConfig,
     store: PairScores | None = None,
     *,
+    rule: DepthRule | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     chunk: int = CHUNK,
@@ -82,6 +84,8 @@ def rerank_run(
 
     Parameters
     ----------
+    rule
+        When scoring stops before the depth: the documents below are then ranked as the service would. All are scored here, so that the store knows them.
     skip_hopeless
         A query with no relevant document among its first ``depth`` candidates keeps the first stage's order and is not scored: no order of documents that
         are all irrelevant changes a ranking measure.
@@ -97,12 +101,20 @@ def rerank_run(
     ends = np.cumsum([len(texts) for texts in heads])
     rows: dict[str, list[object]] = {"query_id": [], "doc_id": [], "rank": [], "rerank_score": []}
     for query_id, candidates, own in zip(judged.queries["query_id"], judged.candidates, np.split(scores, ends[:-1]), strict=True):
+        own = _settled(own, candidates, rule)
         order = [*_best_first(own, candidates, config), *range(len(own), len(candidates.doc_ids))]
         rows["query_id"] += [query_id] * len(order)
         rows["doc_id"] += [candidates.doc_ids[place] for place in order]
         rows["rank"] += range(1, len(order) + 1)
         rows["rerank_score"] += [float(own[place]) if place < len(own) else None for place in order]
     return pl.DataFrame(rows, schema={"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int64, "rerank_score": pl.Float64})
+
+
+def _settled(scores: npt.NDArray[np.float32], candidates: Candidates, rule: DepthRule | None) -> npt.NDArray[np.float32]:
+    """The scores that the service would have computed."""
+    if rule is None:
+        return scores
+    return scored_head(rule, candidates.scores, len(scores), lambda start, end: scores[start:end].astype(np.float64)).astype(np.float32)
 
 
 def heads_to_score(judged: JudgedCandidates, depth: int) -> list[list[str]]:

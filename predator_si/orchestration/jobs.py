@@ -43,6 +43,7 @@ warehouse_job = dg.define_asset_job(
     executor_def=dg.in_process_executor,
 )
 cycle_prepare_job = _job("cycle_prepare_job", Lane.CYCLE, "diagnostic_report", "synthetic_dataset", description="Why it got worse, and what to train on.")
+cycle_act_job = _job("cycle_act_job", Lane.CYCLE, "diagnostic_report", "chosen_action", description="What needs no training: backend, depth, fusion, workers.")
 cycle_train_job = _job(
     "cycle_train_job",
     Lane.TRAIN,
@@ -59,8 +60,8 @@ watch_job = _job("watch_job", Lane.WATCH, "watch", description="One check of the
 rollback_job = _job("rollback_job", Lane.ROLLBACK, "rollback", description="The way back.", tags={"dagster/priority": "100"})
 
 JOBS = [
-    observe_job, warehouse_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job, cycle_release_job, watch_job,
-    rollback_job,
+    observe_job, warehouse_job, cycle_act_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job,
+    cycle_release_job, watch_job, rollback_job,
 ]  # fmt: skip
 
 NEXT_JOB: dict[CycleState, str] = {
@@ -74,4 +75,4 @@ NEXT_JOB: dict[CycleState, str] = {
     CycleState.WATCHING: "watch_job",
 }
 """What a cycle in a state needs next; a run that was killed is simply needed again. A trial is judged only when its traffic suffices, an
-approval is given by a person, so neither state is in a hurry."""
+approval is given by a person, so neither state is in a hurry. A trigger that has actions without training begins with these (``sensors.job_for``)."""

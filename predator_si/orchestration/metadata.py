@@ -203,4 +203,5 @@ def latency_metadata(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
 def decision_metadata(decision: Decision) -> dict[str, Any]:
     """The verdict with its reason, and every gate."""
     rows = [dg.TableRecord({"criterion": gate.criterion.name, "answer": gate.answer.value, "reason": gate.reason}) for gate in decision.gates]
-    return {"verdict": decision.verdict.value, "reason": decision.reason, "drill": decision.drill, "gates": dg.MetadataValue.table(rows)}
+    found = {"verdict": decision.verdict.value, "reason": decision.reason, "drill": decision.drill}
+    return found | ({"gates": dg.MetadataValue.table(rows)} if rows else {})  # a table without rows is none to Dagster

@@ -10,21 +10,24 @@ import dagster as dg
 
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
-from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_prepare_job, rollback_job
+from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_act_job, cycle_prepare_job, observe_job, rollback_job
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
 from predator_si.orchestration.steps import observe
+from predator_si.orchestration.steps.aliases import settle
+from predator_si.orchestration.steps.telemetry import take_in
+from predator_si.orchestration.tracking import existing_tracker
 from predator_si.records import CycleState, WatchResult, utc_now
 from predator_si.settings import Settings
 
 _JOB_BY_NAME = {job.name: job for job in JOBS}
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
-_OPENER = "quality_gate_sensor"
+_OPENERS = frozenset({"quality_gate_sensor", "training_schedule"})
 _HANDED_OVER = timedelta(minutes=2)
-"""How long the run that opens a cycle may take to appear: run keys are remembered per sensor, so two sensors would start it twice."""
+"""How long the first run of a cycle may take to appear: run keys are remembered per sensor, so two of them would start it twice."""
 _QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
 """Metrics whose rows of the trigger table react within minutes."""
 
@@ -34,7 +37,23 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
     status = dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
-        job=cycle_prepare_job,
+        minimum_interval_seconds=30,
+        default_status=status,
+        jobs=[observe_job],
+        description="Takes new events into the raw layer as they come, so that a tick finds a window's million there already. Starts nothing.",
+    )
+    def intake_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        loop = Loop(settings)
+        try:
+            _ = loop.plan  # a home in which nothing is prepared stays as it is
+            report = take_in(loop)
+        except PredatorError as error:
+            return dg.SkipReason(f"unknown: {error}")
+        late = f", {report.late} of them late" if report.late else ""
+        return dg.SkipReason(f"{sum(report.good.values())} events taken in{late}, {sum(report.quarantined.values())} set aside, {report.seconds:.1f} s")
+
+    @dg.sensor(
+        jobs=[cycle_prepare_job, cycle_act_job],
         minimum_interval_seconds=60,
         default_status=status,
         description="A failed gate of the newest snapshot starts a cycle; unknown never does.",
@@ -47,11 +66,14 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             return dg.SkipReason(f"unknown: {error}")
         if isinstance(answer, Skip):
             return dg.SkipReason("; ".join(answer.reasons))
-        cycle = loop.control.open_cycle(loop.contour, answer.trigger, _OPENER, answer.reason)
+        cycle = loop.control.open_cycle(loop.contour, answer.trigger, "quality_gate_sensor", answer.reason)
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
-                    run_key=f"{cycle.cycle_id}:opened:0", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, answer.trigger.type, answer.reason)
+                    run_key=f"{cycle.cycle_id}:opened:0",
+                    job_name=job_for(loop, cycle.cycle_id),
+                    partition_key=cycle.cycle_id,
+                    tags=cycle_tags(cycle.cycle_id, answer.trigger.type, answer.reason),
                 )
             ],
             dynamic_partitions_requests=[cycles.build_add_request([cycle.cycle_id])],
@@ -75,8 +97,8 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         if waiting is not None:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
-        if cycle.actor == _OPENER and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
-            return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {_OPENER}")
+        if cycle.actor in _OPENERS and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
+            return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {cycle.actor}")
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
         fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
         runs = context.instance.get_run_records(filters)
@@ -88,8 +110,10 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             loop.control.transition(
                 cycle.cycle_id, CycleState.FAILED, f"{name} failed {len(failed)} times in state {cycle.state.value}", "cycle_advance_sensor"
             )
+            settle(loop, existing_tracker(loop.home), cycle.cycle_id)
             return dg.SkipReason(f"{cycle.cycle_id} has failed: {name} did not succeed in {len(failed)} runs")
-        key = f"{cycle.cycle_id}:{cycle.state.value}:{len(runs)}"
+        stage = "acting" if name == "cycle_act_job" else cycle.state.value  # an opened cycle may need two jobs, one after the other
+        key = f"{cycle.cycle_id}:{stage}:{len(runs)}"
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(run_key=key, job_name=name, partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, cycle.reason))
@@ -149,7 +173,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         minute = utc_now().strftime("%Y%m%dT%H%M")
         return dg.RunRequest(run_key=f"guard:{minute}", tags={REASON: "; ".join(reasons)[:200]})
 
-    return [quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
+    return [intake_sensor, quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
 
 
 def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:
@@ -159,8 +183,14 @@ def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:
 
 def job_for(loop: Loop, cycle_id: str) -> str:
     """The job that a cycle's state needs."""
-    state = loop.control.cycle(cycle_id).state
-    return "cycle_release_job" if state is CycleState.AWAITING_APPROVAL else NEXT_JOB[state]
+    from predator_si.orchestration.steps import act, decide
+
+    cycle = loop.control.cycle(cycle_id)
+    if cycle.state is CycleState.AWAITING_APPROVAL or (cycle.state is CycleState.EVALUATED and not decide.needs_trial(loop, cycle_id)):
+        return "cycle_release_job"
+    if cycle.state is CycleState.OPENED and act.begins_with_action(loop, cycle):
+        return "cycle_act_job"
+    return NEXT_JOB[cycle.state]
 
 
 def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:

@@ -218,12 +218,13 @@ def make_dagster_storage(settings: Settings) -> bool:
 
 
 def register_champion(loop: Loop) -> None:
-    """Tell MLflow which model serves first."""
+    """Tell MLflow which model serves first; a challenger of an earlier life of this home is none any more."""
+    from predator_si.orchestration.steps import aliases
     from predator_si.orchestration.tracking import MlflowTracker
 
     champion, tracker = loop.serving().model, MlflowTracker(loop.home)
     tracker.register(champion, loop.models.path(champion), {"origin": "seed"})
-    tracker.set_alias("champion", champion)
+    aliases.follow(loop, tracker)
 
 
 def build_first_index(loop: Loop, on_progress: Progress | None = None, part: str | None = "base") -> None:

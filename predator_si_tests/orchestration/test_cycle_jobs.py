@@ -154,16 +154,31 @@ def trained(loops: Loops, cycle_id: str) -> None:
     again = loops.json(cycle_id, "training.json")
     assert again["digest"] == first and again["losses"][-1] < again["losses"][0]
     assert loops.state(cycle_id) is CycleState.TRAINED
-    assert [run.status for run in loops.tracker.runs.values()] == ["FINISHED", "FINISHED"]
+    assert [run.status for run in loops.tracker.runs.values()] == ["FINISHED"] * 4, "the training and its challenger, twice"
     challenger = ServingConfig.read(loops.loop.artifacts(cycle_id) / "challenger.json").model
     assert loops.tracker.alias("challenger") == challenger and challenger in loops.loop.models
     assert loops.loop.models.card(challenger).source_digest is not None
+    described(loops, cycle_id, challenger, first)
     manifest = yaml.safe_load((loops.loop.artifacts(cycle_id) / "dataset_manifest.yaml").read_text())
     assert manifest["mlflow"]["run_id"] == again["tracker_run"]
     kept = loops.loop.artifacts(cycle_id) / f"mlflow_run_{again['tracker_run']}"
     facts = json.loads((kept / "metrics.json").read_text())
     assert facts["model"] == first and facts["metrics"]["loss"] == again["losses"] and (kept / "model" / "predator.json").is_file()
     assert loops.served() == (loops.champion, None), "training serves nobody"
+
+
+def described(loops: Loops, cycle_id: str, challenger: str, trained_digest: str) -> None:
+    """The registry knows the challenger with its scores per dev query, its data and its card."""
+    run = list(loops.tracker.runs.values())[-1]
+    scores = run.tables["dev_per_query"]
+    assert len(scores["query_id"]) == loops.scale.dev_queries and "text" not in scores
+    assert run.metrics[-1][1]["dev_ndcg_at_10"] == pytest.approx(sum(scores["ndcg_at_10"]) / loops.scale.dev_queries)
+    assert len(run.tables["variants"]["backend"]) >= 2 and "dev_per_query.parquet" in run.files
+    manifest = yaml.safe_load((loops.loop.artifacts(cycle_id) / "dataset_manifest.yaml").read_text())
+    tags = loops.tracker.tags[challenger]
+    assert (tags["cycle"], tags["source"], tags["dataset"], tags["data_hash"]) == (cycle_id, trained_digest, manifest["dataset_id"], manifest["dvc"]["hash"])
+    card = (loops.loop.models.path(challenger) / "README.md").read_text()
+    assert manifest["dvc"]["hash"] in card and "dev_ndcg_at_10" in card and cycle_id in card and "| learning_rate |" in card
 
 
 def evaluated(loops: Loops, cycle_id: str) -> str:
@@ -214,6 +229,7 @@ def stable(loops: Loops, cycle_id: str) -> None:
         loops.run("watch_job", cycle_id)
     watch = WatchResult.read(loops.loop.artifacts(cycle_id) / "watch.json")
     assert watch.answer == "keep" and loops.state(cycle_id) is CycleState.STABLE, watch.reason
+    assert loops.tracker.aliases() == {"champion": loops.by_git()[0], "gold-1": loops.by_git()[0]}
     assert watch.requests == 40 and watch.failed_requests == 0
     states = [record.payload["to"] for record in loops.loop.control.records(500, cycle_id=cycle_id) if record.action.startswith("cycle_")]
     assert states == ["opened", "prepared", "trained", "evaluated", "on_trial", "decided", "released", "watching", "stable"]
@@ -246,6 +262,7 @@ def drilled(loops: Loops, new: str) -> None:
     back = Rollback.read(loop.artifacts(cycle_id) / "rollback.json")
     assert back.verified and loops.by_git() == loops.served() == (new, None)
     assert loops.state(cycle_id) is CycleState.ROLLED_BACK and loops.tracker.alias("champion") == new
+    assert loops.tracker.aliases() == {"champion": new, "gold-1": new}, "a model that was taken back has no alias"
     denied = {entry.digest for entry in parse_deny(loop.repo.show(DENY_FILE))}
     assert bad in denied and new not in denied
     assert loop.control.sealed_openings("toy") == 1

@@ -40,9 +40,9 @@ GOOD, SAME, BAD = 3.0, 0.0, -3.0
 class Stage:
     """A home whose champion guesses, with its machines running, and the jobs over it."""
 
-    def __init__(self, settings: Settings, instance: dg.DagsterInstance, corpus: Path) -> None:
+    def __init__(self, settings: Settings, instance: dg.DagsterInstance, corpus: Path, likes: float = SAME, **weights: float) -> None:
         self.loop, self.instance, self.tracker = Loop(settings), instance, NullTracker()
-        self.old = word_model(self.loop, "guesses", SAME, seconds=0.01)
+        self.old = word_model(self.loop, "guesses", likes, **{"seconds": 0.01, **weights})
         prepare(self.loop, self.old, tiny_scale(trial_requests=100, test_queries=50, latency_requests=60), corpus)
         build_first_index(self.loop, part=None)
         self.tracker.register(self.old, self.loop.models.path(self.old))

@@ -52,6 +52,8 @@ def test_every_contour_loads_and_has_the_same_cycle(contour: str, tmp_path: Path
     assert {key: asset for key, asset in found["assets"].items() if key.startswith("cycle/")} == cycle
     assert found["jobs"] == graph["jobs"]
     running = {"RUNNING" if settings.enabled else "STOPPED"}
+    calendar = found["schedules"].pop("training_schedule")["status"]
+    assert calendar == ("RUNNING" if settings.enabled and settings.values.training.schedule is not None else "STOPPED")
     assert {sensor["status"] for sensor in found["sensors"].values()} | {schedule["status"] for schedule in found["schedules"].values()} == running
     gates = {check["name"] for check in found["assets"]["observe/metrics_snapshot"]["checks"]}
     assert gates == {gate.name for gate in settings.quality_gates} | {"anomalies"}
@@ -79,6 +81,8 @@ def test_every_state_that_waits_for_work_has_its_job_and_every_cycle_asset_one_j
     ended = {CycleState.STABLE, CycleState.REJECTED, CycleState.ROLLED_BACK, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.FAILED}
     assert set(CycleState) - set(NEXT_JOB) - ended == {CycleState.AWAITING_APPROVAL}  # a person's turn; the release job afterwards
     makers = [asset for name, job in graph["jobs"].items() if name not in ("observe_job", "warehouse_job") for asset in job["assets"]]
+    assert makers.count("cycle/diagnostic_report") == 2  # before an action, and before training
+    makers.remove("cycle/diagnostic_report")
     assert sorted(makers) == sorted(key for key in graph["assets"] if key.startswith("cycle/"))
 
 

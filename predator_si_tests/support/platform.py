@@ -242,13 +242,13 @@ def slow_torch(seconds: float) -> Callable[[Path], Any]:
 class WordReranker:
     """Likes or dislikes texts with the word ``verified``, as far as its weights say; the rest is a guess that depends on the weights' name."""
 
-    def __init__(self, digest: str, card: ModelCard, name: str, likes: float, seconds: float) -> None:
+    def __init__(self, digest: str, card: ModelCard, name: str, likes: float, seconds: float, per_text: float = 0.0) -> None:
         self.digest, self.card = digest, card
-        self._name, self._likes, self._seconds = name, likes, seconds
+        self._name, self._likes, self._seconds, self._per_text = name, likes, seconds, per_text
 
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
         """Scores in the order of the texts, after the time that the weights name."""
-        time.sleep(self._seconds)
+        time.sleep(self._seconds + self._per_text * len(texts))
         return self.score_pairs([(query, text) for text in texts])
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
@@ -259,11 +259,11 @@ class WordReranker:
         return hashlib.sha256(f"{self._name} {text}".encode()).digest()[0] / 255.0
 
 
-def word_model(loop: Loop, name: str, likes: float, seconds: float = 0.0, source_digest: str | None = None) -> str:
+def word_model(loop: Loop, name: str, likes: float, seconds: float = 0.0, source_digest: str | None = None, **weights: float) -> str:
     """A ``WordReranker`` in the loop's store; its digest, which is that of its real bytes."""
     folder = loop.home.path / "incoming" / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.safetensors").write_text(json.dumps({"name": name, "likes": likes, "seconds": seconds}))
+    (folder / "model.safetensors").write_text(json.dumps({"name": name, "likes": likes, "seconds": seconds, **weights}))
     return loop.models.add(folder, name=name, backend="torch-fp32", max_length=128, source_digest=source_digest)
 
 

@@ -10,6 +10,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metadata import check_results, decision_metadata, evaluation_metadata, files, gate_specs, latency_metadata, scalars
 from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG
 from predator_si.orchestration.partitions import cycles
+from predator_si.orchestration.steps import act as acting
 from predator_si.orchestration.steps import decide as deciding
 from predator_si.orchestration.steps import improve, prepare
 from predator_si.records import CycleState, Verdict
@@ -56,6 +57,16 @@ def diagnostic_report(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
                             **files(loop.artifacts(report.cycle_id) / "diagnostic_report.json")})  # fmt: skip
 
 
+@cycle_asset(key=["cycle", "chosen_action"], kinds={"polars"}, deps=[diagnostic_report])
+def chosen_action(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
+    """What needs no training, weighed on dev queries: a faster backend, another depth or fusion, a smaller or an earlier model, more workers."""
+    with loop.working_on(context.partition_key) as cycle:
+        plan = acting.act(loop, cycle.cycle_id, tracker, lambda done, total: context.log.info("option %s of %s", done, total))
+    rows = [dg.TableRecord({"action": one.action, "what": one.note, "passes": str(one.passes), "measured": one.reason}) for one in plan.tried]
+    found = {"tried": dg.MetadataValue.table(rows), "not_built": dg.MetadataValue.json(plan.not_built)} if rows else {}
+    return Result(metadata={**found, "action": plan.action or "none", **scalars(plan), **files(loop.artifacts(cycle.cycle_id) / acting.PLAN)})
+
+
 @cycle_asset(key=["cycle", "synthetic_dataset"], kinds={"polars", "parquet"}, deps=[diagnostic_report])
 def synthetic_dataset(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Training groups aimed at the report's findings, versioned with DVC."""
@@ -93,7 +104,7 @@ def optimized_reranker(context: dg.AssetExecutionContext, loop: LoopParam, track
     return Result(metadata={**scalars(found), "variants": dg.MetadataValue.table(rows)}, data_version=dg.DataVersion(found.chosen))
 
 
-@cycle_asset(key=["cycle", "evaluation"], kinds={"polars"}, deps=[optimized_reranker, JUDGMENTS])
+@cycle_asset(key=["cycle", "evaluation"], kinds={"polars"}, deps=[optimized_reranker, chosen_action, JUDGMENTS])
 def evaluation(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Champion and challenger on the same sealed queries, candidates, depth and fusion, with the interval of the difference."""
     with loop.working_on(context.partition_key) as cycle:
@@ -103,21 +114,21 @@ def evaluation(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
 
 
 @cycle_asset(key=["cycle", "trial_decision"], kinds={"python"}, deps=[evaluation], check_specs=_TRIAL_SPECS)
-def trial_decision(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
+def trial_decision(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """May the challenger be tried on a share of the traffic? A failed criterion blocks the patch."""
     with loop.working_on(context.partition_key) as cycle:
-        decision = deciding.decide(loop, cycle.cycle_id, "trial")
+        decision = deciding.decide(loop, cycle.cycle_id, "trial", tracker=tracker)
     return Result(metadata=decision_metadata(decision), check_results=check_results(["cycle", "trial_decision"], decision.gates, _TRIAL_SPECS))
 
 
 @cycle_asset(key=["cycle", "trial_patch"], kinds={"git", "helm"}, deps=[trial_decision])
-def trial_patch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
+def trial_patch(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """The challenger at a share of the clients: a commit, made from a recomputed decision, and the service's word that it serves."""
     with loop.working_on(context.partition_key) as cycle:
         if loop.control.cycle(cycle.cycle_id).state is CycleState.REJECTED:
             return Result(metadata={"committed": False, "reason": "the trial decision does not allow it"})
         patch = deciding.commit(loop, cycle.cycle_id, "trial")
-        deployment = deciding.deploy(loop, cycle.cycle_id, "trial")
+        deployment = deciding.deploy(loop, cycle.cycle_id, "trial", tracker)
     return Result(metadata={"commit": patch.commit or "", "seconds": deployment.seconds, "changes": dg.MetadataValue.json(patch.changes)})
 
 
@@ -139,10 +150,10 @@ def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
 
 
 @cycle_asset(key=["cycle", "release_decision"], kinds={"python"}, deps=[experiment_result], check_specs=_RELEASE_SPECS)
-def release_decision(context: dg.AssetExecutionContext, config: Drill, loop: LoopParam) -> Result:
+def release_decision(context: dg.AssetExecutionContext, config: Drill, loop: LoopParam, tracker: TrackerParam) -> Result:
     """May the challenger become the champion? All criteria, the trial, and where the contour wants it a person."""
     with loop.working_on(context.partition_key) as cycle:
-        decision = deciding.decide(loop, cycle.cycle_id, "promote", drill=config.drill)
+        decision = deciding.decide(loop, cycle.cycle_id, "promote", drill=config.drill, tracker=tracker)
     gates = [] if config.drill else decision.gates  # a drill goes past the gates; the decision itself and the ledger say so
     return Result(metadata=decision_metadata(decision), check_results=check_results(["cycle", "release_decision"], gates, _RELEASE_SPECS))
 
@@ -172,6 +183,6 @@ def deployment(context: dg.AssetExecutionContext, loop: LoopParam, tracker: Trac
 
 
 CYCLE_ASSETS = [
-    diagnostic_report, synthetic_dataset, reranker_model, optimized_reranker, evaluation, trial_decision, trial_patch, experiment_result,
+    diagnostic_report, chosen_action, synthetic_dataset, reranker_model, optimized_reranker, evaluation, trial_decision, trial_patch, experiment_result,
     release_decision, helm_patch, deployment,
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps import keep
 from predator_si.release.watch import WatchPlan, watch_criteria
 
-_PLAN = WatchPlan(cycle_id="si_2000_01_01_001", released_digest="sha256:" + "0" * 64)
+_PLAN = WatchPlan(cycle_id="si_2000_01_01_001", released_digest="sha256:" + "0" * 64, max_lag_seconds=120.0)
 WATCH_SPECS = gate_specs(["cycle", "watch"], watch_criteria(_PLAN), blocking=False)
 _BACK_CHECK = dg.AssetCheckSpec(
     "old_digest_served", asset=dg.AssetKey(["cycle", "rollback"]), partitions_def=cycles, description="The service reports the old digest again."
@@ -16,9 +16,9 @@ _BACK_CHECK = dg.AssetCheckSpec(
 
 
 @cycle_asset(key=["cycle", "watch"], kinds={"polars"}, deps=[deployment], check_specs=WATCH_SPECS)
-def watch(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
+def watch(context: dg.AssetExecutionContext, loop: LoopParam, tracker: TrackerParam) -> Result:
     """One check of the release over the traffic since the last; a failed ERROR check starts the rollback."""
-    result = keep.watch_once(loop, context.partition_key)
+    result = keep.watch_once(loop, context.partition_key, tracker=tracker)
     report = keep.write_report(loop, context.partition_key)
     metadata = {**scalars({"answer": result.answer, "reason": result.reason, "requests": result.requests, "failed": result.failed_requests}), **files(report)}
     return Result(metadata=metadata, check_results=check_results(["cycle", "watch"], result.gates, WATCH_SPECS))

@@ -11,14 +11,15 @@ import polars as pl
 from predator_si.errors import Missing, Refused
 from predator_si.experiment import judge_ab
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import aliases
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict, utc_now
-from predator_si.release.decide import approve, decide_promote, decide_trial
+from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, confirm
 from predator_si.release.latency import summarise_latency
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, trial_changes
-from predator_si.release.recompute import collect_evidence, decision_name, read_latency, recompute_decision
+from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, recompute_decision
 from predator_si.release.release_file import DENY_FILE
 from predator_si.release.rollback import rollback
 from predator_si.search.events import read_events
@@ -34,7 +35,12 @@ def latency_target_ms(loop: Loop) -> float | None:
     return next((gate.threshold for gate in loop.settings.quality_gates if gate.metric == "p95_latency_ms" and gate.kind == "absolute"), None)
 
 
-def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> Decision:
+def needs_trial(loop: Loop, cycle_id: str) -> bool:
+    """Whether a cycle goes through a trial on live traffic: the contour has trials, and its trigger is not one that brings the service back."""
+    return loop.settings.ab_testing and is_tried(loop.control.cycle(cycle_id).trigger.type)
+
+
+def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, tracker: ExperimentTracker | None = None) -> Decision:
     """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits.
 
     Raises
@@ -54,6 +60,7 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> D
         "latency": read_latency(folder, evidence),
         "latency_target_ms": latency_target_ms(loop),
         "evidence": evidence,
+        "extra": evidence_metrics(folder, evaluation),
         "drill": drill,
     }
     if stage == "trial":
@@ -61,12 +68,13 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False) -> D
     else:
         experiment = ExperimentResult.read(folder / "ab_test_results.json") if "ab_test_results.json" in evidence else None
         needs_person = loop.settings.approval_required and not drill
-        decision = decide_promote(evaluation, experiment, trial_required=loop.settings.ab_testing, approval_required=needs_person, **common)
+        decision = decide_promote(evaluation, experiment, trial_required=needs_trial(loop, cycle_id), approval_required=needs_person, **common)
         decision = _keep_approval(loop, cycle_id, decision)
     loop.save(cycle_id, decision_name(stage), decision)
     loop.control.append(f"decision_{stage}", "drill" if drill else "loop", cycle_id, decision.reason, {"verdict": decision.verdict.value, "drill": drill})
     if not drill and decision.verdict is not Verdict.PROMOTE:
         _end_without_release(loop, cycle_id, decision)
+        aliases.settle(loop, tracker, cycle_id)
     elif stage == "promote" and decision.approval_required:
         loop.control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "the contour wants a person's approval", "loop")
     elif stage == "promote" and loop.control.cycle(cycle_id).state is not CycleState.DECIDED:  # no trial came before: a drill, or a contour without one
@@ -115,7 +123,7 @@ def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decisio
     return decision
 
 
-def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> None:
+def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str, tracker: ExperimentTracker | None = None) -> None:
     """Record that a person says no: the challenger is taken off its trial, and the cycle ends rejected.
 
     Raises
@@ -128,6 +136,7 @@ def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> None:
     if loop.repo.find_commit(cycle_id, "trial") is not None:
         end_trial(loop, cycle_id, f"{actor} refused the release: {reason}")
     loop.control.transition(cycle_id, CycleState.REJECTED, f"{actor} refused the release: {reason}", actor)
+    aliases.settle(loop, tracker, cycle_id)
 
 
 def _require_waiting(loop: Loop, cycle_id: str) -> None:
@@ -170,7 +179,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         kill_switch=lambda: loop.control.kill_switch(loop.contour),
         denied=parse_deny(loop.repo.show(DENY_FILE)),
         card_of=loop.models.card,
-        trial_required=loop.settings.ab_testing,
+        trial_required=needs_trial(loop, cycle_id),
         latency_target_ms=latency_target_ms(loop),
         allow_drill=allow_drill,
     )
@@ -178,7 +187,10 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         _require_drill(loop, cycle_id, decision.challenger.model)
     if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
         raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
-    changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio) if stage == "trial" else promote_changes(decision.challenger)
+    if stage == "trial":
+        changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio, decision.champion)
+    else:
+        changes = promote_changes(decision.challenger, load_patch(folder, "trial") if loop.repo.find_commit(cycle_id, "trial") is not None else None)
     found = loop.repo.find_commit(cycle_id, stage)
     if found is not None:  # a run that died after its push: the stored patch is the one that was committed
         patch = load_patch(folder, stage)
@@ -219,6 +231,7 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         cycle_id=cycle_id,
         stage=stage,
         commit=patch.commit,
+        settings=challenger,
     )
     loop.save(cycle_id, "deployment.json" if stage == "promote" else "deployment-trial.json", deployment)
     loop.control.append(
@@ -233,18 +246,12 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
 
         take_back(loop, cycle_id, f"the service does not serve what was committed: {deployment.reason}", deny=False, tracker=tracker)
         loop.control.transition(cycle_id, CycleState.FAILED, f"{stage} not confirmed: {deployment.reason} The commit was taken back.", "loop")
+        aliases.settle(loop, tracker, cycle_id)
         raise Refused(f"cycle {cycle_id}: {deployment.reason} The commit was taken back.")
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
     loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
-    if stage == "promote" and tracker is not None:
-        name_champion(loop, tracker, challenger.model)
+    aliases.settle(loop, tracker, cycle_id)
     return deployment
-
-
-def name_champion(loop: Loop, tracker: ExperimentTracker, digest: str) -> None:
-    """Move the registry's alias to what the service confirmed; a model that came past training (a drill's) is registered first."""
-    tracker.register(digest, loop.models.path(digest), {})
-    tracker.set_alias("champion", digest)
 
 
 def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
@@ -254,7 +261,7 @@ def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
     def gone(digest: str, commit_id: str) -> Deployment:
         url = f"{loop.search_url}/info"
         confirm(url, None, "candidate", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
-        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
+        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.serving())
 
     result = rollback(loop.repo, patch, [], reason, gone)
     loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})
@@ -291,7 +298,9 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
     pl.DataFrame(
         {"arm": [arm for arm, values in times.items() for _ in values], "milliseconds": [value for values in times.values() for value in values]}
     ).write_parquet(folder / "latency.parquet")
-    loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed))
+    loop.flush()
+    costs = _processor_seconds(read_events(loop.home.events, now, utc_now(), open_text=False).search)
+    loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed, cpu_seconds=costs))
     result = judge_ab(
         read_events(loop.home.events, started, now, open_text=False),
         champion.model,
@@ -304,9 +313,17 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
         contour=loop.contour,
         min_sample=needed,
         seed=scale.seed,
+        same_model=champion.model == challenger.model,
     )
     loop.save(cycle_id, "ab_test_results.json", result)
     loop.control.transition(
         cycle_id, CycleState.DECIDED, f"trial judged: {result.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests}
     )
     return result, times
+
+
+def _processor_seconds(probes: pl.DataFrame) -> tuple[list[float], list[float]]:
+    """Processor time of the searches that measured the latency, by arm: the same queries for both, one after the other."""
+    timed = probes.filter(pl.col("probe") & pl.col("stands_for").is_null() & pl.col("cpu_seconds").is_not_null())
+    champion, challenger = (timed.filter(pl.col("variant") == name)["cpu_seconds"].to_list() for name in ("champion", "candidate"))
+    return champion, challenger

@@ -15,10 +15,14 @@ from pydantic import Field
 
 from predator_si.augment import read_examples, read_manifest, update_manifest
 from predator_si.errors import BadInput, Missing
-from predator_si.evaluate import compare
+from predator_si.evaluate import compare, evaluate_model
+from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import aliases, describe
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
+from predator_si.release.decide import is_tried
+from predator_si.search.adaptive_depth import DepthRule, kept_rule
 from predator_si.search.rerank import Reranker, load_reranker
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.tracking import ExperimentTracker
@@ -78,6 +82,16 @@ def offline_reranker(loop: Loop, digest: str) -> Reranker:
     if twin is None:
         return load_reranker(loop.models.path(digest))
     return StandIn(digest, load_reranker(loop.models.path(twin)))
+
+
+def depth_rule(loop: Loop, config: ServingConfig) -> DepthRule | None:
+    """When a side of a comparison stops scoring; null where it never does."""
+    return kept_rule(loop.models.path(config.model)) if config.early_exit else None
+
+
+def served_reranker(loop: Loop, digest: str) -> Reranker:
+    """The model as it would serve, twin or not: for its times."""
+    return load_reranker(loop.models.path(digest))
 
 
 def trainable(loop: Loop, digest: str) -> str:
@@ -191,12 +205,21 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     serving = loop.serving()
     challenger = ServingConfig(model=found.chosen, depth=serving.depth, fusion_weight=serving.fusion_weight)
     loop.save(cycle_id, "challenger.json", challenger)
-    tracker.register(found.chosen, loop.models.path(found.chosen), {"cycle": cycle_id, "source": trained.digest})
-    tracker.set_alias("challenger", found.chosen)
+    scores = _dev_scores(loop, cycle_id, challenger, queries)
+    describe.register_challenger(loop, tracker, cycle_id, challenger, scores, trained=trained.digest, why=found.reason, variants=found.variants)
     loop.control.transition(
         cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest}
     )
+    aliases.settle(loop, tracker, cycle_id)
     return found
+
+
+def _dev_scores(loop: Loop, cycle_id: str, challenger: ServingConfig, queries: pl.DataFrame) -> pl.DataFrame:
+    """The challenger on each dev query that chose it: its pair scores are remembered, so nothing is scored twice."""
+    model = offline_reranker(loop, challenger.model)
+    judgments, candidates = loop.corpus.judgments(split="dev"), loop.index().candidates
+    rule, store, should_stop = depth_rule(loop, challenger), loop.pair_scores, loop.should_stop(cycle_id)
+    return evaluate_model(queries, judgments, candidates, model, challenger, rule=rule, scores_cache=store, should_stop=should_stop)
 
 
 def _calibration(loop: Loop, cycle_id: str) -> list[tuple[str, str]]:
@@ -206,9 +229,14 @@ def _calibration(loop: Loop, cycle_id: str) -> list[tuple[str, str]]:
 
 
 def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:
-    """Champion and challenger on the sealed test queries of what changed: same index, candidates, depth, fusion. Opening the seal is a ledger record."""
+    """Champion and challenger on the sealed test queries of what changed: same index and candidates. Opening the seal is a ledger record.
+
+    A cycle that only brings the service back is compared on dev queries: its decision does not ask which ranks better.
+    """
     scale, corpus = loop.plan.scale, loop.corpus
     challenger = ServingConfig.read(loop.artifacts(cycle_id) / "challenger.json")
+    if not is_tried(loop.control.cycle(cycle_id).trigger.type):
+        return _evaluate_repair(loop, cycle_id, challenger, on_progress)
     openings = loop.control.open_sealed(cycle_id, corpus.name, "loop")
     queries = frozen_sample(corpus.queries(split="test", part="shift"), scale.test_queries, scale.seed)
     evaluation, frame = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "test", on_progress)
@@ -219,6 +247,15 @@ def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None 
         "loop",
         {"difference": evaluation.ndcg_difference.model_dump(), "test_openings": openings},
     )
+    return evaluation, frame
+
+
+def _evaluate_repair(loop: Loop, cycle_id: str, challenger: ServingConfig, on_progress: Progress | None) -> tuple[Evaluation, pl.DataFrame]:
+    scale, cycle = loop.plan.scale, loop.control.cycle(cycle_id)
+    queries = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.watch_probes, scale.seed)
+    evaluation, frame = _compare(loop, cycle, challenger, queries, "dev", on_progress, champion_may_fail=True)
+    said = f"NDCG@10 {evaluation.ndcg_champion:.4f} -> {evaluation.ndcg_challenger:.4f} on {evaluation.n_queries} dev queries; it does not decide"
+    loop.control.transition(cycle_id, CycleState.EVALUATED, said, "loop", {"difference": evaluation.ndcg_difference.model_dump()})
     return evaluation, frame
 
 
@@ -233,10 +270,32 @@ def evaluate_drill(loop: Loop, cycle_id: str, challenger: ServingConfig) -> Eval
     return evaluation
 
 
+def _side(loop: Loop, config: ServingConfig, *, may_fail: bool = False) -> tuple[ServingConfig, Reranker]:
+    """A configuration with its reranker; one that cannot score is compared as what the service makes of it, the first stage's order."""
+    try:
+        model = FirstStageOnly(config.model) if config.depth == 0 else offline_reranker(loop, config.model)
+        if may_fail and config.depth > 0:
+            model.score_pairs([("does it score", "this text")])
+    except Exception:  # a backend fails in its own ways; whichever it is, the model does not score
+        if not may_fail:
+            raise
+        return config.model_copy(update={"depth": 0, "early_exit": False}), FirstStageOnly(config.model)
+    return config, model
+
+
 def _compare(
-    loop: Loop, cycle: Cycle, challenger: ServingConfig, queries: pl.DataFrame, split: str, on_progress: Progress | None
+    loop: Loop,
+    cycle: Cycle,
+    challenger: ServingConfig,
+    queries: pl.DataFrame,
+    split: str,
+    on_progress: Progress | None,
+    *,
+    champion_may_fail: bool = False,
 ) -> tuple[Evaluation, pl.DataFrame]:
-    corpus, champion = loop.corpus, loop.serving()
+    corpus = loop.corpus
+    champion, champion_model = _side(loop, loop.serving(), may_fail=champion_may_fail)
+    _, challenger_model = _side(loop, challenger)
     judgments = corpus.judgments(split=split)
     packages = corpus.documents().select("doc_id", slice="package")
     slices: dict[str, set[str]] = {}
@@ -249,9 +308,10 @@ def _compare(
         queries,
         judgments,
         loop.index().candidates,
-        offline_reranker(loop, champion.model),
-        offline_reranker(loop, challenger.model),
+        champion_model,
+        challenger_model,
         (champion, challenger),
+        rules=(depth_rule(loop, champion), depth_rule(loop, challenger)),
         cycle_id=cycle.cycle_id,
         slices={name: members for name, members in sorted(slices.items()) if members & chosen},
         scores_cache=loop.pair_scores,

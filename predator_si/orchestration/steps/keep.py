@@ -11,9 +11,10 @@ import polars as pl
 from predator_si.errors import Missing, PredatorError
 from predator_si.monitor import probe
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps.decide import name_champion
+from predator_si.orchestration.steps import aliases
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
+from predator_si.release.decide import is_tried, signal_of
 from predator_si.release.deny import deny_entries
 from predator_si.release.deploy import confirm
 from predator_si.release.patch import load_patch
@@ -26,6 +27,7 @@ from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
 _P95_ROLLBACK_MS = 1000.0
+_LAG_ROLLBACK_SECONDS = 120.0
 _CONFIRM_SECONDS = 120.0
 _EXTRA_CHECKS = 3
 """Checks beyond the plan before a release that could not be judged is called unwatched."""
@@ -42,10 +44,12 @@ def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
         min_requests=min(scale.watch_requests, scale.drill_requests) if decision.drill else scale.watch_requests,
         p95_limit_ms=_P95_ROLLBACK_MS,
         ndcg_margin=ndcg_margin_of(cycle.trigger.type),
+        probes_expected=is_tried(cycle.trigger.type),
+        max_lag_seconds=_LAG_ROLLBACK_SECONDS if signal_of(cycle.trigger.type) == "etl_lag_seconds" else None,
     )
 
 
-def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> WatchResult:
+def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, tracker: ExperimentTracker | None = None) -> WatchResult:
     """One more check of a release, over the traffic since the last one, and what all checks mean together."""
     folder, scale = loop.artifacts(cycle_id), loop.plan.scale
     plan = watch_plan(loop, cycle_id)
@@ -55,9 +59,11 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -
     checks = [WatchCheck.model_validate(check) for check in known.checks] if known else []
     since = checks[-1].at if checks else deployment.created_at
     served: str | None = None
+    lag: float | None = None
     try:
         loop.flush()
-        served = loop.info()["variants"]["champion"]["model_sha"]
+        info = loop.info()
+        served, lag = info["variants"]["champion"]["model_sha"], info.get("ingest", {}).get("lag_seconds")
     except (PredatorError, KeyError, TypeError):
         served = None  # counted as unknown by the digest gate: the service did not say what it serves
     now = utc_now()
@@ -74,7 +80,8 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -
             slow=int((good > plan.p95_limit_ms).sum()) if plan.p95_limit_ms is not None else None,
             p95_ms=float(good.quantile(0.95, "higher") or 0.0) if good.len() else None,
             served_digest=served,
-            probes=_probe_differences(loop, decision, scale.watch_probes, len(checks), on_progress) if served is not None else {},
+            lag_seconds=lag,
+            probes=_probe_differences(loop, decision, scale.watch_probes, len(checks), on_progress) if served is not None and plan.probes_expected else {},
         )
     )
     result = judge_watch(plan, checks, now)
@@ -86,6 +93,8 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -
     )
     if result.answer == "keep":
         loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
+        if tracker is not None and not decision.drill:
+            aliases.keep_gold(loop, tracker, cycle_id)
     return result
 
 
@@ -123,8 +132,8 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
         patches,
         entries,
         reason,
-        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit),
-        (lambda digest: name_champion(loop, tracker, digest)) if tracker is not None else None,
+        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.serving()),
+        (lambda _: aliases.follow(loop, tracker)) if tracker is not None else None,
     )
     loop.save(cycle_id, "rollback.json", result)
     loop.control.append(

@@ -26,8 +26,12 @@ from predator_si.search.personal import existing_vault
 _FIRST_WINDOW = timedelta(hours=1)
 _ASKED = 2000
 """Requests whose text tells what people ask about."""
-ACTED_UPON = frozenset({"ndcg_at_10", "p95_latency_ms", "avg_latency_ms", "user_satisfaction"})
-"""Metrics whose row of the trigger table this loop can act on: it retrains and shrinks the reranker. Other failing gates are shown, and start nothing."""
+ACTED_UPON = frozenset(
+    {
+        "ndcg_at_10", "recall_at_20", "p95_latency_ms", "avg_latency_ms", "user_satisfaction", "cost_per_1k_requests", "error_rate", "etl_lag_seconds",
+    }
+)  # fmt: skip
+"""Metrics whose row of the trigger table this loop can act on (``steps.act``, training). Other failing gates are shown, and start nothing."""
 
 
 def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int, int], None] | None = None) -> MetricsSnapshot:
@@ -47,7 +51,7 @@ def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int
         info = None
     taken = take_in(loop, now)
     remeasure(loop, taken.dirty, now)
-    events = read_window(loop.home.telemetry, start, now, events=loop.home.events)
+    events = read_window(loop.home.telemetry, start, now, events=loop.home.events, results=False)
     if probes and info is not None:
         scale = loop.plan.scale
         chosen = probe_panel(loop, events, scale.probe_queries, now)

@@ -1,0 +1,282 @@
+"""Actions of the trigger table that need no training: what a cycle tries, with figures, and the configuration it takes to its evaluation.
+
+What belongs here: which options this installation has for each action, and carrying the choice on. What must not: measuring them
+(``evaluate.actions``), which trigger asks for which action (``monitor.triggers``).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+
+import polars as pl
+
+from predator_si.errors import PredatorError
+from predator_si.evaluate.actions import ActionPlan, Goal, Option, Tried, choose, cut_options, weigh, widen_options
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import aliases, improve
+from predator_si.orchestration.steps.decide import latency_target_ms
+from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
+from predator_si.release.decide import signal_of
+from predator_si.release.deny import find_denied, parse_deny
+from predator_si.release.patch import load_patch
+from predator_si.release.release_file import DENY_FILE
+from predator_si.train.tracking import ExperimentTracker
+
+Progress = Callable[[int, int], None]
+PLAN = "actions.json"
+GOALS: dict[str, Goal | None] = {
+    "p95_latency_ms": "latency",
+    "cost_per_1k_requests": "cost",
+    "recall_at_20": "recall",
+    "error_rate": "errors",
+    "etl_lag_seconds": None,
+}
+"""Signals whose cycles begin with an action instead of training, and what the options are measured by; null where there is but one."""
+TRAINING_ACTIONS = frozenset({"distil", "retrain_reranker", "retrain_with_feedback"})
+NOT_BUILT = {
+    "add_replicas": "a value of the release file that only a cluster applies; this service is one process",
+    "fewer_replicas": "a value of the release file that only a cluster applies; this service is one process",
+    "repair_index": "not built yet",
+    "retry": "not built yet",
+    "quarantine": "not built yet",
+    "reindex": "not built yet",
+}
+"""Actions of the trigger table that this loop does not take, with the reason."""
+_LEAST_WORKERS, _MOST_WORKERS = 1, 8
+_STORED = 4
+"""Smaller models of the store that are weighed, the newest ones."""
+_CALIBRATION = 40
+
+
+def begins_with_action(loop: Loop, cycle: Cycle) -> bool:
+    """Whether an opened cycle tries actions before, or instead of, training: its trigger has some, and none was found wanting yet."""
+    try:
+        signal = signal_of(cycle.trigger.type)
+    except PredatorError:
+        return False
+    path = loop.home.artifacts / cycle.cycle_id / PLAN
+    return signal in GOALS and not (path.is_file() and ActionPlan.read(path).train)
+
+
+def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> ActionPlan:
+    """Weigh the options of the cycle's trigger on dev queries and take the cheapest that passes to the evaluation.
+
+    When none does, the cycle goes on to training where its row has an action that trains, and ends rejected where it has none.
+    """
+    began = time.monotonic()
+    cycle, champion = loop.control.cycle(cycle_id), loop.serving()
+    goal, scale = GOALS[signal_of(cycle.trigger.type)], loop.plan.scale
+    queries = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
+    not_built = {action: NOT_BUILT[action] for action in cycle.trigger.actions if action in NOT_BUILT}
+    options = _options(loop, cycle, champion, queries, not_built)
+    if goal is None:
+        tried = [Tried(action=one.action, config=one.config, note=one.note, passes=True, reason=one.note) for one in options]
+        best, reason = (tried[0], tried[0].note) if tried else (None, "; ".join(not_built.values()) or "there is no option")
+    else:
+        tried = weigh(
+            options,
+            champion,
+            goal,
+            queries,
+            loop.corpus.judgments(split="dev"),
+            loop.index().candidates,
+            lambda digest: improve.offline_reranker(loop, digest),
+            lambda digest: improve.served_reranker(loop, digest),
+            rule_of=lambda config: improve.depth_rule(loop, config),
+            served_p95_ms=cycle.trigger.value if cycle.trigger.metric == "p95_latency_ms" else None,
+            seed=scale.seed,
+            resamples=scale.resamples,
+            scores_cache=loop.pair_scores,
+            on_progress=on_progress,
+            should_stop=loop.should_stop(cycle_id),
+        )
+        best, reason = choose(goal, tried, latency_target_ms(loop))
+    train = best is None and bool(TRAINING_ACTIONS.intersection(cycle.trigger.actions))
+    plan = ActionPlan(
+        cycle_id=cycle_id,
+        trigger=cycle.trigger.type,
+        goal=goal,
+        champion=champion,
+        tried=tried,
+        not_built=not_built,
+        action=best.action if best is not None else None,
+        config=best.config if best is not None else None,
+        train=train,
+        reason=reason + ("; the cycle goes on to training" if train else ""),
+        n_queries=queries.height if goal is not None else 0,
+        seconds=time.monotonic() - began,
+        created_at=utc_now(),
+    )
+    loop.save(cycle_id, PLAN, plan)
+    loop.control.append("actions_tried", "loop", cycle_id, plan.reason[:1000], {"tried": len(tried), "action": plan.action, "train": train})
+    if plan.config is not None:
+        _take(loop, cycle_id, plan, plan.config, tracker)
+    elif not train:
+        loop.control.transition(cycle_id, CycleState.REJECTED, f"no action helps: {plan.reason}"[:2000], "loop", {"tried": len(tried)})
+    return plan
+
+
+def _take(loop: Loop, cycle_id: str, plan: ActionPlan, config: ServingConfig, tracker: ExperimentTracker) -> None:
+    """The chosen configuration becomes the cycle's challenger, and takes the road of every other one."""
+    loop.save(cycle_id, "challenger.json", config)
+    if config.model != plan.champion.model:
+        tags = {"cycle": cycle_id, "action": str(plan.action), "source": loop.models.card(config.model).source_digest or config.model}
+        tracker.register(config.model, loop.models.path(config.model), tags)
+    loop.control.transition(
+        cycle_id,
+        CycleState.TRAINED,
+        f"{plan.action}, no training: {plan.reason}"[:2000],
+        "loop",
+        {"action": plan.action, "challenger": config.model_dump(mode="json")},
+    )
+    aliases.settle(loop, tracker, cycle_id)
+
+
+# --------------------------------------------------------------------------- the options of each action
+
+
+def _options(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame, not_built: dict[str, str]) -> list[Option]:
+    """Options of the trigger's actions in their order. An action that has none here says why in ``not_built``."""
+    found: list[Option] = []
+    for action in cycle.trigger.actions:
+        if action not in _MAKERS:
+            continue
+        made = _MAKERS[action](loop, cycle, champion, queries)
+        if isinstance(made, str):
+            not_built[action] = made
+        else:
+            found += made
+    if "quantise" in cycle.trigger.actions:  # both together, where neither alone reaches the target
+        quantised = next((one for one in found if one.action == "quantise"), None)
+        if quantised is not None:
+            found += [
+                Option("quantise, cut_depth", one.config.model_copy(update={"model": quantised.config.model}), f"{quantised.note}; {one.note}")
+                for one in found
+                if one.action == "cut_depth"
+            ]
+    return found
+
+
+def _quantised(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    """The fastest backend of the same weights that keeps their ranking."""
+    from predator_si.evaluate.optimise import optimise
+
+    card = loop.models.card(champion.model)
+    try:
+        weights = improve.trainable(loop, champion.model)
+        found = optimise(
+            loop.models,
+            weights,
+            card.max_length,
+            queries,
+            loop.corpus.judgments(split="dev"),
+            loop.index().candidates,
+            champion.depth,
+            champion.fusion_weight,
+            calibration=_calibration(loop) if loop.plan.scale.models == "real" else (),
+            scores_cache=loop.pair_scores,
+            seed=loop.plan.scale.seed,
+            should_stop=loop.should_stop(cycle.cycle_id),
+        )
+    except PredatorError as error:
+        return f"cannot be tried: {error}"
+    loop.save(cycle.cycle_id, "optimisation.json", found)
+    if found.chosen == champion.model:
+        return f"the champion runs on the fastest backend that keeps its ranking already ({card.backend})"
+    chosen = loop.models.card(found.chosen)
+    return [Option("quantise", champion.model_copy(update={"model": found.chosen, "early_exit": False}), f"the same weights on {chosen.backend}")]
+
+
+def _calibration(loop: Loop) -> list[tuple[str, str]]:
+    """Train queries with what is found for them, for the ranges of an int8 export: never dev or test queries."""
+    texts = frozen_sample(loop.corpus.queries(split="train"), _CALIBRATION, loop.plan.scale.seed)["text"].to_list()
+    found = loop.index().candidates(texts, 1)
+    return [(text, candidates.texts[0]) for text, candidates in zip(texts, found, strict=True) if candidates.texts]
+
+
+def _cut(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    return cut_options(champion) or f"the depth is {champion.depth} already"
+
+
+def _stored(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    """Smaller models that earlier cycles left in the store: fewer layers, or a shorter input; denied ones never."""
+    denied = parse_deny(loop.repo.show(DENY_FILE))
+    own = _size(loop, champion.model)
+    if own is None:
+        return "nothing says how large the champion is"
+    found: list[Option] = []
+    for card in reversed(loop.models.cards()):
+        size = _size(loop, card.digest)
+        if size is None or card.digest == champion.model or find_denied(denied, card) is not None:
+            continue
+        if size[0] < own[0] or (size[0] == own[0] and size[1] < own[1]):
+            note = f"{card.name}: {size[0]} layers, {card.max_length} tokens, {card.backend}"
+            found.append(Option("cheaper_variant", champion.model_copy(update={"model": card.digest, "early_exit": False}), note))
+    return found[:_STORED] or "the store holds no smaller model"
+
+
+def _size(loop: Loop, digest: str) -> tuple[int, int] | None:
+    """(encoder layers, longest input) of a stored model; null where its folder does not say."""
+    path = loop.models.path(digest) / "config.json"
+    try:
+        return int(json.loads(path.read_text())["num_hidden_layers"]), loop.models.card(digest).max_length
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _cheaper(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    """The same weights on a cheaper backend, and smaller models of the store."""
+    made = [_quantised(loop, cycle, champion, queries), _stored(loop, cycle, champion, queries)]
+    options = [option for one in made if not isinstance(one, str) for option in one]
+    return options or "; ".join(one for one in made if isinstance(one, str))
+
+
+def _widened(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    return [option for option in widen_options(champion) if option.action == "widen_candidates"]
+
+
+def _tuned(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    return [option for option in widen_options(champion) if option.action == "tune_fusion"]
+
+
+def _previous(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    """What was served before the newest release, by its stored reverse patch."""
+    release = loop.control.current_release(loop.contour)
+    if release is None:
+        return "nothing was released before the champion"
+    back = load_patch(loop.artifacts(release.cycle_id), "promote").reverse
+    weights = float(back["fusion.weights.rerank"]), float(back["fusion.weights.firstStage"])
+    config = ServingConfig(model=str(back["reranker.champion"]), depth=int(back["reranker.depth"]), fusion_weight=weights[1] / sum(weights))
+    if config.model == champion.model or config.model not in loop.models:
+        return f"{config.model} is what serves, or is gone from the model store"
+    entry = find_denied(parse_deny(loop.repo.show(DENY_FILE)), loop.models.card(config.model))
+    return f"it is on the deny list: {entry.reason}" if entry is not None else [Option("previous_model", config, f"as before {release.cycle_id}")]
+
+
+def _first_stage(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    option = Option("depth_zero", champion.model_copy(update={"depth": 0, "early_exit": False}), "the first stage answers alone until the errors end")
+    return [option] if champion.depth > 0 else "the first stage answers alone already"
+
+
+def _workers(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
+    """Twice as many workers as the service says it has."""
+    now = int(loop.info()["ingest"]["workers"])
+    wanted = min(_MOST_WORKERS, max(_LEAST_WORKERS, now) * 2)
+    if wanted <= now:
+        return f"{now} workers are the most that the release file allows"
+    return [Option("add_workers", champion.model_copy(update={"ingest_workers": wanted}), f"{wanted} ingest workers instead of {now}")]
+
+
+_MAKERS: dict[str, Callable[[Loop, Cycle, ServingConfig, pl.DataFrame], list[Option] | str]] = {
+    "quantise": _quantised,
+    "cut_depth": _cut,
+    "cheaper_variant": _cheaper,
+    "widen_candidates": _widened,
+    "tune_fusion": _tuned,
+    "previous_model": _previous,
+    "depth_zero": _first_stage,
+    "add_workers": _workers,
+}
