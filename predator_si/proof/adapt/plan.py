@@ -20,6 +20,8 @@ EXPORT_SECONDS = 12.0
 """Of a 33 M parameter model into the reference backend, loaded and warm, two cores."""
 LEAST_TRAINING = 30.0
 """Seconds of training of one recipe below which nothing is learned that could be measured."""
+LEAST_JUDGED = 30
+"""Judged queries of one set below which no interval says anything."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +113,35 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Shares:
-    """How the rest of the time is used: seconds of training for each recipe and the oracle, and how many queries are judged."""
+class Sets:
+    """How many judged queries there are, or are used: of dev, of each canary together, of test."""
 
-    train_seconds: float
-    dev_queries: int
-    canary_queries: int
-    test_queries: int
+    dev: int
+    canaries: tuple[int, ...]
+    test: int
+
+    def seconds(self, depth: int, pairs_per_second: float) -> float:
+        """What scoring them takes: before and after on dev and canaries, three models on test (plain and fused zero-shot share their scores)."""
+        return (2 * self.dev + 2 * sum(self.canaries) + 3 * self.test) * depth / pairs_per_second
+
+    def scaled(self, scale: float) -> Sets:
+        """A share of each, but never fewer than ``LEAST_JUDGED`` where there are as many."""
+
+        def part(n: int) -> int:
+            return min(n, max(LEAST_JUDGED, int(n * min(scale, 1.0))))
+
+        return Sets(part(self.dev), tuple(part(n) for n in self.canaries), part(self.test))
+
+    def within(self, seconds: float, depth: int, pairs_per_second: float) -> Sets:
+        """As many as fit into ``seconds``."""
+        needed = self.seconds(depth, pairs_per_second)
+        return self if needed <= seconds else self.scaled(max(seconds, 0.0) / needed)
 
 
-def share_out(plan: Plan, left: float, pairs_per_second: float, *, trainings: int, stored: int, held_out: int, dev: int, canaries: int, test: int) -> Shares:
+def share_out(plan: Plan, left: float, pairs_per_second: float, *, trainings: int, stored: int, held_out: int, judged: Sets) -> tuple[float, Sets]:
     """Divide the seconds that are left between training and scoring.
 
-    Scoring takes what it needs while training keeps at least half; where that is not possible all judged sets shrink alike, to a third at the most.
+    Judged queries take what they need while training keeps at least half; where that is not possible they become fewer.
 
     Parameters
     ----------
@@ -133,24 +151,26 @@ def share_out(plan: Plan, left: float, pairs_per_second: float, *, trainings: in
         Trainings to come, the oracle's included.
     stored
         Candidates to export and score on ``held_out`` queries, the oracle's included.
-    dev, canaries, test
-        Queries at hand: of dev, of all canaries together, of test.
+    judged
+        Queries at hand.
+
+    Returns
+    -------
+    (seconds, sets)
+        Seconds for each training, and the judged queries that are used.
 
     Raises
     ------
     BadInput
         The time is too short for any training.
     """
-    dev, test = min(dev, plan.dev_queries), min(test, plan.test_queries)
-    choosing = stored * (EXPORT_SECONDS + held_out * plan.depth / pairs_per_second)
-    # Before and after on dev and canaries; three models on test: plain and fused zero-shot share their scores.
-    judging = (2 * dev + 2 * canaries + 3 * test) * plan.depth / pairs_per_second
-    free = left - choosing
-    scale = min(1.0, max(1.0 / 3.0, 0.5 * free / judging)) if judging > 0 else 1.0
-    train = (free - scale * judging) / trainings
+    most = Sets(min(judged.dev, plan.dev_queries), tuple(min(n, plan.canary_queries) for n in judged.canaries), min(judged.test, plan.test_queries))
+    free = left - stored * (EXPORT_SECONDS + held_out * plan.depth / pairs_per_second)
+    used = most.within(0.5 * free, plan.depth, pairs_per_second)
+    train = (free - used.seconds(plan.depth, pairs_per_second)) / trainings
     if train < LEAST_TRAINING:
         raise BadInput(
-            f"{left:.0f} s are left for {trainings} trainings, {stored} candidates and the judged queries: {train:.0f} s of training each teach nothing. "
-            "Give a larger --budget-minutes, or fewer queries by --max-queries."
+            f"{left:.0f} s are left for {trainings} trainings, {stored} candidates and the judged queries, at {pairs_per_second:.0f} scored pairs a second: "
+            f"{train:.0f} s of training each teach nothing. Give a larger --budget-minutes, or fewer queries by --max-queries."
         )
-    return Shares(train, max(2, int(dev * scale)), max(2, int(plan.canary_queries * scale)), max(2, int(test * scale)))
+    return train, used

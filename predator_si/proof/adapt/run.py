@@ -21,7 +21,7 @@ from predator_si.proof.adapt.arms import Lap, Stored, Workshop, distillation, su
 from predator_si.proof.adapt.collection import Collection, needs
 from predator_si.proof.adapt.gate import Canary, Verdict, difference, judge
 from predator_si.proof.adapt.labels import Judgments
-from predator_si.proof.adapt.plan import Clock, Plan, Shares, share_out
+from predator_si.proof.adapt.plan import Clock, Plan, Sets, share_out
 from predator_si.proof.adapt.questions import asked, made_up
 from predator_si.proof.adapt.signals import WEIGHTS, Signal, click_signal, judged_signal, simulated_log
 from predator_si.proof.adapt.summary import recovered
@@ -36,6 +36,7 @@ ARMS = ("zero_shot", "zero_shot_fused", "adapted", "oracle")
 _HELD_OUT_SHARE = 0.2
 _MADE_UP = (0.3, 0.6)
 """Made-up queries: this share of ``Plan.examples``, or as many as fill the log up to the second share."""
+_SHORT_LOG = 0.3
 _TEACHER_SHARE = 0.2
 """Most of the budget that labelling may take."""
 Tell = Callable[[str], None]
@@ -109,36 +110,40 @@ def adapt(
     pairs = [(lesson.question.text, text) for lesson in taught.lessons for text in lesson.candidates.texts]
     rate = workshop.pairs_per_second(pairs)
     recipes = _recipes(taught, plan)
-    shares = share_out(
-        plan, clock.left, rate, trainings=len(recipes) + 1, stored=2 * (len(recipes) + 1), held_out=len(taught.held_out), dev=collection.dev.height,
-        canaries=sum(min(other.dev.height, plan.canary_queries) for other in others), test=collection.test.height,
-    )  # fmt: skip
-    tell(f"{rate:.0f} pairs/s are scored; {shares.train_seconds:.0f} s for each of {len(recipes) + 1} trainings, {shares.test_queries} test queries")
+    at_hand = Sets(collection.dev.height, tuple(other.dev.height for other in others), collection.test.height)
+    each = {"trainings": len(recipes) + 1, "stored": 2 * (len(recipes) + 1), "held_out": len(taught.held_out)}
+    seconds, sets = share_out(plan, clock.left, rate, judged=at_hand, **each)
+    tell(f"{rate:.0f} pairs/s are scored; {seconds:.0f} s for each of {len(recipes) + 1} trainings, {sets.test} test queries")
     laps = []
     with clock.phase("train"):
         for name, lessons in recipes.items():
             tell(f"training: {name}, {len(lessons)} queries")
-            laps.append(workshop.train(name, distilled_groups(lessons, plan, plan.seed), distillation(plan, shares.train_seconds), on_progress))
+            laps.append(
+                workshop.train(name, distilled_groups(lessons, plan, plan.seed), distillation(plan, seconds, epochs=_epochs(lessons, plan)), on_progress)
+            )
     with clock.phase("choose"):
         stored = [one for lap in laps for one in lap.stored]
         tell(f"choosing among {len(stored)} candidates on {len(taught.held_out)} held-out queries without judgments")
         chosen, choice = workshop.choose(stored, *held_out_set(taught.held_out), on_progress)
     tell(choice.reason)
     door.chosen(chosen.digest)
+    # The oracle will take what one recipe took; where that was more than planned, fewer queries are judged.
+    sets = sets.within(clock.left - clock.phases["train"] / len(laps) - clock.phases["choose"] / len(laps), plan.depth, rate)
     with clock.phase("gate"):
-        verdict = _gate(collection, workshop, door, chosen, others, shares, tell, on_progress)
+        verdict = _gate(collection, workshop, door, chosen, others, sets, tell, on_progress)
     door.decided(verdict.decision)
     tell(f"{verdict.decision}: {verdict.reason}")
     lap = next(lap for lap in laps if chosen in lap.stored)
     with clock.phase("oracle"):
         tell("the supervised oracle: the same trainer and time, with the train judgments")
-        best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, shares, lap, on_progress)
+        best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, seconds, lap, on_progress)
     with clock.phase("test"):
-        tell(f"the sealed test queries are opened, once: {shares.test_queries}")
-        frame = _test(collection, workshop, door, {"adapted": chosen.digest, "oracle": best.digest}, shares, on_progress)
+        asked_of = Sets(0, (), sets.test).within(clock.left, plan.depth, rate).test
+        tell(f"the sealed test queries are opened, once: {asked_of}")
+        frame = _test(collection, workshop, door, {"adapted": chosen.digest, "oracle": best.digest}, asked_of, on_progress)
     site.folder.mkdir(parents=True, exist_ok=True)
     frame.write_parquet(site.folder / "per_query.parquet")
-    figures = {
+    return {
         **provenance("full", plan.seed),
         **_figures(frame, plan.seed),
         "corpus": collection.name,
@@ -166,7 +171,9 @@ def adapt(
         "test_openings_ever": door.test_openings_ever,
         "openings": dict(door.openings),
         "plan": {**asdict(plan), "backend": workshop.backend},
-        "shares": asdict(shares),
+        "train_seconds_planned": seconds,
+        "judged_queries": {**asdict(sets), "test": asked_of},
+        "test_queries_left_out": collection.test.height - asked_of,
         "bf16": chip_has_bf16(),
         "pairs_per_second": rate,
         "training_pairs_per_second": lap.pairs / lap.seconds,
@@ -175,9 +182,6 @@ def adapt(
         "phases": dict(clock.phases),
         "seconds": clock.spent,
     }
-    if plan.test_queries < collection.test.height or shares.test_queries < collection.test.height:
-        figures["test_queries_left_out"] = collection.test.height - shares.test_queries
-    return figures
 
 
 def _teach(
@@ -233,6 +237,11 @@ def _recipes(taught: _Taught, plan: Plan) -> dict[str, list[Lesson]]:
     return {name: lessons[: plan.examples] for name, lessons in mixes.items()}
 
 
+def _epochs(lessons: Sequence[Lesson], plan: Plan) -> float:
+    """Two where there is little to learn from, and so time for it; the clock still ends each training."""
+    return 2.0 if len(lessons) < _SHORT_LOG * plan.examples else 1.0
+
+
 def _open_canaries(canaries: Sequence[Callable[[], Collection]], clock: Clock, tell: Tell) -> list[Collection]:
     opened = []
     with clock.phase("canaries"):
@@ -243,28 +252,28 @@ def _open_canaries(canaries: Sequence[Callable[[], Collection]], clock: Clock, t
 
 
 def _gate(
-    collection: Collection, workshop: Workshop, door: Judgments, chosen: Stored, others: Sequence[Collection], shares: Shares, tell: Tell, on_progress: Report
+    collection: Collection, workshop: Workshop, door: Judgments, chosen: Stored, others: Sequence[Collection], sets: Sets, tell: Tell, on_progress: Report
 ) -> Verdict:
-    queries = collection.dev.head(shares.dev_queries)
+    queries = collection.dev.head(sets.dev)
     judgments = door.open("gate")
     found = collection.index.candidates(queries["text"].to_list(), workshop.plan.depth)
     tell(f"the gate: {queries.height} judged dev queries, opened once")
     dev = difference(workshop, workshop.start, chosen.digest, queries, judgments, found, on_progress)
     lost = {}
-    for other in others:
-        canary = _canary(other, workshop, shares)
+    for other, most in zip(others, sets.canaries, strict=True):
+        canary = _canary(other, workshop, most)
         tell(f"canary: {canary.queries.height} queries of {canary.name}")
         lost[canary.name] = difference(workshop, workshop.start, chosen.digest, canary.queries, canary.judgments, canary.candidates, on_progress)
     return judge(dev, lost)
 
 
-def _canary(other: Collection, workshop: Workshop, shares: Shares) -> Canary:
-    queries = other.dev.head(shares.canary_queries)
+def _canary(other: Collection, workshop: Workshop, most: int) -> Canary:
+    queries = other.dev.head(most)
     return Canary(other.name, queries, other.read_judgments("dev"), other.index.candidates(queries["text"].to_list(), workshop.plan.depth))
 
 
 def _oracle(
-    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, shares: Shares, lap: Lap, on_progress: Report
+    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, seconds: float, lap: Lap, on_progress: Report
 ) -> tuple[Stored, Lap, Choice]:
     """Trained on judgments for as long and on as many pairs as the candidate was, and chosen on held-out judged train queries."""
     judgments = door.open("oracle")
@@ -272,14 +281,14 @@ def _oracle(
     held, rest = collection.train.head(most), collection.train.slice(most)
     groups = supervised_groups(rest, judgments, collection.index, plan, plan.seed)
     epochs = min(3.0, max(1.0, lap.pairs / groups.height))
-    trained = workshop.train("oracle", groups, supervision(plan, shares.train_seconds, epochs=epochs), on_progress)
+    trained = workshop.train("oracle", groups, supervision(plan, seconds, epochs=epochs), on_progress)
     best, choice = workshop.choose(trained.stored, held, judgments, collection.index.candidates(held["text"].to_list(), plan.depth), on_progress)
     return best, trained, choice
 
 
-def _test(collection: Collection, workshop: Workshop, door: Judgments, digests: dict[str, str], shares: Shares, on_progress: Report) -> pl.DataFrame:
+def _test(collection: Collection, workshop: Workshop, door: Judgments, digests: dict[str, str], most: int, on_progress: Report) -> pl.DataFrame:
     """``query_id, need`` and NDCG@10 of each arm on the sealed queries: same candidates, depth and fusion rule."""
-    queries = collection.test.head(shares.test_queries)
+    queries = collection.test.head(most)
     judgments = door.open("test")
     found = collection.index.candidates(queries["text"].to_list(), workshop.plan.depth)
     weight = workshop.plan.fusion_weight
