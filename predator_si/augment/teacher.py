@@ -137,7 +137,7 @@ class SoftLabels:
     votes
         Each member's scores, standardised within the candidates; members that were silent or did not tell any two candidates apart are not in it.
     confidence
-        0 to 1: how far the members agree on the best candidate (see :func:`agreement`); null with fewer than two candidates or voting members.
+        0 to 1: how sure the members are of the best candidate (see :func:`agreement`); null with fewer than two candidates or voting members.
     """
 
     scores: FloatArray
@@ -243,18 +243,18 @@ class EnsembleTeacher:
 
 
 def agreement(votes: Mapping[str, FloatArray], weights: Mapping[str, float]) -> float | None:
-    """How far the members agree on the best candidate, 0 to 1; null with fewer than two candidates or votes.
+    """How sure the ensemble is of its best candidate, 0 to 1; null with fewer than two candidates or votes.
 
-    The weighted mean, over the members, of the share of the other candidates that the member puts below the ensemble's best one (half a share where it puts
-    them level).
+    The mean of two things: the weighted share of the members whose own best it is (those of several equally good ones give each its part), and the probability
+    that the softmax of the weighted sum gives it.
     """
     if len(votes) < 2:
         return None
-    total = sum(weights[name] * vote for name, vote in votes.items())
+    total = sum((weights[name] * vote for name, vote in votes.items()), np.zeros(1))
     best = int(np.argmax(total))
-    rest = {name: np.delete(vote, best) for name, vote in votes.items()}
-    below = {name: float((rest[name] < vote[best]).mean() + 0.5 * (rest[name] == vote[best]).mean()) for name, vote in votes.items()}
-    return sum(weights[name] * share for name, share in below.items()) / sum(weights[name] for name in votes)
+    shares = {name: float((vote[best] == vote.max()) / (vote == vote.max()).sum()) for name, vote in votes.items()}
+    agreed = sum(weights[name] * share for name, share in shares.items()) / sum(weights[name] for name in votes)
+    return 0.5 * (agreed + float(1.0 / np.exp(total - total[best]).sum()))
 
 
 def ensemble_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import ClassVar
@@ -93,15 +94,17 @@ def test_scale_and_order_of_a_member_do_not_matter(sizes: list[int], seed: int, 
 class TestAgreement:
     W: ClassVar[dict[str, float]] = {"a": 1.0, "b": 0.5, "c": 0.5}
 
-    def test_unanimous_is_one_and_a_lone_vote_is_nothing(self):
+    def test_unanimous_and_far_apart_is_nearly_one_and_a_lone_vote_is_nothing(self):
         same = np.array([2.0, 0.0, -2.0])
-        assert agreement(dict.fromkeys("abc", same), self.W) == pytest.approx(1.0)
+        assert agreement(dict.fromkeys("abc", same), self.W) == pytest.approx((1 + 1 / (1 + exp(-4) + exp(-8))) / 2)
         assert agreement({"a": same}, self.W) is None and agreement({}, self.W) is None
 
     def test_by_hand(self):
-        """a puts the ensemble's best (place 0) above 3 of 3 others, b above 1 of 3, c above one and level with one of 3."""
-        votes = {"a": np.array([1.5, 0.0, -0.5, -1.0]), "b": np.array([0.0, 0.5, 0.6, -1.1]), "c": np.array([0.1, 0.1, 0.8, -1.0])}
-        assert agreement(votes, self.W) == pytest.approx((1.0 * 1.0 + 0.5 * (1 / 3) + 0.5 * (1.5 / 3)) / 2.0)
+        """Place 0 is the ensemble's best: a's own as well, c's together with place 1, not b's."""
+        votes = {"a": np.array([1.5, 0.0, -0.5, -1.0]), "b": np.array([0.0, 0.5, 0.6, -1.1]), "c": np.array([0.8, 0.8, -0.6, -1.0])}
+        total = [1.5 + 0.4, 0.25 + 0.4, -0.5 + 0.3 - 0.3, -1.0 - 0.55 - 0.5]
+        sure = exp(total[0]) / sum(exp(value) for value in total)
+        assert agreement(votes, self.W) == pytest.approx(((1.0 + 0.0 + 0.5 / 2) / 2.0 + sure) / 2)
 
 
 class TestRefusals:
