@@ -62,7 +62,7 @@ def evaluate(
     reranker = find_reranker(settings, model, backend, max_length)
     index = open_index(settings, collection, embedder)
     if split == "test":
-        _record_opening(settings, collection, reranker.digest, queries.height)
+        record_opening(settings, collection, reranker.digest, queries.height)
     config = ServingConfig(model=reranker.digest, depth=0 if model == FIRST_STAGE else depth, fusion_weight=fusion_weight)
     with progress(f"scoring {queries.height} queries") as report, PairScores(settings.folders.pair_scores) as scores:
         frame = evaluate_model(queries, collection.judgments(split, part), index.candidates, reranker, config, scores_cache=scores, on_progress=report)
@@ -116,7 +116,7 @@ def _per_query_file(settings: Settings, json_file: Path | None) -> Path:
     return settings.home / "evaluations" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}.parquet"
 
 
-def _record_opening(settings: Settings, collection: Corpus, digest: str, queries: int) -> None:
+def record_opening(settings: Settings, collection: Corpus, digest: str, queries: int) -> None:
     """Every look at sealed queries costs some of their honesty: where this home keeps a ledger, the look is in it."""
     if not settings.folders.control_db.exists():
         return

@@ -12,6 +12,7 @@ from predator_si.records import Answer, GateResult, LedgerRecord, MetricsSnapsho
 from predator_si.reports.explanations import explanation_section
 from predator_si.reports.folder import CycleFolder, open_folder
 from predator_si.reports.language import Language, phrase
+from predator_si.reports.optimisation import optimisation_section
 from predator_si.reports.page import Markup, element, joined, page, picture, pill, section, table
 from predator_si.reports.plots import Theme, difference_histogram, latency_histogram, metric_history, ndcg_slices
 from predator_si.reports.summary import ComparisonRow, comparison_rows, outcome
@@ -88,6 +89,7 @@ def write_cycle_report(
         _diagnosis(context),
         explanation_section(folder.diagnosis, context.say),
         _dataset(context),
+        optimisation_section(folder.optimisation, context.say),
         _evaluation(context),
         _trial(context),
         _decisions(context),

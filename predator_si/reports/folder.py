@@ -10,6 +10,7 @@ import polars as pl
 
 from predator_si.augment import read_manifest
 from predator_si.errors import BadInput
+from predator_si.evaluate.optimise import Optimisation
 from predator_si.records import Decision, Deployment, DiagnosticReport, Evaluation, ExperimentResult, HelmPatch, Record, Rollback, WatchResult
 
 _R = TypeVar("_R", bound=Record)
@@ -23,6 +24,7 @@ class CycleFolder:
     path: Path
     diagnosis: DiagnosticReport | None = None
     dataset: dict[str, Any] | None = None
+    optimisation: Optimisation | None = None
     evaluation: Evaluation | None = None
     differences: pl.Series | None = None
     experiment: ExperimentResult | None = None
@@ -64,6 +66,8 @@ def open_folder(path: Path) -> CycleFolder:
             found.dataset = read_manifest(path / "dataset_manifest.yaml")
         except BadInput as error:
             found.broken.append(("dataset_manifest.yaml", str(error)))
+    if (path / "optimisation.json").is_file():  # cycles that change only settings have none
+        found.optimisation = _record(found, "optimisation.json", Optimisation, "cycle/optimized_reranker")
     found.evaluation = _record(found, "evaluation.json", Evaluation, "cycle/evaluation")
     if found.evaluation is not None:
         found.differences = _differences(found, found.evaluation.per_query)

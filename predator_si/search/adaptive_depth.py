@@ -3,11 +3,12 @@
 What belongs here: the rule, and its calibration on unlabelled queries. What must not: judgments; what the rule costs in NDCG is measured where judgments are
 (``evaluate.optimise``), never assumed.
 
-Candidates are scored in the first stage's order. After each of ``steps`` candidates the margin is looked at: how far the last of the best ten stands above the
-best of the last ten scored, in standard deviations of the scores so far. A wide margin says that candidates this deep no longer reach the first page. How wide is
-wide enough is not guessed: of a grid fixed in advance, from never stopping downwards, thresholds are tried as long as a binomial test at level 1 - ``confidence``
-rejects that more than ``limit`` of the queries lose a document of their first page by it (fixed-sequence testing: Angelopoulos, Bates, Candes, Jordan, Lei:
-"Learn then Test", 2021). So the promise holds with that confidence for queries like those of the calibration, and a limit of 0 never stops early.
+Candidates are scored in the first stage's order. After each of ``steps`` candidates the margin is looked at: how far the last of the best ten stands above
+the best of the last ten scored, in standard deviations of the scores so far. A wide margin says that candidates this deep no longer reach the first page. How
+wide is wide enough is not guessed: of a grid fixed in advance, from never stopping downwards, thresholds are tried as long as a binomial test at level
+1 - ``confidence`` rejects that more than ``limit`` of the queries lose a document of their first page by it (fixed-sequence testing: Angelopoulos, Bates,
+Candes, Jordan, Lei: "Learn then Test", 2021). So the promise holds with that confidence for queries like those of the calibration, and a limit of 0 never stops
+early.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def calibrate(
     margins = np.full((len(scores), len(chosen)), -np.inf)
     lost = np.zeros((len(scores), len(chosen) + 1), bool)
     used = np.zeros((len(scores), len(chosen) + 1))
-    for row, (own, order) in enumerate(zip(scores, first, strict=True)):
-        own, order = np.asarray(own[:depth], np.float64), np.asarray(order[:depth], np.float64)
+    for row, (given, ranked) in enumerate(zip(scores, first, strict=True)):
+        own, order = np.asarray(given[:depth], np.float64), np.asarray(ranked[:depth], np.float64)
         used[row, -1] = len(own)
         page = _page(own, order, fusion_weight)
         for place, step in enumerate(chosen):
@@ -106,7 +107,7 @@ def calibrate(
                 lost[row, place] = _page(own[:step], order[:step], fusion_weight) != page
     rows, n = np.arange(len(scores)), len(scores)
     threshold, changed, mean_depth = None, 0, float(used[:, -1].mean())
-    for candidate in _GRID:
+    for candidate in _GRID if chosen else ():
         stops = margins >= candidate
         at = np.where(stops.any(axis=1), stops.argmax(axis=1), len(chosen))
         wrong = int(lost[rows, at].sum())
@@ -128,7 +129,7 @@ def calibrate(
 
 
 def margin(scores: npt.NDArray[np.floating], first: npt.NDArray[np.floating], fusion_weight: float) -> float:
-    """How settled the first page is: its last score less the best of the last ten candidates, in standard deviations; not above 0 while one of these is on it."""
+    """How settled the first page is: its last score less the best of the last ten candidates, in standard deviations; 0 at most while one of them is on it."""
     final = _final(scores, first, fusion_weight)
     if len(final) < PAGE:
         return -np.inf

@@ -6,9 +6,10 @@ that), HTTP. Scores are logits: no sigmoid, so that differences mean the same fo
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from predator_si.search.models import CARD, model_digest
 
 BACKENDS = ("torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32")
 _BATCH = 32
+_CHARACTERS = 8
+"""Characters of a text that are tokenised for each token of the input: words of most scripts have fewer a token."""
 _GROUPS_AT_ONCE = 64
 """Batches that are padded and in flight together: bounds the memory of a long list of pairs."""
 _WEIGHTS = {"torch": "model.safetensors", "onnx": "model.onnx", "openvino": "openvino_model.xml"}
@@ -58,19 +61,41 @@ class Reranker(Protocol):
 
 
 class Tokenised:
-    """Pair tokenisation shared by all backends: truncates the longer side first, as the models were trained."""
+    """Pair tokenisation shared by all backends: truncates the longer side first, as the models were trained.
+
+    Of a long text only its first part is tokenised, where that fills the model's input: the same tokens, in a time that does not grow with the text.
+    """
 
     def __init__(self, folder: Path, max_length: int) -> None:
         from tokenizers import Tokenizer
 
+        self._max_length = max_length
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(max_length, strategy="longest_first")
         self._tokenizer.no_padding()
 
     def encode(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         """Encodings (ids, type_ids), not padded."""
-        encoded: list[Any] = self._tokenizer.encode_batch(list(pairs))
+        short = [(query, _beginning(text, _CHARACTERS * self._max_length)) for query, text in pairs]
+        encoded: list[Any] = self._tokenizer.encode_batch(short)
+        again = [place for place, given in enumerate(pairs) if short[place][1] is not given[1] and not self._filled(encoded[place])]
+        if again:
+            for place, whole in zip(again, self._tokenizer.encode_batch([pairs[place] for place in again]), strict=True):
+                encoded[place] = whole
         return encoded
+
+    def _filled(self, encoding: Any) -> bool:
+        """Whether more text could not have changed the input: it is full, and the query, being clearly the shorter side, was not cut."""
+        sides = encoding.sequence_ids
+        return len(encoding.ids) == self._max_length and sides.count(0) + 2 <= sides.count(1)
+
+
+def _beginning(text: str, characters: int) -> str:
+    """The text up to the last blank or line end before so many characters; the whole of it where it is shorter, or where it has none."""
+    if len(text) <= characters:
+        return text
+    end = max(text.rfind(" ", 0, characters), text.rfind("\n", 0, characters))
+    return text[:end] if end > 0 else text
 
 
 def padded(encodings: Sequence[Any], multiple: int = 1, limit: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
@@ -93,6 +118,8 @@ class _Backend:
 
     batch = _BATCH
     by_length = True
+    takes: Collection[str] = ("input_ids", "token_type_ids", "attention_mask")
+    """Inputs that the model has: not every body knows segments."""
     multiple = 1
     """Widths are rounded up to this: an engine that compiles each new shape must not see hundreds of them."""
 
@@ -115,7 +142,8 @@ class _Backend:
         groups = [order[start : start + self.batch] for start in range(0, len(order), self.batch)]
         for at in range(0, len(groups), _GROUPS_AT_ONCE):
             some = groups[at : at + _GROUPS_AT_ONCE]
-            batches = [padded([encodings[i] for i in chosen], self.multiple, self.card.max_length) for chosen in some]
+            filled = (padded([encodings[i] for i in chosen], self.multiple, self.card.max_length) for chosen in some)
+            batches = [{name: array for name, array in arrays.items() if name in self.takes} for arrays in filled]
             for chosen, scores in zip(some, self._forward_all(batches), strict=True):
                 out[chosen] = scores
         if not np.isfinite(out).all():
@@ -156,6 +184,7 @@ class _Torch(_Backend):
             str(folder), num_labels=1, local_files_only=True, use_safetensors=True, dtype=torch.float32
         )
         self._model.eval()
+        self.takes = inspect.signature(self._model.forward).parameters.keys()
         self.by_length = self._half
 
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
@@ -179,6 +208,7 @@ class _Onnx(_Backend):
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         self._session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
         self._check_bound(self._session.get_modelmeta().custom_metadata_map)
+        self.takes = {port.name for port in self._session.get_inputs()}
 
     def _forward(self, arrays: dict[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
         scores: npt.NDArray[np.float32] = self._session.run(None, arrays)[0].reshape(-1).astype(np.float32)
@@ -203,6 +233,7 @@ class _OpenVino(_Backend):
         model = core.read_model(str(folder / "openvino_model.xml"))
         self._check_bound({key: str(model.get_rt_info(["predator", key]).value) for key in ("backend", "max_length") if model.has_rt_info(["predator", key])})
         self._compiled = core.compile_model(model, "CPU", properties)
+        self.takes = {name for port in self._compiled.inputs for name in port.get_names()}
         self._requests = openvino.AsyncInferQueue(self._compiled, cores)
         self._scores: dict[int, npt.NDArray[np.float32]] = {}
         self._requests.set_callback(self._keep)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import io
 import json
 import logging
@@ -89,19 +90,34 @@ def _model(folder: Path) -> Any:
     ).eval()
 
 
-def _traceable(folder: Path) -> Any:
-    """The model with positional inputs in the order of ``_INPUTS`` and bare logits."""
+def _traceable(folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """The model with positional inputs and bare logits, and the names of these inputs in the order of ``_INPUTS``; not every body knows segments."""
     import torch
+
+    model = _model(folder)
+    takes = inspect.signature(model.forward).parameters
 
     class Logits(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.model = _model(folder)
+            self.model = model
 
         def forward(self, input_ids: Any, token_type_ids: Any, attention_mask: Any) -> Any:
             return self.model(input_ids=input_ids, token_type_ids=token_type_ids, attention_mask=attention_mask).logits
 
-    return Logits().eval()
+    class WithoutSegments(Logits):
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:  # type: ignore[override]
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    kind = Logits if "token_type_ids" in takes else WithoutSegments
+    return kind().eval(), tuple(name for name in _INPUTS if name in takes)
+
+
+def _example(inputs: Sequence[str]) -> dict[str, Any]:
+    """Two rows of eight tokens of the first segment: some bodies know no second one."""
+    import torch
+
+    return {name: (torch.zeros if name == "token_type_ids" else torch.ones)(2, 8, dtype=torch.int64) for name in inputs}
 
 
 def _release() -> None:
@@ -130,10 +146,10 @@ def _export_openvino(folder: Path, out: Path, bound: dict[str, str], calibration
     import openvino
     import torch
 
-    example = torch.ones(2, 8, dtype=torch.int64)
+    traceable, inputs = _traceable(folder)
     with torch.no_grad():
-        converted = openvino.convert_model(_traceable(folder), example_input=dict.fromkeys(_INPUTS, example))
-    for port, name in zip(converted.inputs, _INPUTS, strict=True):
+        converted = openvino.convert_model(traceable, example_input=_example(inputs))
+    for port, name in zip(converted.inputs, inputs, strict=True):
         port.get_tensor().set_names({name})
     if bound["backend"] == "openvino-int8":
         converted = _quantised(converted, folder, int(bound["max_length"]), calibration)
@@ -155,7 +171,9 @@ def _quantised(model: Any, folder: Path, max_length: int, calibration: Sequence[
     import nncf
 
     nncf.set_log_level(logging.ERROR)
-    inputs = [padded([encoding], 8, max_length) for encoding in Tokenised(folder, max_length).encode(calibration)]
+    takes = {name for port in model.inputs for name in port.get_names()}
+    filled = [padded([encoding], 8, max_length) for encoding in Tokenised(folder, max_length).encode(calibration)]
+    inputs = [{name: array for name, array in arrays.items() if name in takes} for arrays in filled]
     smooth = nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars are of no use in a run's log
         return nncf.quantize(
@@ -173,13 +191,12 @@ def _export_onnx_int8(folder: Path, out: Path, bound: dict[str, str]) -> None:
     import torch
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    example = torch.ones(2, 8, dtype=torch.int64)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".exporting-") as scratch, torch.no_grad():
         plain = str(Path(scratch) / "plain.onnx")
-        axes = {name: {0: "batch", 1: "tokens"} for name in _INPUTS} | {"logits": {0: "batch"}}
-        torch.onnx.export(
-            _traceable(folder), (example,) * 3, plain, input_names=list(_INPUTS), output_names=["logits"], dynamic_axes=axes, opset_version=17, dynamo=False
-        )
+        traceable, inputs = _traceable(folder)
+        axes = {name: {0: "batch", 1: "tokens"} for name in inputs} | {"logits": {0: "batch"}}
+        names: dict[str, Any] = {"input_names": list(inputs), "output_names": ["logits"], "dynamic_axes": axes}
+        torch.onnx.export(traceable, tuple(_example(inputs).values()), plain, **names, opset_version=17, dynamo=False)
         quantize_dynamic(plain, str(out / "model.onnx"), weight_type=QuantType.QInt8)
     graph = onnx.load(str(out / "model.onnx"))
     onnx.helper.set_model_props(graph, bound)

@@ -89,6 +89,6 @@ def _stack(model: Any) -> tuple[Any, str, str]:
         if node is not None and hasattr(node, name) and hasattr(model.config, key):
             return node, name, key
     raise BadInput(
-        f"{type(model).__name__}: its layers cannot be dropped; students are made of bodies whose layers are alike (BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT). "
+        f"{type(model).__name__}: its layers cannot be dropped; students are made of bodies whose layers are alike (BERT, RoBERTa, XLM-R, DistilBERT). "
         "Choose another starting model, or keep all layers."
     )
