@@ -29,8 +29,12 @@ from predator_si_tests.support.tiny_models import store_tiny, toy_examples
 
 root = Path(sys.argv[1])
 store, start = store_tiny(root / "base", seed=2, hidden=16)
-recipe = TrainingRecipe(learning_rate=5e-3, epochs=0.5, groups_per_step=4, max_length=32, checkpoint_every=1)
+recipe = TrainingRecipe(learning_rate=5e-3, epochs=0.34, groups_per_step=4, max_length=32, checkpoint_every=1, averages=(0.5,), evaluations=2)
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.chmod"}
+
+
+def judge(score):
+    return float(score([("how to sort", "the sort function and the join table, safe")])[0])
 
 
 def run(folder, kill_at):
@@ -49,7 +53,7 @@ def run(folder, kill_at):
 
         sys.addaudithook(hook)
         try:
-            fine_tune(ModelStore(folder / "models"), start, toy_examples(), recipe, folder / "work", name="trained")
+            fine_tune(ModelStore(folder / "models"), start, toy_examples(), recipe, folder / "work", name="trained", judge=judge)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
@@ -61,7 +65,7 @@ def trained(folder):
     """Digests of all models beside the first, each of which must be whole."""
     models = ModelStore(folder / "models")
     found = [card.digest for card in models.cards() if card.digest != start]
-    return [[digest, model_digest(models.path(digest)) == digest and (models.path(digest) / "tokenizer.json").is_file()] for digest in found]
+    return sorted([digest, model_digest(models.path(digest)) == digest and (models.path(digest) / "tokenizer.json").is_file()] for digest in found)
 
 
 def fresh(name):
@@ -92,10 +96,11 @@ def test_a_run_killed_at_any_change_on_disk_goes_on_to_the_same_bytes(tmp_path: 
     )
     assert done.returncode == 0, done.stderr[-3_000:]
     straight, *killed, whole = [json.loads(line) for line in done.stdout.splitlines()]
-    [[digest, intact]] = straight["then"]
-    assert intact and whole["kill_at"] is None and whole["ended"] == 0 and whole["then"] == [[digest, True]], "the last one was not killed any more"
-    assert len(killed) >= 10, "checkpoints, the stored model, the files that go afterwards"
+    models = straight["then"]
+    assert len(models) == 2 and all(intact for _, intact in models), "the trained model and its average with the first one"
+    assert whole["kill_at"] is None and whole["ended"] == 0 and whole["then"] == models, "the last one was not killed any more"
+    assert len(killed) >= 15, "checkpoints, two stored models, the files that go afterwards"
     for one in killed:
-        assert one["after"] in ([], [[digest, True]]), f"half a model is in the store after a kill at change {one['kill_at']}"
-        assert one["ended"] == 0 and one["then"] == [[digest, True]], f"killed at change {one['kill_at']}, the run did not go on to the same bytes"
-    assert [] in [one["after"] for one in killed] and [[digest, True]] in [one["after"] for one in killed]
+        assert all(model in models for model in one["after"]), f"half a model is in the store after a kill at change {one['kill_at']}"
+        assert one["ended"] == 0 and one["then"] == models, f"killed at change {one['kill_at']}, the run did not go on to the same bytes"
+    assert {len(one["after"]) for one in killed} == {0, 1, 2}
