@@ -263,7 +263,11 @@ def _nothing_left(cycle_id: str, tally: steps.Yield) -> str:
             f"{cycle_id}: no training group: neither the log nor the documents gave a single query. Collect traffic, or index documents with titles and text."
         )
     step, taken, of = greediest
-    return f"{cycle_id}: no training group is left; {step} took most, {taken} of {of}. Collect more clicks or documents, or loosen it. Left: {tally.steps}"
+    last = next((name for name, left in tally.steps.items() if not sum(left.values())), step)
+    return (
+        f"{cycle_id}: no training group is left; {step} took most, {taken} of {of}, and the last fell at {last}. Collect more clicks or documents, or loosen them. "
+        f"Left: {tally.steps}"
+    )
 
 
 def _examples(proposals: Sequence[Proposal], text: Callable[[str], str], validation_share: float) -> pl.DataFrame:

@@ -126,6 +126,8 @@ class Sieve:
     def _remember(self, vectors: Vectors) -> None:
         """Add to a buffer that doubles: appending would copy everything each time."""
         needed = self._count + len(vectors)
+        if not len(vectors):
+            return
         if needed > len(self._kept):
             larger = np.empty((max(needed, 2 * len(self._kept)), vectors.shape[1]), np.float32)
             if self._count:
