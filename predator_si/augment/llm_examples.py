@@ -17,8 +17,10 @@ from predator_si.privacy import redact
 _WORDS, _LETTERS = (2, 20), 200
 
 
-def shared_queries(log: pl.DataFrame, guard: Guard, least: int, weak: Container[str] = frozenset()) -> list[str]:
-    """Queries that at least ``least`` different clients asked, those with a word of ``weak`` first, then the most asked.
+def shared_queries(log: pl.DataFrame, guard: Guard, least: int, weak: Container[str] = frozenset(), weak_documents: Container[str] = frozenset()) -> list[str]:
+    """Queries that at least ``least`` different clients asked: those of the weak slice first, then the most asked.
+
+    A query is of the weak slice when it has a word of ``weak``, or when one of ``weak_documents`` was clicked for it.
 
     The whole query must have been asked so often, word by word (k-anonymity; Sweeney 2002, with ``least`` as k); a spelling is shown only when that many used
     it, else the bare words. A query that holds personal data is left out rather than blanked. A query that resembles one of the evaluation's is left out.
@@ -26,7 +28,8 @@ def shared_queries(log: pl.DataFrame, guard: Guard, least: int, weak: Container[
     Parameters
     ----------
     log
-        ``text`` and ``client_id``. Without ``client_id`` nobody can say how many asked: there are no examples. Rows without a client do not count.
+        ``text``, ``client_id`` and optionally ``clicked``. Without ``client_id`` nobody can say how many asked: there are no examples. Rows without a client
+        do not count.
     guard
         The evaluation's queries.
     least
@@ -45,9 +48,13 @@ def shared_queries(log: pl.DataFrame, guard: Guard, least: int, weak: Container[
     sealed = NearDuplicates(Filters().leak_similarity)
     sealed.add_all(character_shingles(list(guard.eval_queries)))
     near = sealed.similar(character_shingles(found["text"].to_list()))
+    clicked: dict[str, list[str]] = {}
+    if "clicked" in log.columns:
+        answers = log.select("clicked", key=keys).filter(pl.col("key").is_in(found["key"].to_list()) & (pl.col("clicked").list.len() > 0))
+        clicked = dict(answers.explode("clicked").group_by("key").agg(pl.col("clicked").unique()).iter_rows())
     chosen = [
-        (text, key.split())
+        (text, any(word in weak for word in key.split()) or any(doc_id in weak_documents for doc_id in clicked.get(key, ())))
         for (key, text), close in zip(found.select("key", "text").iter_rows(), near, strict=True)
         if not close and _WORDS[0] <= len(key.split()) <= _WORDS[1] and len(text) <= _LETTERS and redact(text) == text and redact(key) == key
     ]
-    return [text for text, words in sorted(chosen, key=lambda one: not any(word in weak for word in one[1]))]
+    return [text for text, of_slice in sorted(chosen, key=lambda one: not one[1])]

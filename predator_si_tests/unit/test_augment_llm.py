@@ -356,6 +356,12 @@ def test_only_what_enough_clients_asked_is_shown_and_only_in_their_spelling():
     assert shared_queries(log(("open archive", "abc")).drop("client_id"), NOTHING_SEALED, 3) == []
 
 
+def test_queries_that_led_to_weak_documents_are_of_the_weak_slice():
+    asked = log(("close the socket", "abcd"), ("open it up", "abc")).with_columns(clicked=pl.when(pl.col("text") == "open it up").then(["d4"]).otherwise([]))
+    assert shared_queries(asked, NOTHING_SEALED, 3, frozenset(), {"d4"}) == ["open it up", "close the socket"]
+    assert shared_queries(asked, NOTHING_SEALED, 3, frozenset(), {"d5"}) == ["close the socket", "open it up"]
+
+
 def test_neither_sealed_nor_personal_queries_are_shown():
     asked = log(
         ("open tensor archive file", "abcde"),

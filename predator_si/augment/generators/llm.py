@@ -142,7 +142,8 @@ class WrittenQueries:
 
     def _proposals(self, material: Material, rng: np.random.Generator, writing: Conversation, judging: Conversation, tally: Counter[str]) -> Iterator[Proposal]:
         seeds = seeds_of(material)
-        examples = shared_queries(material.log, material.guard, self._least, seeds.words)[: self._examples]
+        weak = frozenset(doc_id for doc_id, targeted in zip(seeds.doc_ids, seeds.targeted.tolist(), strict=True) if targeted)
+        examples = shared_queries(material.log, material.guard, self._least, seeds.words, weak)[: self._examples]
         tally["examples"] = len(examples)
         barren = 0
         for at, shown in self._shown(material, rng):

@@ -16,7 +16,6 @@ Does not: decide anything, ask the search service, or read the home folder beyon
 
 from __future__ import annotations
 
-from predator_si.language_model import Budget
 from predator_si.monitor.judgments.click_metrics import click_judgments, click_metrics
 from predator_si.monitor.judgments.coec import click_curve, coec, coec_of
 from predator_si.monitor.judgments.feedback import Feedback, feedback_judgments, votes_of
@@ -33,7 +32,6 @@ __all__ = [
     "ORIGINS",
     "PROBED_SPLIT",
     "SCHEMA",
-    "Budget",
     "Feedback",
     "Grading",
     "JudgmentSet",

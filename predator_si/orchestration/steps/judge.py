@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from predator_si.errors import PredatorError
+from predator_si.language_model import Budget
 from predator_si.monitor.intake import read_window, with_results
 from predator_si.monitor.judgments import (
     PROBED_SPLIT,
     SCHEMA,
-    Budget,
     Feedback,
     JudgmentSet,
     JudgmentStore,
