@@ -24,10 +24,11 @@ from predator_si.errors import BadInput, Refused
 from predator_si.search.models import ModelStore
 from predator_si.train import checkpoint
 from predator_si.train.checkpoint import Progress
+from predator_si.train.first_token import read_first_token
 from predator_si.train.groups import EncodedPairs, Group, check, parts, read_groups, schedule
 from predator_si.train.layers import cut
 from predator_si.train.losses import summed_loss, units
-from predator_si.train.place import Place
+from predator_si.train.place import Place, kept_heap
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.replay import with_replay
 
@@ -121,6 +122,7 @@ def fine_tune(
     for module in model.modules():  # dropout off: few steps, and a killed run must resume bit for bit
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+    read_first_token(model)
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     work.mkdir(parents=True, exist_ok=True)
@@ -135,43 +137,44 @@ def fine_tune(
         if place.main:
             checkpoint.save(work, model, optimiser, best, run, progress)
 
-    while progress.step < len(steps):
-        told = place.told([float(should_stop()), time.monotonic() - began])
-        stop, progress.spent = bool(told[0]), told[1]
-        if stop:
-            save()
-            raise Refused(
-                f"training was told to stop before step {progress.step + 1} of {len(steps)}; the checkpoint in {work.name} stays, the same run goes on from it."
-            )
-        if recipe.budget_seconds is not None and progress.spent > recipe.budget_seconds:
-            ended = "budget"
-            break
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.learning_rate * rate(
-                progress.step, len(steps), recipe, progress.spent / recipe.budget_seconds if recipe.budget_seconds else 0.0
-            )
-        loss = _backward(model, weights, encoded, groups, steps[progress.step], recipe, place, half)
-        if not math.isfinite(loss):
-            raise BadInput(
-                f"the loss is {loss} at step {progress.step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
-            )
-        torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        progress.losses.append(loss)
-        progress.step += 1
-        if on_loss:
-            on_loss(progress.step - 1, loss)
-        if on_progress:
-            on_progress(progress.step, len(steps))
-        if judge is not None and progress.step in marks:
-            best = judged(judge, score, model, place, progress, best)
-            if recipe.patience is not None and progress.stale >= recipe.patience:
-                ended = "patience"
+    with kept_heap():
+        while progress.step < len(steps):
+            told = place.told([float(should_stop()), time.monotonic() - began])
+            stop, progress.spent = bool(told[0]), told[1]
+            if stop:
+                save()
+                raise Refused(
+                    f"told to stop before step {progress.step + 1} of {len(steps)} of training; the checkpoint in {work.name} stays, the same run goes on from it."
+                )
+            if recipe.budget_seconds is not None and progress.spent > recipe.budget_seconds:
+                ended = "budget"
                 break
-        progress.spent = time.monotonic() - began
-        if progress.step % recipe.checkpoint_every == 0:
-            save()
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * rate(
+                    progress.step, len(steps), recipe, progress.spent / recipe.budget_seconds if recipe.budget_seconds else 0.0
+                )
+            loss = _backward(model, weights, encoded, groups, steps[progress.step], recipe, place, half)
+            if not math.isfinite(loss):
+                raise BadInput(
+                    f"the loss is {loss} at step {progress.step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
+                )
+            torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            progress.losses.append(loss)
+            progress.step += 1
+            if on_loss:
+                on_loss(progress.step - 1, loss)
+            if on_progress:
+                on_progress(progress.step, len(steps))
+            if judge is not None and progress.step in marks:
+                best = judged(judge, score, model, place, progress, best)
+                if recipe.patience is not None and progress.stale >= recipe.patience:
+                    ended = "patience"
+                    break
+            progress.spent = time.monotonic() - began
+            if progress.step % recipe.checkpoint_every == 0:
+                save()
     if not progress.losses:
         raise BadInput(f"{recipe.budget_seconds} seconds of training were over before the first step: nothing was learned or stored. Give it more time.")
     if judge is not None and (not progress.evaluations or progress.evaluations[-1][0] != progress.step):
@@ -268,7 +271,7 @@ def _backward(
     """Gradients of the step's loss, and the loss; part by part, so that memory holds only one part's activations."""
     over = units([groups[index] for index in step], recipe)
     total = 0.0
-    for part in parts(place.mine(step), recipe):
+    for part in parts(place.mine(step), groups, recipe, place.pairs_at_once):
         loss = summed_loss(_logits(model, encoded, encoded.rows(part), place, half), [groups[index] for index in part], recipe) / over
         loss.backward()
         total += float(loss.detach())

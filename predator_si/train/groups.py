@@ -164,7 +164,16 @@ def schedule(lengths: npt.NDArray[Any], recipe: TrainingRecipe) -> list[list[int
     return steps
 
 
-def parts(step: Sequence[int], recipe: TrainingRecipe) -> list[list[int]]:
-    """The groups of a step that are computed at once."""
-    size = recipe.groups_at_once or len(step)
-    return [list(step[start : start + size]) for start in range(0, len(step), size)]
+def parts(step: Sequence[int], groups: Sequence[Group], recipe: TrainingRecipe, pairs: int | None) -> list[list[int]]:
+    """The groups of a step that are computed at once: ``recipe.groups_at_once``, or as many as have no more than ``pairs`` pairs, or all."""
+    out: list[list[int]] = []
+    held = 0
+    for index in step:
+        size = len(groups[index].texts)
+        full = len(out[-1]) == recipe.groups_at_once if out and recipe.groups_at_once else pairs is not None and held + size > pairs
+        if not out or full:
+            out.append([])
+            held = 0
+        out[-1].append(index)
+        held += size
+    return out

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from predator_si.errors import BadInput, Refused
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import load_reranker
+from predator_si.train.first_token import read_first_token
 from predator_si.train.fit import Score, Trained, fine_tune
-from predator_si.train.groups import EncodedPairs, read_groups
+from predator_si.train.groups import EncodedPairs, parts, read_groups
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.throughput import throughput, training_flops
 from predator_si_tests.support.tiny_models import store_tiny, toy_examples
@@ -272,3 +273,45 @@ def test_throughput_names_what_it_does_not_know(tiny: tuple[ModelStore, str]):
     assert cpu.peak_share is None and "not on the list" in str(cpu.unknown)
     plain = throughput(Trained(**{**vars(run), "bf16": False}), folder)
     assert plain.peak_share is None and "bf16" in str(plain.unknown)
+
+
+def test_the_last_layer_for_the_first_token_alone_is_exact(tiny: tuple[ModelStore, str]):
+    """Scores and every gradient, with padding; the weights keep their names."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    store, start = tiny
+    groups = read_groups(
+        toy_examples(groups=6).with_columns(
+            text=pl.concat_str("text", pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.lit(" and more words")).otherwise(pl.lit("")))
+        )
+    )
+    encoded = EncodedPairs(store.path(start), groups, 32)
+    inputs = {key: torch.from_numpy(array) for key, array in encoded.arrays(encoded.rows(range(6))).items()}
+    assert int((inputs["attention_mask"] == 0).sum()) > 0
+    gradients, scores = [], []
+    for short in (False, True):
+        model = AutoModelForSequenceClassification.from_pretrained(str(store.path(start)), num_labels=1, attn_implementation="eager")
+        names = list(model.state_dict())
+        assert not short or read_first_token(model)
+        assert list(model.state_dict()) == names
+        logits = model(**inputs).logits.reshape(-1)
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.arange(len(logits)) % 2.0).backward()
+        scores.append(logits.detach().numpy())
+        gradients.append({name: weight.grad.numpy() for name, weight in model.named_parameters()})
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    for name, gradient in gradients[0].items():
+        assert gradients[1][name] == pytest.approx(gradient, abs=1e-6), name
+    assert not read_first_token(AutoModelForSequenceClassification.from_pretrained(str(store.path(start)), num_labels=1, attn_implementation="sdpa")), (
+        "another attention is left as it is"
+    )
+
+
+def test_parts_of_a_step():
+    groups = read_groups(toy_examples(groups=7))  # four pairs each
+    step = [5, 3, 1, 0, 6]
+    assert parts(step, groups, RECIPE, None) == [step]
+    assert parts(step, groups, RECIPE, 8) == [[5, 3], [1, 0], [6]]
+    assert parts(step, groups, RECIPE, 3) == [[index] for index in step], "a group is never split"
+    assert parts(step, groups, RECIPE.model_copy(update={"groups_at_once": 3}), 8) == [[5, 3, 1], [0, 6]]
+    assert parts([], groups, RECIPE, 8) == []
