@@ -35,6 +35,8 @@ class LanguageModelWriter(Block):
     usd_per_cycle: Annotated[float, Field(ge=0)] = 1.0
     """Of both models together."""
     tokens_per_cycle: Annotated[int, Field(ge=0)] = 500_000
+    minutes_per_cycle: Annotated[float, Field(gt=0)] = 20.0
+    """Of wall time: a cycle does not wait longer for its models."""
     examples: Annotated[int, Field(ge=0, le=10)] = 3
     """People's queries shown to it at most, each asked by ``privacy.minClients`` clients or more; 0 shows none."""
     replay: bool = False

@@ -181,6 +181,15 @@ def test_it_stops_before_the_budget_is_passed_and_both_models_pay_from_it(tmp_pa
     assert made(dollars) == [] and "USD" in dollars.stopped
 
 
+def test_neither_a_stop_nor_the_clock_waits_for_the_models(tmp_path):
+    with chat_peer(likes, write=writes) as peer:
+        told = iter([False, False, True])
+        stopped = generator(peer, tmp_path / "stop", should_stop=lambda: next(told))
+        assert len(made(stopped, wanted=100)) == 6 and stopped.stopped == "it was told to stop"
+        late = generator(peer, tmp_path / "late", seconds=0.0)
+        assert made(late, wanted=100) == [] and "seconds are over" in late.stopped
+
+
 # --------------------------------------------------------------------------- endpoints that fail
 
 

@@ -62,6 +62,10 @@ class WrittenQueries:
         Least grade (0..3) of the seed by both models.
     replay
         Only the cache answers; what is missing is counted.
+    seconds
+        Wall time; no document is begun after it. Null: no limit.
+    should_stop
+        Asked before each document: models are slow, and a stop may not wait for them.
 
     Attributes
     ----------
@@ -93,6 +97,8 @@ class WrittenQueries:
         neighbours: int = 3,
         floor: int = 2,
         replay: bool = False,
+        seconds: float | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if writer.model.strip().casefold() == judge.model.strip().casefold():
@@ -100,6 +106,7 @@ class WrittenQueries:
         self._writer, self._judge = writer, LLMJudge(judge, cache, sleep)
         self._cache, self._cycle, self._budget, self._replay, self._sleep = cache, cycle, budget, replay, sleep
         self._least, self._examples, self._neighbours, self._floor = least_clients, examples, neighbours, floor
+        self._seconds, self._should_stop = seconds, should_stop
         self.counts: dict[str, int] = {}
         self.stopped: str | None = None
         self._spent = (0.0, 0, False)
@@ -145,8 +152,14 @@ class WrittenQueries:
         weak = frozenset(doc_id for doc_id, targeted in zip(seeds.doc_ids, seeds.targeted.tolist(), strict=True) if targeted)
         examples = shared_queries(material.log, material.guard, self._least, seeds.words, weak)[: self._examples]
         tally["examples"] = len(examples)
-        barren = 0
+        barren, began = 0, time.monotonic()
         for at, shown in self._shown(material, rng):
+            if self._should_stop():
+                self.stopped = "it was told to stop"
+                return
+            if self._seconds is not None and time.monotonic() - began > self._seconds:
+                self.stopped = f"its {self._seconds:g} seconds are over"
+                return
             before = dict(writing.counts)
             found = self._written([text for _, text in shown], examples, writing, tally)
             if writing.reason is not None:

@@ -40,5 +40,7 @@ def written_queries(loop: Loop, cycle_id: str) -> list[Generator]:
             least_clients=loop.settings.values.privacy.min_clients,
             examples=said.examples,
             replay=said.replay,
+            seconds=60.0 * said.minutes_per_cycle,
+            should_stop=loop.should_stop(cycle_id),
         )
     ]
