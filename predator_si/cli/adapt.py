@@ -49,6 +49,7 @@ def adapt(
     max_queries: Annotated[int | None, typer.Option(min=10, help="At most so many queries of each split: a quick look, not a figure.")] = None,
     canary: Annotated[list[str] | None, typer.Option(help="A collection that must not lose; may be given several times [default: the others at hand].")] = None,
     embedder: Annotated[str, typer.Option(help="The first stage's bi-encoder: a fetched model's name.")] = "all-MiniLM-L6-v2",
+    backend: Annotated[str | None, typer.Option(help="What scores: openvino-bf16, torch-fp32, ... [default: this chip's reference backend].")] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     summary: Annotated[bool, typer.Option("--summary", help="Pool finished runs: gap recovery with its interval.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,
@@ -71,7 +72,15 @@ def adapt(
         raise BadInput(f"{files[0]}: files are read with --summary only; name what to adapt to with --corpus.")
     if not corpus:
         raise BadInput("nothing to adapt to: give --corpus, or --summary and the files of finished runs.")
-    facts = {"labels": labels, "examples": examples, "budget_minutes": budget_minutes, "depth": depth, "max_length": max_length, "seed": seed}
+    facts = {
+        "labels": labels,
+        "examples": examples,
+        "budget_minutes": budget_minutes,
+        "depth": depth,
+        "max_length": max_length,
+        "backend": backend,
+        "seed": seed,
+    }
     fusion = {} if fusion_weight is None else {"fusion_weight": fusion_weight}
     plan = Plan(**facts, **fusion)  # type: ignore[arg-type]
     settings = settings_of(context)
@@ -87,7 +96,8 @@ def adapt(
     else:
         pooled = summarise([read_run(Path(run["per_query"]).with_name("figures.json")) for run in runs])
         answer = {**pooled, "runs": runs}
-        _show_summary(pooled, None if str(json_file) != "-" else json_file)
+        if str(json_file) != "-":
+            _show_summary(pooled, None)
     if json_file is not None:
         show_json(answer, json_file)
     if not any(run["decision"] == "promoted" for run in runs):

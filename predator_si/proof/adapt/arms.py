@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from predator_si.errors import BadInput
 from predator_si.evaluate import PairScores, evaluate_model, score_pairs
 from predator_si.proof.adapt.plan import Plan
 from predator_si.proof.adapt.teaching import SHARPNESS
@@ -29,6 +30,7 @@ from predator_si.train.select import Choice, Scored, choose
 
 AVERAGES = (0.5,)
 """Shares of the starting weights in the further candidates of each training (WiSE-FT)."""
+TWIN_AGREEMENT = 0.95
 _CALIBRATION_PAIRS = 96
 
 
@@ -89,6 +91,26 @@ class Workshop:
         began = time.perf_counter()
         reranker.score_pairs(some)
         return len(some) / max(time.perf_counter() - began, 1e-6)
+
+    def check_twin(self, queries: Sequence[str], candidates: Sequence[Candidates]) -> dict[str, Any]:
+        """That the served form ranks the candidates of some queries as torch does; no judgment is needed for it.
+
+        Raises
+        ------
+        BadInput
+            Kendall's tau-b, averaged over the queries, is below ``TWIN_AGREEMENT``.
+        """
+        from scipy.stats import kendalltau
+
+        if self.backend == "torch-fp32":
+            return {"backend": self.backend, "kendall_tau": None}
+        plain, fast = load_reranker(self.store.path(export(self.store, self.start, "torch-fp32", self.plan.max_length))), self.reranker(self.start)
+        pairs = [(plain.score(query, own.texts), fast.score(query, own.texts)) for query, own in zip(queries, candidates, strict=True) if len(own.texts) > 1]
+        taus = np.array([float(kendalltau(one, other).statistic) for one, other in pairs])
+        tau = float(np.nanmean(taus)) if np.isfinite(taus).any() else 0.0
+        if tau < TWIN_AGREEMENT:
+            raise BadInput(f"{self.backend} ranks otherwise than torch (mean tau {tau:.3f} on {len(pairs)} queries). Score with --backend torch-fp32 instead.")
+        return {"backend": self.backend, "kendall_tau": tau, "n_queries": len(pairs)}
 
     def train(self, name: str, groups: pl.DataFrame, recipe: TrainingRecipe, on_progress: Callable[[int, int], None] | None = None) -> Lap:
         """One training; its full candidate and one for each share of averaging."""

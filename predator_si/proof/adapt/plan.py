@@ -62,7 +62,7 @@ class Plan:
     dev_queries: int = 200
     test_queries: int = 500
     canary_queries: int = 100
-    held_out: int = 120
+    held_out: int = 80
     click_searches: int = 10
     groups_per_step: int = 8
     learning_rate: float = 2e-5

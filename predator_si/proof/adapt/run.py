@@ -10,35 +10,31 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from predator_si.augment.material import Generator
-from predator_si.augment.teacher import DENSE, LEXICAL, BiEncoder, CrossEncoder, EnsembleTeacher, IndexLeg, Member
+from predator_si.augment.teacher import BiEncoder
 from predator_si.control import Control
 from predator_si.evaluate import PairScores
 from predator_si.proof.adapt.arms import Lap, Stored, Workshop, distillation, supervision
 from predator_si.proof.adapt.collection import Collection, needs
+from predator_si.proof.adapt.curriculum import HELD_OUT_SHARE, draw_up, mixes
 from predator_si.proof.adapt.gate import Canary, Verdict, difference, judge
 from predator_si.proof.adapt.labels import Judgments
 from predator_si.proof.adapt.plan import Clock, Plan, Sets, share_out
-from predator_si.proof.adapt.questions import asked, made_up
-from predator_si.proof.adapt.signals import WEIGHTS, Signal, click_signal, judged_signal, simulated_log
 from predator_si.proof.adapt.summary import recovered
-from predator_si.proof.adapt.teaching import Lesson, Question, ask_teacher, distilled_groups, held_out_set, supervised_groups
+from predator_si.proof.adapt.teaching import Lesson, distilled_groups, held_out_set, supervised_groups
 from predator_si.provenance import provenance
 from predator_si.search.models import ModelStore
-from predator_si.search.rerank import chip_has_bf16, fuse
+from predator_si.search.rerank import chip_has_bf16
 from predator_si.statistics import bootstrap_mean_interval, paired_interval
 from predator_si.train.select import Choice
 
 ARMS = ("zero_shot", "zero_shot_fused", "adapted", "oracle")
-_HELD_OUT_SHARE = 0.2
-_MADE_UP = (0.3, 0.6)
-"""Made-up queries: this share of ``Plan.examples``, or as many as fill the log up to the second share."""
 _SHORT_LOG = 0.3
-_TEACHER_SHARE = 0.2
-"""Most of the budget that labelling may take."""
+"""Of ``Plan.examples``: with fewer lessons a training goes over them twice."""
+_PROBED = 8
+"""Queries whose candidates tell how fast pairs are scored, and whether the served weights rank as torch does."""
 Tell = Callable[[str], None]
 Report = Callable[[int, int], None]
 
@@ -53,16 +49,6 @@ class Site:
     folder: Path
     run_id: str
     actor: str
-
-
-@dataclass(frozen=True)
-class _Taught:
-    """What a training may use, and what is held back for choosing."""
-
-    lessons: list[Lesson]
-    held_out: list[Lesson]
-    counts: dict[str, int]
-    teacher: str
 
 
 def adapt(
@@ -105,11 +91,13 @@ def adapt(
     door = Judgments(collection.name, collection.read_judgments, plan.labels, site.ledger, site.run_id, site.actor)
     workshop = Workshop(site.store, start, plan, site.folder / "training", site.scores)
     with clock.phase("teach"):
-        taught = _teach(collection, workshop, door, plan, generators, bi_encoders, clock, tell, on_progress)
+        probe = collection.train["text"].to_list()[:_PROBED]
+        found = collection.index.candidates(probe, plan.depth)
+        twin = workshop.check_twin(probe, found)
+        rate = workshop.pairs_per_second([(text, one) for text, own in zip(probe, found, strict=True) for one in own.texts])
+        taught = draw_up(collection, workshop, door, rate, generators, bi_encoders, tell, on_progress)
     others = _open_canaries(canaries, clock, tell)
-    pairs = [(lesson.question.text, text) for lesson in taught.lessons for text in lesson.candidates.texts]
-    rate = workshop.pairs_per_second(pairs)
-    recipes = _recipes(taught, plan)
+    recipes = mixes(taught)
     at_hand = Sets(collection.dev.height, tuple(other.dev.height for other in others), collection.test.height)
     each = {"trainings": len(recipes) + 1, "stored": 2 * (len(recipes) + 1), "held_out": len(taught.held_out)}
     seconds, sets = share_out(plan, clock.left, rate, judged=at_hand, **each)
@@ -163,6 +151,7 @@ def adapt(
         "oracle_pairs": oracle_lap.pairs,
         "queries": taught.counts,
         "teacher": taught.teacher,
+        "served_as": twin,
         "start": start,
         "model_digest": chosen.digest,
         "model": str(site.store.path(workshop.served(chosen.digest))),
@@ -182,59 +171,6 @@ def adapt(
         "phases": dict(clock.phases),
         "seconds": clock.spent,
     }
-
-
-def _teach(
-    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, generators: Sequence[Generator], bi_encoders: Sequence[BiEncoder], clock: Clock,
-    tell: Tell, on_progress: Report,
-) -> _Taught:  # fmt: skip
-    """Queries, their candidates and the teacher's opinion; every fifth is held out for choosing, at most ``plan.held_out``."""
-    index = collection.index
-    log, leaked = asked(collection)
-    made, near = made_up(collection, generators, round(max(_MADE_UP[0] * plan.examples, _MADE_UP[1] * plan.examples - len(log))), plan.seed)
-    members: list[Member] = [CrossEncoder(workshop.teacher_scores), IndexLeg(index, DENSE), IndexLeg(index, LEXICAL), *bi_encoders]
-    signal = _signal(collection, workshop, door, plan, tell, on_progress)
-    if signal is not None:
-        members.append(signal)
-    teacher = EnsembleTeacher(members, {name: weight for name, weight in WEIGHTS.items() if signal is not None and name == signal.name})
-    tell(f"the teacher labels {len(log)} asked and {len(made)} made-up queries: {teacher.name}")
-    limit = _TEACHER_SHARE * clock.budget
-    rng = np.random.default_rng(plan.seed)
-    mixed = [*_shuffled(log[: plan.examples], rng), *_shuffled(made, rng)]
-    lessons = ask_teacher(mixed, index, teacher, plan.depth, seconds=limit, on_progress=on_progress)
-    by_source = [[lesson for lesson in lessons if bool(lesson.question.doc_id) is own] for own in (False, True)]
-    held: list[Lesson] = []
-    for some in by_source:
-        held += some[: min(int(_HELD_OUT_SHARE * len(some)), plan.held_out * len(some) // max(1, len(lessons)))]
-    out = {id(lesson) for lesson in held}
-    counts = {"asked": len(log), "made_up": len(made), "near_evaluation_left_out": leaked + near, "labelled": len(lessons), "held_out": len(held)}
-    return _Taught([lesson for lesson in lessons if id(lesson) not in out], held, counts, teacher.name)
-
-
-def _signal(collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, tell: Tell, on_progress: Report) -> Signal | None:
-    """The member that knows clicks or judgments; null without labels."""
-    if plan.labels == "train":
-        return judged_signal(collection.train, door.open("training"))
-    if plan.labels == "none":
-        return None
-    tell(f"simulated users ask {collection.train.height} queries {plan.click_searches} times each of the zero-shot ranking")
-    found = collection.index.candidates(collection.train["text"].to_list(), plan.depth)
-    scores = workshop.teacher_scores([(text, one) for text, own in zip(collection.train["text"], found, strict=True) for one in own.texts])
-    shown, at = [], 0
-    for own in found:
-        size = len(own.doc_ids)
-        fused = fuse(scores[at : at + size], own.scores, plan.fusion_weight)
-        shown.append([own.doc_ids[place] for place in np.argsort(-fused, kind="stable")])
-        at += size
-    judgments = door.open("click simulation")
-    return click_signal(simulated_log(collection.train, judgments, shown, plan.click_searches, np.random.default_rng(plan.seed)))
-
-
-def _recipes(taught: _Taught, plan: Plan) -> dict[str, list[Lesson]]:
-    """Name of each data mix -> its lessons: what people asked, and the same with what was made up; one where there is only one kind."""
-    log = [lesson for lesson in taught.lessons if not lesson.question.doc_id]
-    mixes = {"asked": log, "asked and made up": taught.lessons} if 0 < len(log) < len(taught.lessons) else {"all": taught.lessons}
-    return {name: lessons[: plan.examples] for name, lessons in mixes.items()}
 
 
 def _epochs(lessons: Sequence[Lesson], plan: Plan) -> float:
@@ -277,7 +213,7 @@ def _oracle(
 ) -> tuple[Stored, Lap, Choice]:
     """Trained on judgments for as long and on as many pairs as the candidate was, and chosen on held-out judged train queries."""
     judgments = door.open("oracle")
-    most = min(plan.held_out, int(_HELD_OUT_SHARE * collection.train.height))
+    most = min(plan.held_out, int(HELD_OUT_SHARE * collection.train.height))
     held, rest = collection.train.head(most), collection.train.slice(most)
     groups = supervised_groups(rest, judgments, collection.index, plan, plan.seed)
     epochs = min(3.0, max(1.0, lap.pairs / groups.height))
@@ -325,7 +261,3 @@ def _figures(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
         "n_test_queries": frame.height,
         "n_needs": frame["need"].n_unique(),
     }
-
-
-def _shuffled(questions: Sequence[Question], rng: np.random.Generator) -> list[Question]:
-    return [questions[int(at)] for at in rng.permutation(len(questions))]
