@@ -17,7 +17,7 @@ from predator_si.augment.recipe import ASKED, SOURCES
 from predator_si.corpora.words import token_lists
 from predator_si.privacy import redact
 
-NOT_SHOWN = "(somebody's query, not shown)"
+NOT_SHOWN = "(asked by a person, not shown)"
 _SHOWN_CHARACTERS = 160
 
 

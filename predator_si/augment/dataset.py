@@ -265,8 +265,8 @@ def _nothing_left(cycle_id: str, tally: steps.Yield) -> str:
     step, taken, of = greediest
     last = next((name for name, left in tally.steps.items() if not sum(left.values())), step)
     return (
-        f"{cycle_id}: no training group is left; {step} took most, {taken} of {of}, and the last fell at {last}. Collect more clicks or documents, or loosen them. "
-        f"Left: {tally.steps}"
+        f"{cycle_id}: no training group is left; {step} took most, {taken} of {of}, and the last fell at {last}. Collect more clicks or documents, or loosen "
+        f"them. Left: {tally.steps}"
     )
 
 

@@ -102,13 +102,13 @@ class DatasetRepo:
     def restore(self, dataset_id: str, to: Path) -> Restored:
         """Bring the data set back into the folder ``to``, by a ``dvc pull`` into a fresh clone with an empty cache.
 
-        DVC checks the md5 of what it pulls; the hash of what then lies in ``to`` is computed here again, without DVC, and must be the stored one. Files of
-        other names in ``to`` stay.
+        DVC takes what its remote gives without a look at the contents, so the hash is computed here, without DVC, before anything is written to ``to`` and
+        again of what then lies there; both must be the stored one. Files of other names in ``to`` stay.
 
         Raises
         ------
         Missing
-            The repository does not know this data set, or the remote has lost its contents.
+            The repository does not know this data set, or the remote has lost its contents or holds changed ones.
         Unavailable
             The files cannot be written, or are not what was stored.
         """
@@ -128,6 +128,10 @@ class DatasetRepo:
                     advice = "Restore the remote from a backup, or build the data set again."
                     raise Missing(f"data set {dataset_id} cannot be pulled from {self.remote}: {error} {advice}") from error
                 names = sorted(path.name for path in (clone / dataset_id).iterdir())
+                stored, pulled = self.hash_of(dataset_id), folder_hash(clone / dataset_id, names)
+                if pulled != stored:
+                    advice = "Somebody changed them. Restore the remote from a backup, or build the data set again."
+                    raise Missing(f"data set {dataset_id}: {self.remote} holds files of the hash {pulled}, stored was {stored}. {advice}")
                 to.mkdir(exist_ok=True)
                 for name in names:
                     partial = to / f"{name}.restoring"
@@ -135,7 +139,7 @@ class DatasetRepo:
                     partial.replace(to / name)
         except OSError as error:
             raise Unavailable(f"{to}: the data set {dataset_id} cannot be written there ({error}). Free some space, or choose another folder.") from error
-        found, stored = folder_hash(to, names), self.hash_of(dataset_id)
+        found = folder_hash(to, names)
         if found != stored:
             raise Unavailable(f"{to}: the restored files have the hash {found}, stored is {stored}. The disk or another process changed them: try again.")
         return Restored(to, {name: file_digest(to / name) for name in names}, found)

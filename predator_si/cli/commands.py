@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import adapt, audit, bench, corpus, cycle, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic, warehouse
+from predator_si.cli import adapt, audit, bench, corpus, cycle, dataset, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic, warehouse
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -52,6 +52,7 @@ evaluation.register(app)
 adapt.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(dataset.app, name="dataset")
 app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")

@@ -33,7 +33,7 @@ def render_dataset_card(card: DatasetCard) -> str:
     """The page."""
     head = element("header", element("h1", f"Data set {card.dataset_id}"), element("p", card.manifest.get("method", "")))
     parts = [head, _facts(card), _sources(card), _lengths(card), _diversity(card), _losses(card), _examples(card), _again(card)]
-    return page(f"Data set {card.dataset_id}", "en", element("main", joined(part for part in parts if part is not None)))
+    return page(f"Data set {card.dataset_id}", "en", joined(parts))
 
 
 def _facts(card: DatasetCard) -> Markup:

@@ -37,7 +37,7 @@ def test_commit_wipe_the_cache_pull_and_read_the_tags(repo: DatasetRepo, tmp_pat
 
     shutil.rmtree(repo.folder / ".dvc" / "cache")
     shutil.rmtree(repo.folder / "aug_2026_11_22_001")
-    restored = repo.restore("aug_2026_11_22_001", tmp_path / "back")
+    restored = repo.restore("aug_2026_11_22_001", tmp_path / "back").folder
     assert (restored / "augmented_dataset.csv").read_text() == "query,label\none,1\n"
     assert sorted(path.name for path in restored.iterdir()) == ["augmented_dataset.csv", "dataset_manifest.yaml"]
     assert list(tmp_path.glob(".restoring-*")) == []
@@ -75,4 +75,4 @@ def test_a_changed_data_set_gets_a_new_version(repo: DatasetRepo, tmp_path: Path
     first = repo.commit([file(tmp_path / "a", "x")], "aug_2026_11_22_001")
     again = repo.commit([file(tmp_path / "a", "y")], "aug_2026_11_22_001")
     assert (first["tag"], again["tag"]) == ("reranker-dataset@v0.0.1", "reranker-dataset@v0.0.2") and first["hash"] != again["hash"]
-    assert (repo.restore("aug_2026_11_22_001", tmp_path / "back") / "augmented_dataset.csv").read_text() == "y"
+    assert (repo.restore("aug_2026_11_22_001", tmp_path / "back").folder / "augmented_dataset.csv").read_text() == "y"

@@ -158,7 +158,7 @@ class TestMaterial:
         queries = found.examples.filter(pl.col("label") == 1.0)["query"]
         assert queries.str.contains(script).mean() > 0.9, "queries are in the documents' language"
         proposals = [Proposal(f"how to list every file {i}", frame["doc_id"][i], "llm", "llm", 1.0, False) for i in range(5)]
-        with pytest.raises(BadInput, match="language took most|round_trip took most"):
+        with pytest.raises(BadInput, match="language took most"):
             build(frame.head(80), generators=[Fixed(proposals, "llm")], filters=Filters(off=frozenset({"round_trip"})))
 
 
@@ -261,7 +261,6 @@ def _beir_documents(folder: Path) -> pl.DataFrame:
     import json
 
     path = next(iter(sorted(folder.glob("corpus.jsonl*"))))
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as stream:
-        rows = [json.loads(line) for line in stream]
+    raw = path.read_bytes()
+    rows = [json.loads(line) for line in (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode().splitlines() if line.strip()]
     return pl.DataFrame({"doc_id": [r["_id"] for r in rows], "title": [r.get("title") or "" for r in rows], "text": [r["text"] for r in rows]})
