@@ -144,7 +144,7 @@ def fine_tune(
             if stop:
                 save()
                 raise Refused(
-                    f"told to stop before step {progress.step + 1} of {len(steps)} of training; the checkpoint in {work.name} stays, the same run goes on from it."
+                    f"training was told to stop before step {progress.step + 1} of {len(steps)}; its checkpoint stays, and the same run goes on from it."
                 )
             if recipe.budget_seconds is not None and progress.spent > recipe.budget_seconds:
                 ended = "budget"
