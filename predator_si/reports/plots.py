@@ -294,7 +294,7 @@ def word_importance(words: Sequence[Mapping[str, Any]], *, theme: Theme = "light
 
 
 def arm_bars(arms: Sequence[tuple[str, float, float, float]], *, metric: str = "NDCG@10", theme: Theme = "light") -> bytes:
-    """One bar for each arm of a comparison, with its 95% interval; the axis starts below the lowest one, and says so by its numbers.
+    """One bar for each arm of a comparison, with its 95% interval; the axis starts at 0.
 
     Parameters
     ----------
@@ -316,9 +316,7 @@ def arm_bars(arms: Sequence[tuple[str, float, float, float]], *, metric: str = "
     axes.errorbar(means, rows, xerr=errors, fmt="none", ecolor=palette.ink, elinewidth=1.4, capsize=3)
     axes.set_yticks(rows, [_safe(f"{name}  {mean:.3f}") for name, mean, _, _ in arms])
     axes.invert_yaxis()
-    lowest, highest = min(low for _, _, low, _ in arms), max(high for _, _, _, high in arms)
-    room = max(highest - lowest, 0.02)
-    axes.set_xlim(max(0.0, lowest - room), min(1.0, highest + 0.3 * room))
+    axes.set_xlim(0.0, 1.05 * max(high for _, _, _, high in arms))
     axes.set_xlabel(_safe(metric))
     return _png(figure, palette)
 

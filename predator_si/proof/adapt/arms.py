@@ -155,8 +155,8 @@ def distillation(plan: Plan, seconds: float, **more: Any) -> TrainingRecipe:
 
 
 def supervision(plan: Plan, seconds: float, **more: Any) -> TrainingRecipe:
-    """Listwise on judgments, the same trainer, rate and time."""
-    return _recipe(plan, seconds, loss="listwise", **more)
+    """Listwise on judgments, the same trainer and time."""
+    return _recipe(plan, seconds, loss="listwise", learning_rate=plan.oracle_learning_rate, **more)
 
 
 def _recipe(plan: Plan, seconds: float, **more: Any) -> TrainingRecipe:

@@ -12,13 +12,14 @@ import numpy as np
 import polars as pl
 
 from predator_si.augment.material import Generator
+from predator_si.augment.signals import Signal, click_signal
 from predator_si.augment.teacher import DENSE, LEXICAL, BiEncoder, CrossEncoder, EnsembleTeacher, IndexLeg, Member
 from predator_si.proof.adapt.arms import Workshop
 from predator_si.proof.adapt.collection import Collection
 from predator_si.proof.adapt.labels import Judgments
 from predator_si.proof.adapt.plan import Plan
 from predator_si.proof.adapt.questions import asked, made_up
-from predator_si.proof.adapt.signals import WEIGHTS, Signal, click_signal, judged_signal, simulated_log
+from predator_si.proof.adapt.signals import WEIGHTS, judged_signal, simulated_log
 from predator_si.proof.adapt.teaching import Lesson, Question, ask_teacher
 from predator_si.search.rerank import fuse
 

@@ -15,10 +15,10 @@ from predator_si.augment.dataset import SCHEMA
 from predator_si.augment.minhash import NearDuplicates, character_shingles
 from predator_si.augment.pseudo_labels import Budget, Group, label_within
 from predator_si.augment.recipe import Filters
+from predator_si.augment.signals import keys_of
 from predator_si.augment.teacher import EnsembleTeacher, SoftLabels
 from predator_si.errors import BadInput
 from predator_si.proof.adapt.plan import Plan
-from predator_si.proof.adapt.signals import keys_of
 from predator_si.search.retrieve import Candidates, HybridIndex
 
 SHARPNESS = 1.5
