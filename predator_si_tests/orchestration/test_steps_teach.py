@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from predator_si.monitor.judgments import PositionBias, PositionPropensity
@@ -36,6 +37,21 @@ def test_champion_and_both_legs_teach_and_scores_are_kept(loop: Loop) -> None:
     assert kept == len({(query, text) for query, one in zip(queries, found, strict=True) for text in one.texts})
     again = home_teacher(loop).label(queries, [one.doc_ids for one in found], [one.texts for one in found])
     assert [labels.scores.tolist() for labels in again] == [labels.scores.tolist() for labels in first] and len(loop.pair_scores) == kept
+
+
+def test_what_people_clicked_has_a_vote_on_their_queries(loop: Loop) -> None:
+    queries = loop.corpus.queries(split="train")["text"].to_list()[:2]
+    found = loop.index().candidates(queries, 5)
+    ids, texts = [one.doc_ids for one in found], [one.texts for one in found]
+    log = pl.DataFrame({"text": [queries[0]] * 3, "clicked": [[ids[0][-1]]] * 3, "impressions": [ids[0]] * 3})
+    teacher = home_teacher(loop, log)
+    assert teacher.weights["clicks"] == 1.0
+    clicked, other = teacher.label(queries, ids, texts)
+    assert int(clicked.votes["clicks"].argmax()) == len(ids[0]) - 1 and "clicks" not in other.votes
+    plain = home_teacher(loop).label(queries, ids, texts)[0]
+    assert clicked.scores[-1] > plain.scores[-1]
+    for silent in (pl.DataFrame(), log.with_columns(clicked=pl.lit([], pl.List(pl.String)))):
+        assert home_teacher(loop, silent).members == ("cross-encoder", "dense", "lexical")
 
 
 def write_bias(loop: Loop, *propensities: float | None) -> None:

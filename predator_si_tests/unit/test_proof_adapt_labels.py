@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from predator_si.augment.signals import click_signal, keys_of
 from predator_si.control import Control
 from predator_si.errors import Refused
 from predator_si.proof.adapt.labels import Judgments
-from predator_si.proof.adapt.signals import click_signal, judged_signal, keys_of, simulated_log
+from predator_si.proof.adapt.signals import judged_signal, simulated_log
 
 FRAME = pl.DataFrame({"query_id": ["q"], "doc_id": ["d"], "relevance": [1.0]})
 

@@ -6,7 +6,9 @@ from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
+from predator_si.augment.signals import click_signal
 from predator_si.augment.teacher import EnsembleTeacher, ensemble_of
 from predator_si.augment.teacher_models import installed_bi_encoders
 from predator_si.evaluate.pair_scores import score_pairs
@@ -15,14 +17,22 @@ from predator_si.orchestration.steps.improve import offline_reranker
 from predator_si.orchestration.steps.judge import known_bias
 
 
-def home_teacher(loop: Loop) -> EnsembleTeacher:
-    """The ensemble of the served model (through the pair scores that the evaluation uses too), the live index and the fetched bi-encoders."""
+def home_teacher(loop: Loop, log: pl.DataFrame | None = None) -> EnsembleTeacher:
+    """The ensemble of the served model (through the pair scores that the evaluation uses too), the live index, the fetched bi-encoders, and clicks.
+
+    Parameters
+    ----------
+    log
+        ``prepare.query_log``: what people clicked has a vote on the queries they asked. Null or without clicks: no such vote.
+    """
     champion, index = offline_reranker(loop, loop.serving().model), loop.index()
 
     def scores(pairs: list[tuple[str, str]]) -> npt.NDArray[np.floating]:
         return score_pairs(champion, pairs, loop.pair_scores)
 
-    return ensemble_of(index, scores, bi_encoders=installed_bi_encoders(loop.settings.cache, besides=index.embedder.name))
+    clicks = [] if log is None or log.is_empty() else [click_signal(log, fitted_propensities(loop))]
+    others = installed_bi_encoders(loop.settings.cache, besides=index.embedder.name)
+    return ensemble_of(index, scores, bi_encoders=others, signals=[signal for signal in clicks if signal.grades])
 
 
 def fitted_propensities(loop: Loop) -> list[float] | None:

@@ -82,10 +82,21 @@ def affordable(plan: Plan, pairs_per_second: float) -> int:
     return round(min(trained, plan.examples)) + min(plan.held_out, round(HELD_OUT_SHARE * min(trained, plan.examples)))
 
 
-def mixes(curriculum: Curriculum) -> dict[str, list[Lesson]]:
-    """Name of each data mix -> its lessons: what people asked, and the same with what was made up; one where there is only one kind."""
+@dataclass(frozen=True)
+class Mix:
+    """What one training is given; ``pace`` multiplies the learning rate."""
+
+    name: str
+    lessons: list[Lesson]
+    pace: float
+
+
+def mixes(curriculum: Curriculum) -> list[Mix]:
+    """Two recipes: what people asked at the plan's rate, and the same with what was made up at twice the rate; the same lessons where there is one kind only."""
     log = [lesson for lesson in curriculum.lessons if not lesson.question.doc_id]
-    return {"asked": log, "asked and made up": curriculum.lessons} if 0 < len(log) < len(curriculum.lessons) else {"all": curriculum.lessons}
+    if 0 < len(log) < len(curriculum.lessons):
+        return [Mix("asked", log, 1.0), Mix("asked and made up, faster", curriculum.lessons, 2.0)]
+    return [Mix("all", curriculum.lessons, 1.0), Mix("all, faster", curriculum.lessons, 2.0)]
 
 
 def _signal(collection: Collection, queries: pl.DataFrame, workshop: Workshop, door: Judgments, tell: Callable[[str], None]) -> Signal | None:
