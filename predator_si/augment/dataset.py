@@ -181,7 +181,9 @@ def build_dataset(
         "clients": clients,
         "documents": seeds_of(material).counts() if any(wanted and g.source not in ASKED for g, wanted in plan) else {},
         "plan": {"shares": dict(shares.shares), "reason": shares.reason},
-        "generators": {f"{generator.source}: {type(generator).__name__}": dict(getattr(generator, "counts", {})) for generator, _ in plan},
+        "generators": {
+            f"{generator.source}: {type(getattr(generator, 'inner', generator)).__name__}": dict(getattr(generator, "counts", {})) for generator, _ in plan
+        },
         "teacher": None if teacher is None else teacher.name,
         "teacher_labels": labelled,
         "seconds": {"propose_and_filter": round(streamed - began, 3), "choose_and_label": round(time.perf_counter() - streamed, 3)},

@@ -106,7 +106,7 @@ def _method(statistics: Mapping[str, Any]) -> str:
 
 
 def _described(generator: Generator) -> dict[str, Any]:
-    kind = type(generator)
+    kind = type(getattr(generator, "inner", generator))
     spending = getattr(generator, "spending", None)
     told = {"source": generator.source, "name": f"{kind.__module__}.{kind.__qualname__}", "version": str(getattr(generator, "version", __version__))}
     return {**told, "spending": _plain(spending())} if callable(spending) else told

@@ -15,12 +15,12 @@ from predator_si.augment.generators.terms import joined, segment_lists, unspaced
 from predator_si.augment.material import Material
 from predator_si.augment.recipe import Proposal
 
-_TERMS = (4, 10)
-_CHARACTERS = (6, 16)
+_TERMS = (8, 16)
+_CHARACTERS = (8, 24)
 
 
 class Crops:
-    """A run of 4 to 10 words from anywhere in the text, over punctuation, with 10 to 30% of the words left out."""
+    """A run of 8 to 16 words from anywhere in the text, over punctuation, with 10 to 30% of the words left out."""
 
     source = "crop"
 

@@ -112,16 +112,18 @@ class Noisy:
     ----------
     share
         At most so many queries are changed by typos, and as many by synonyms.
+    least_clients
+        See ``learn_noise``.
     """
 
-    def __init__(self, inner: Generator, share: float = 0.1) -> None:
-        self.inner, self.share = inner, share
+    def __init__(self, inner: Generator, share: float = 0.1, *, least_clients: int = LEAST_CLIENTS) -> None:
+        self.inner, self.share, self.least_clients = inner, share, least_clients
         self.source = inner.source
         self.counts: dict[str, int] = {}
 
     def propose(self, material: Material, wanted: int, rng: np.random.Generator) -> Iterator[Proposal]:
         """See ``material.Generator``."""
-        noise, own = noise_of(material), rng.spawn(1)[0]
+        noise, own = noise_of(material, self.least_clients), rng.spawn(1)[0]
         self.counts = {"changed": 0, "misspellings_learned": noise.misspellings, "words_with_synonyms": len(noise.synonyms)}
         for proposal in self.inner.propose(material, wanted, rng):
             proposal.query, done = noise.applied(proposal.query, own, self.share)
@@ -130,15 +132,15 @@ class Noisy:
             yield proposal
 
 
-_KNOWN: WeakKeyDictionary[Material, Noise] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Material, dict[int, Noise]] = WeakKeyDictionary()
 
 
-def noise_of(material: Material) -> Noise:
+def noise_of(material: Material, least_clients: int = LEAST_CLIENTS) -> Noise:
     """The noise of a material's log, learned once for as long as the material lives."""
-    found = _KNOWN.get(material)
-    if found is None:
-        found = _KNOWN[material] = learn_noise(material.log, seeds_of(material).terms.df)
-    return found
+    found = _KNOWN.setdefault(material, {})
+    if least_clients not in found:
+        found[least_clients] = learn_noise(material.log, seeds_of(material).terms.df, least_clients=least_clients)
+    return found[least_clients]
 
 
 def learn_noise(log: pl.DataFrame, documents: Mapping[str, int], *, least_queries: int = LEAST_QUERIES, least_clients: int = LEAST_CLIENTS) -> Noise:

@@ -22,16 +22,19 @@ AIMED = 1.5
 """A phrase with one of the report's words scores so many times more: it is what the queries that failed ask about."""
 _LENGTH = {1: 1.0, 2: 1.4, 3: 1.6}
 _POOL = 12
-_DIVERSITY = 0.5
+_DIVERSITY = 0.4
+_BY_COUNT = 0.3
+_PHRASES = 3
 _QUERY_TERMS = (2, 6)
 
 
 class Phrases:
-    """Keyword queries: two phrases of the text, nearest to its meaning and far from each other, of 2 to 6 words, with terms left out as people do.
+    """Keyword queries: up to three phrases of the text, nearest to its meaning and far from each other, of 2 to 6 words, with terms left out as people do.
 
-    Candidates come from counts (see ``scored_phrases``). Where there is an embedder, each is scored by its cosine with the document, standardised, plus its
-    standardised count score, and chosen by maximal marginal relevance (Carbonell and Goldstein 1998) with the cosine between phrases as similarity, as KeyBERT
-    does; an embedder that does not know the language adds little then, and the counts still decide. Without one the share of common words is the similarity.
+    Candidates come from counts (see ``scored_phrases``). Where there is an embedder, each is scored by its cosine with the document, standardised, plus a
+    little of its standardised count score, and chosen by maximal marginal relevance (Carbonell and Goldstein 1998) with the cosine between phrases as
+    similarity, as KeyBERT does. Without one the counts decide, and the share of common words is the similarity. On documents with a known train query the cosine of made and
+    real query rose from .34 and .37 (counts alone; scifact, python-docs) over .44 (both alike) to .49 (counts as a little).
     """
 
     source = "phrase"
@@ -43,7 +46,7 @@ class Phrases:
 
     def _documents(self, material: Material, seeds: Seeds, most: int, rng: np.random.Generator) -> Iterator[list[Proposal]]:
         for places in seeds.batches(rng):
-            for place, phrases in zip(places.tolist(), chosen_phrases(material, seeds, places, 2 * most), strict=True):
+            for place, phrases in zip(places.tolist(), chosen_phrases(material, seeds, places, _PHRASES * most), strict=True):
                 found = _queries(phrases, most, rng)
                 yield [Proposal(query, seeds.doc_ids[place], self.source, "phrase", 1.0, bool(seeds.targeted[place])) for query in found]
 
@@ -60,7 +63,7 @@ def chosen_phrases(material: Material, seeds: Seeds, places: Places, limit: int)
     for pool, document in zip(scored, documents, strict=True):
         own = vectors[start : start + len(pool)]
         start += len(pool)
-        relevance = _standard(own @ document) + _standard(np.log([score for _, score in pool])) if pool else np.zeros(0)
+        relevance = _standard(own @ document) + _BY_COUNT * _standard(np.log([score for _, score in pool])) if pool else np.zeros(0)
         chosen.append([pool[at][0] for at in marginal_relevance(relevance, own @ own.T, limit)])
     return chosen
 
@@ -161,15 +164,18 @@ def _standard(values: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _queries(phrases: Sequence[Phrase], most: int, rng: np.random.Generator) -> list[str]:
-    """Pairs of phrases, best first; a single phrase serves where it has two words."""
+    """Phrases together, best first, as many as the longest query holds; a single one serves where it has two words."""
     low, high = _QUERY_TERMS
     made: dict[str, None] = {}
-    for start in range(0, 2 * most, 2):
-        pair = phrases[start : start + 2]
-        if any(unspaced_script(term) for phrase in pair for term in phrase):
-            made[" ".join(joined(phrase) for phrase in pair)] = None
+    for start in range(0, _PHRASES * most, _PHRASES):
+        together = phrases[start : start + _PHRASES]
+        if any(unspaced_script(term) for phrase in together for term in phrase):
+            made[" ".join(joined(phrase) for phrase in together[: _PHRASES - 1])] = None
             continue
-        words = distinct(term for phrase in pair for term in phrase)
+        words: list[str] = []
+        for phrase in together:
+            more = distinct([*words, *phrase])
+            words = more if len(more) <= high else words
         if len(words) >= low:
-            made[joined(without_some(words, rng, 3)[:high])] = None
+            made[joined(without_some(words, rng, _PHRASES))] = None
     return list(made)

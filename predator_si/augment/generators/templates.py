@@ -27,7 +27,7 @@ _COMMON_SHARE = 0.002
 """A template's word stands in at least this share of the different queries: words of one topic are slots, not templates."""
 _MOST_SLOTS = 2
 _MOST_WORDS = 12
-_TRIED = 4
+_TRIED = 6
 
 
 @dataclass(frozen=True)

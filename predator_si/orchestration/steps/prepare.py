@@ -127,7 +127,7 @@ def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, t
         on_progress,
         loop.should_stop(cycle_id),
         categories=dict(corpus.documents().select("doc_id", "package").iter_rows()),
-        generators=[*standard_generators(), *written_queries(loop, cycle_id)],
+        generators=[*standard_generators(least_clients=loop.settings.values.privacy.min_clients), *written_queries(loop, cycle_id)],
     )
     paths = write_dataset(folder, dataset)
     version = DatasetRepo.of(loop.home.path).commit(list(paths.values()), dataset.dataset_id)
