@@ -299,6 +299,18 @@ class Training(Block):
     """A cron line in UTC; null: only failed gates start cycles."""
     new_queries: Annotated[int, Field(ge=1)] = 200
     """Searches, or clicks and ratings, since the last training without which a scheduled one is skipped."""
+    trainer: Literal["lean", "accelerate", "sentence-transformers"] = "lean"
+    """Who trains; ``accelerate`` uses several processes or GPUs."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """Of ``accelerate``; null: one for each GPU."""
+    teacher_seconds: Annotated[float, Field(ge=0)] = 0.0
+    """What labelling by the ensemble of champion and first stage may take in a cycle; 0: no teacher, clicks and documents only."""
+    replay_share: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    """Share of the training groups from earlier cycles whose release proved itself."""
+    averages: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False)] = ()
+    """Shares of the starting weights to average the trained ones with, beside none: candidates that dev queries choose among."""
+    students: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
+    """Encoder layers of smaller models to distil and to try in serving; a cycle about time or money makes some anyway."""
 
 
 class Privacy(Block):

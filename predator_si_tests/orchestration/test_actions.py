@@ -90,7 +90,7 @@ def begin(dagster: dg.DagsterInstance, toy: Path, settings: Settings, monkeypatc
 
 
 def test_a_slow_search_gets_a_smaller_depth_by_the_same_road_as_a_model(begin: Callable[..., Home]) -> None:
-    home = begin(seconds=0.0, per_text=0.005)
+    home = begin(seconds=0.0, per_text=0.015)
     cycle_id, plan = home.acted(**P95, actions=("profile", "quantise", "cut_depth", "distil", "add_replicas"))
     assert plan.action == "cut_depth" and plan.config is not None and plan.config.depth < 8 and plan.config.model == home.old
     assert {one.action for one in plan.tried} == {"cut_depth"} and set(plan.not_built) == {"quantise", "add_replicas"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from predator_si.errors import BadInput, Missing
 from predator_si.evaluate import compare, evaluate_model
 from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, describe
+from predator_si.orchestration.steps import aliases, describe, recipes
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
 from predator_si.release.decide import is_tried
@@ -112,45 +113,44 @@ def trainable(loop: Loop, digest: str) -> str:
 
 
 def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> TrainingResult:
-    """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one."""
-    from predator_si.train.fit import fine_tune
+    """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one.
 
-    folder, scale = loop.artifacts(cycle_id), loop.plan.scale
+    Of several averages with the starting weights the one is kept that dev queries prefer, with a correction for having looked.
+    """
+    from predator_si.train.trainer import trainer_named
+
+    folder, said = loop.artifacts(cycle_id), loop.settings.values.training
     path = folder / "augmented_dataset.parquet"
     examples, erased = read_examples(path, loop.vault())
     if examples.is_empty():
         raise BadInput(f"{path}: none of its {erased} rows can be read any more, their clients were erased. Run the synthetic_dataset asset again.")
     start = trainable(loop, loop.serving().model)
-    recipe = TrainingRecipe(
-        learning_rate=scale.learning_rate,
-        epochs=scale.epochs,
-        groups_per_step=scale.groups_per_step,
-        max_length=scale.max_length,
-        frozen_layers=scale.frozen_layers,
-        layers=_layers_to_keep(loop, start, scale.layers),
-        average_with_start=scale.average_with_start,
-        seconds=scale.train_seconds,
-        seed=scale.seed,
-    )
+    replayed = recipes.replay_of(loop, cycle_id, examples)
+    recipe = recipes.recipe_of(loop, start, examples, replayed)
     dataset_id = str(read_manifest(folder / "dataset_manifest.yaml")["dataset_id"])
     run = tracker.start(
         cycle_id, f"train {cycle_id}", {**recipe.model_dump(), "start": start, "dataset": dataset_id, "examples": examples.height, "erased": erased}
     )
     status = "FAILED"
     try:
-        trained = fine_tune(
+        trained = trainer_named(said.trainer, said.processes).train(
             loop.models,
             start,
             examples,
             recipe,
             folder / "training",
             name=f"reranker {cycle_id}",
+            earlier=replayed.examples if replayed is not None else None,
             should_stop=loop.should_stop(cycle_id),
             on_progress=on_progress,
             on_loss=lambda step, loss: tracker.log_metrics({"loss": loss}, step) if step % 10 == 0 else None,
         )
         tracker.log_metrics({"pairs": trained.pairs, "train_seconds": trained.seconds, "final_loss": float(np.mean(trained.losses[-10:] or [np.nan]))}, None)
         tracker.log_file(folder / "dataset_manifest.yaml")
+        choice = recipes.choose_average(loop, cycle_id, trained.candidates)
+        if choice is not None:
+            trained = replace(trained, digest=choice.chosen)
+            tracker.log_table({name: [getattr(one, name) for one in choice.standings] for name in ("name", "change", "mean", "gain", "error")}, "candidates")
         tracker.register(trained.digest, loop.models.path(trained.digest), {"cycle": cycle_id, "dataset": dataset_id})
         status = "FINISHED"
     finally:
@@ -173,12 +173,6 @@ def _keep_run(loop: Loop, folder: Path, result: TrainingResult, recipe: Training
     link.symlink_to(os.path.relpath(loop.models.path(result.digest), folder), target_is_directory=True)
 
 
-def _layers_to_keep(loop: Loop, start: str, layers: int | None) -> int | None:
-    """The scale's number of layers, or all of a model that has no more: a second cycle does not cut again."""
-    there = int(json.loads((loop.models.path(start) / "config.json").read_text())["num_hidden_layers"])
-    return layers if layers is not None and layers < there else None
-
-
 def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> Any:
     """Choose the fastest backend that keeps the trained model's ranking; the cycle is then trained, and its challenger is named."""
     from predator_si.evaluate.optimise import optimise
@@ -186,6 +180,7 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     scale, corpus = loop.plan.scale, loop.corpus
     trained = TrainingResult.read(loop.artifacts(cycle_id) / "training.json")
     queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
+    examples = read_examples(loop.artifacts(cycle_id) / "augmented_dataset.parquet", loop.vault())[0]
     found = optimise(
         loop.models,
         trained.digest,
@@ -195,7 +190,8 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
         loop.index().candidates,
         scale.depth,
         loop.serving().fusion_weight,
-        calibration=_calibration(loop, cycle_id) if scale.models == "real" else (),
+        students=recipes.make_students(loop, cycle_id, trained.digest, examples, on_progress),
+        calibration=_calibration(examples, scale.seed) if scale.models == "real" else (),
         scores_cache=loop.pair_scores,
         seed=scale.seed,
         on_progress=on_progress,
@@ -203,7 +199,7 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     )
     loop.save(cycle_id, "optimisation.json", found)
     serving = loop.serving()
-    challenger = ServingConfig(model=found.chosen, depth=serving.depth, fusion_weight=serving.fusion_weight)
+    challenger = ServingConfig(model=found.chosen, depth=found.depth, fusion_weight=serving.fusion_weight, early_exit=found.early_exit)
     loop.save(cycle_id, "challenger.json", challenger)
     scores = _dev_scores(loop, cycle_id, challenger, queries)
     describe.register_challenger(loop, tracker, cycle_id, challenger, scores, trained=trained.digest, why=found.reason, variants=found.variants)
@@ -222,10 +218,9 @@ def _dev_scores(loop: Loop, cycle_id: str, challenger: ServingConfig, queries: p
     return evaluate_model(queries, judgments, candidates, model, challenger, rule=rule, scores_cache=store, should_stop=should_stop)
 
 
-def _calibration(loop: Loop, cycle_id: str) -> list[tuple[str, str]]:
+def _calibration(examples: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
     """Some of the pairs that were trained on, for the ranges of an int8 export: never dev or test queries."""
-    examples = read_examples(loop.artifacts(cycle_id) / "augmented_dataset.parquet", loop.vault())[0].select("query", "text")
-    return list(examples.sample(min(_CALIBRATION_PAIRS, examples.height), seed=loop.plan.scale.seed).iter_rows())
+    return list(examples.select("query", "text").sample(min(_CALIBRATION_PAIRS, examples.height), seed=seed).iter_rows())
 
 
 def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:

@@ -1,0 +1,148 @@
+"""How a cycle trains: which recipe its data allow, what is replayed, which average is taken, which smaller models are made of it.
+
+What belongs here: from the contour's and the home's settings to arguments of ``train``. What must not: the training itself, verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from predator_si.evaluate import evaluate_model, score_pairs
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.records import CycleState, ServingConfig
+from predator_si.search.rerank import fuse, load_reranker, reference_backend
+from predator_si.train.recipe import TrainingRecipe
+from predator_si.train.replay import EarlierData, earlier_data
+from predator_si.train.select import Choice, Scored, choose
+
+_REPLAYED_CYCLES = 5
+_TAUGHT_SHARE = 0.5
+"""Share of the groups that a teacher must have scored before its margins are what is learned."""
+_STUDENT_QUERIES = 300
+_LEGS_WEIGHT = 0.5
+"""Of the first stage in the scores that students are taught."""
+_SMALLER = ("p95_latency_ms", "cost_per_1k_requests")
+Progress = Callable[[int, int], None]
+
+
+def recipe_of(loop: Loop, start: str, examples: pl.DataFrame, replayed: EarlierData | None) -> TrainingRecipe:
+    """The home's scale, the contour's averages and replay; margins of the teacher where it has scored most of the groups, labels elsewhere."""
+    from predator_si.train.layers import layer_count
+
+    scale, said = loop.plan.scale, loop.settings.values.training
+    there = layer_count(loop.models.path(start))
+    return TrainingRecipe(
+        loss="distil" if taught_share(examples) >= _TAUGHT_SHARE else "listwise",
+        learning_rate=scale.learning_rate,
+        epochs=scale.epochs,
+        groups_per_step=scale.groups_per_step,
+        max_length=scale.max_length,
+        frozen_layers=scale.frozen_layers,
+        layers=scale.layers if scale.layers is not None and scale.layers < there else None,  # a second cycle does not cut again
+        average_with_start=scale.average_with_start,
+        averages=tuple(share for share in said.averages if share != scale.average_with_start),
+        replay_share=said.replay_share if replayed is not None and replayed.groups else 0.0,
+        seconds=scale.train_seconds,
+        seed=scale.seed,
+    )
+
+
+def taught_share(examples: pl.DataFrame) -> float:
+    """Share of the groups in which the teacher has scored at least two documents."""
+    if "teacher_score" not in examples.columns or examples.is_empty():
+        return 0.0
+    scored = examples.group_by("group_id").agg(pl.col("teacher_score").is_not_null().sum().alias("n"))
+    return float((scored["n"] >= 2).mean() or 0.0)  # type: ignore[arg-type]
+
+
+def replay_of(loop: Loop, cycle_id: str, examples: pl.DataFrame) -> EarlierData | None:
+    """Data of the newest cycles whose release proved itself; null without replay. What led to a rejected or taken-back model is never learned again."""
+    if not loop.settings.values.training.replay_share:
+        return None
+    proven = [cycle.cycle_id for cycle in loop.control.cycles(200, loop.contour) if cycle.state is CycleState.STABLE and cycle.cycle_id != cycle_id]
+    paths = [loop.home.artifacts / name / "augmented_dataset.parquet" for name in proven]
+    there = [path for path in paths if path.is_file()][:_REPLAYED_CYCLES]
+    if not there:
+        return None
+    judged = [text for split in ("dev", "test") for text in loop.corpus.queries(split=split)["text"].to_list()]
+    return earlier_data(there, loop.vault(), judged, examples)
+
+
+def choose_average(loop: Loop, cycle_id: str, candidates: dict[float, str]) -> Choice | None:
+    """Which average with the starting weights to go on with, on dev queries, corrected for having looked at several; null where there is one.
+
+    The more of the start is in it the less changes: the simplest candidate is the one with the largest share. ``Choice.chosen`` is a digest.
+    """
+    from predator_si.train.export import export
+
+    if len(candidates) < 2:
+        return None
+    scale, corpus, serving = loop.plan.scale, loop.corpus, loop.serving()
+    queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
+    scored = []
+    for share, digest in sorted(candidates.items()):
+        fast = export(loop.models, digest, reference_backend(), scale.max_length)
+        config = ServingConfig(model=fast, depth=serving.depth, fusion_weight=serving.fusion_weight)
+        frame = evaluate_model(
+            queries,
+            corpus.judgments(split="dev"),
+            loop.index().candidates,
+            load_reranker(loop.models.path(fast)),
+            config,
+            scores_cache=loop.pair_scores,
+            should_stop=loop.should_stop(cycle_id),
+        )
+        scored.append(Scored(digest, 1.0 - share, frame.sort("query_id")["ndcg_at_10"].to_numpy().astype(np.float64)))
+    found = choose(scored, seed=scale.seed, resamples=scale.resamples)
+    loop.save(cycle_id, "candidates.json", found)
+    return found
+
+
+def student_layers(loop: Loop, cycle_id: str, trained: str) -> tuple[int, ...]:
+    """Encoder layers of the smaller models to make: the contour's, and for a cycle about time or money a half and a third where it names none."""
+    from predator_si.train.layers import layer_count
+
+    there = layer_count(loop.models.path(trained))
+    wanted = loop.settings.values.training.students
+    if not wanted and loop.control.cycle(cycle_id).trigger.metric in (*_SMALLER, "avg_latency_ms"):
+        wanted = (there // 2, there // 3)
+    return tuple(sorted({layers for layers in wanted if 1 <= layers < there}, reverse=True))
+
+
+def make_students(loop: Loop, cycle_id: str, trained: str, examples: pl.DataFrame, on_progress: Progress | None = None) -> list[str]:
+    """Smaller models taught by the trained one together with the first stage, on queries of the cycle's data; their digests, the largest first.
+
+    The first stage's share is part of what is taught, so that a student learns what is served and not one model's errors alone.
+    """
+    from predator_si.train.export import export
+    from predator_si.train.students import StudentPlan, distil, distillation_groups
+
+    layers = student_layers(loop, cycle_id, trained)
+    if not layers:
+        return []
+    scale, should_stop = loop.plan.scale, loop.should_stop(cycle_id)
+    queries = examples["query"].unique(maintain_order=True).sample(min(_STUDENT_QUERIES, examples["query"].n_unique()), seed=scale.seed).to_list()
+    found = loop.index().candidates(queries, scale.depth)
+    teacher = load_reranker(loop.models.path(export(loop.models, trained, reference_backend(), scale.max_length)))
+    pairs = [(query, text) for query, own in zip(queries, found, strict=True) for text in own.texts]
+    scores = score_pairs(teacher, pairs, loop.pair_scores, should_stop=should_stop)
+    ends = np.cumsum([len(own.texts) for own in found])[:-1]
+    taught = [fuse(own, known.scores, _LEGS_WEIGHT / (1.0 + _LEGS_WEIGHT)) for own, known in zip(np.split(scores, ends), found, strict=True)]
+    groups = distillation_groups(queries, found, taught, seed=scale.seed)
+    recipe = TrainingRecipe(
+        loss="distil",
+        learning_rate=scale.learning_rate,
+        epochs=scale.epochs,
+        groups_per_step=scale.groups_per_step,
+        max_length=scale.max_length,
+        seed=scale.seed,
+    )
+    plan = StudentPlan(layers=layers, recipe=recipe, seconds=scale.train_seconds)
+    folder = loop.artifacts(cycle_id) / "students"
+    made = distil(loop.models, trained, groups, plan, folder, name=f"reranker {cycle_id}", should_stop=should_stop, on_progress=on_progress)
+    loop.save(cycle_id, "students.json", {"students": [one.model_dump(mode="json") for one in made], "queries": len(queries)})
+    return [one.digest for one in made]
