@@ -238,14 +238,14 @@ class SearchService:
         model = variants.reranker(name)
         if model is None:
             raise SearchFailed(409, "variant is pinned to the candidate, but the release file has none. Leave variant out, or put a model on trial first.")
+        depth, weight = variants.release.settings_of(name)
+        rule = variants.depth_rule(name, model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
         stands_for: str | None = None
         if request.first_stage:
             stands_for = model.digest
         elif request.fast and name == "champion" and variants.twin is not None:
             model, stands_for = variants.twin, model.digest
         digest = FIRST_STAGE if request.first_stage else model.digest
-        depth, weight = variants.release.settings_of(name)
-        rule = variants.depth_rule(name, model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:

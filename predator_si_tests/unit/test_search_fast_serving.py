@@ -155,3 +155,16 @@ def test_a_query_that_is_not_settled_is_scored_to_the_end(home: FakeHome) -> Non
         assert found["scored"] == DEPTH and found["results"][0]["object_id"] == f"d{DEPTH - 1}"
 
     play(home, scenario)
+
+
+def test_the_fast_twin_stops_where_the_model_it_stands_for_would(home: FakeHome) -> None:
+    model, twin = home.model("one"), home.model("twin")
+    home.store.set_twin(model, twin, {"same": True})
+    keep_rule(home.store.path(model), rule_for(model))
+    home.release(model, reranker={"champion": model, "depth": DEPTH, "earlyExit": True})
+
+    async def scenario(service: Any, http: httpx.AsyncClient) -> None:
+        found = await search(http, simulated=True, fast=True)
+        assert (found["model_digest"], found["stands_for"], found["scored"]) == (twin, model, 20)
+
+    play(home, scenario)
