@@ -10,12 +10,14 @@ import polars as pl
 
 from predator_si.augment import Dataset, DatasetRepo, Guard, Sizes, build_dataset, dataset_card, update_manifest, write_dataset
 from predator_si.augment.generators.standard import standard_generators
+from predator_si.augment.pseudo_labels import Budget
 from predator_si.corpora.vocabulary import shared_words
 from predator_si.diagnose import diagnose
 from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.compare import reference_of, window_of
 from predator_si.orchestration.steps.explain import explain_causes
+from predator_si.orchestration.steps.teach import home_teacher
 from predator_si.orchestration.steps.writers import written_queries
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
@@ -103,7 +105,10 @@ def query_log(loop: Loop) -> pl.DataFrame:
 
 
 def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, total: None) -> Dataset:
-    """Training groups from clicks and documents, written, versioned with DVC, and bound to the cycle; the cycle is then prepared."""
+    """Training groups from clicks and documents, written, versioned with DVC, and bound to the cycle; the cycle is then prepared.
+
+    Where the contour gives a teacher time, it answers log queries and scores what it gets to; the rest is trained on labels.
+    """
     folder = loop.artifacts(cycle_id)
     report = DiagnosticReport.read(folder / "diagnostic_report.json")
     corpus, scale = loop.corpus, loop.plan.scale
@@ -114,19 +119,21 @@ def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, t
         eval_queries=[text for frame in judged for text in frame["text"].to_list()],
         eval_doc_ids=frozenset(doc_id for split in ("dev", "test") for doc_id in corpus.judgments(split=split)["doc_id"].to_list()),
     )
+    log, seconds = query_log(loop), loop.settings.values.training.teacher_seconds
     dataset = build_dataset(
         cycle_id,
         report,
-        query_log(loop),
+        log,
         documents,
         index,
         guard,
-        None,
+        home_teacher(loop, log) if seconds else None,
         Sizes(click_groups=scale.click_groups, document_groups=scale.document_groups, candidate_negatives=scale.negatives, validation_share=0.0),
         scale.seed,
         on_progress,
         loop.should_stop(cycle_id),
         categories=dict(corpus.documents().select("doc_id", "package").iter_rows()),
+        budget=Budget(seconds=seconds) if seconds else None,
         generators=[*standard_generators(least_clients=loop.settings.values.privacy.min_clients), *written_queries(loop, cycle_id)],
     )
     paths = write_dataset(folder, dataset)
