@@ -44,7 +44,7 @@ def adapt(
     examples: Annotated[int, typer.Option(min=8, help="Training queries at most; the time may allow fewer.")] = 1_000,
     part: Annotated[str | None, typer.Option(help="base or shift [default: shift where the corpus has one].")] = None,
     depth: Annotated[int, typer.Option(min=8, max=1000, help="Candidates that are scored for each query.")] = 20,
-    fusion_weight: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of the first stage in the fused arms [default: 0.35].")] = None,
+    fusion_weight: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of the first stage in the fused arms [default: 0.3].")] = None,
     max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a pair.")] = 192,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1e-2, help="Of distillation [default: 5e-5].")] = None,
     max_queries: Annotated[int | None, typer.Option(min=10, help="At most so many queries of each split: a quick look, not a figure.")] = None,

@@ -114,7 +114,7 @@ class Workshop:
 
     def train(self, name: str, groups: pl.DataFrame, recipe: TrainingRecipe, on_progress: Callable[[int, int], None] | None = None) -> Lap:
         """One training; its full candidate and one for each share of averaging."""
-        trained = fine_tune(self.store, self.start, groups, recipe, self.folder / name.replace(" ", "-"), name=name, on_progress=on_progress)
+        trained = fine_tune(self.store, self.start, groups, recipe, self.folder / name.replace(", ", "-").replace(" ", "-"), name=name, on_progress=on_progress)
         stored = [Stored(f"{name}, {share:.0%} of the start" if share else name, digest, 1.0 - share) for share, digest in trained.candidates.items()]
         return Lap(stored, trained.pairs, trained.seconds, trained.losses)
 

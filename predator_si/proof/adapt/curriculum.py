@@ -92,7 +92,7 @@ class Mix:
 
 
 def mixes(curriculum: Curriculum) -> list[Mix]:
-    """Two recipes: what people asked at the plan's rate, and the same with what was made up at twice the rate; the same lessons where there is one kind only."""
+    """Two recipes: what people asked at the plan's rate, and the same with what was made up at twice the rate; of one kind only, the same lessons."""
     log = [lesson for lesson in curriculum.lessons if not lesson.question.doc_id]
     if 0 < len(log) < len(curriculum.lessons):
         return [Mix("asked", log, 1.0), Mix("asked and made up, faster", curriculum.lessons, 2.0)]

@@ -104,11 +104,10 @@ def adapt(
     tell(f"{rate:.0f} pairs/s are scored; {seconds:.0f} s for each of {len(recipes) + 1} trainings, {sets.test} test queries")
     laps = []
     with clock.phase("train"):
-        for name, lessons in recipes.items():
-            tell(f"training: {name}, {len(lessons)} queries")
-            laps.append(
-                workshop.train(name, distilled_groups(lessons, plan, plan.seed), distillation(plan, seconds, epochs=_epochs(lessons, plan)), on_progress)
-            )
+        for mix in recipes:
+            tell(f"training: {mix.name}, {len(mix.lessons)} queries")
+            recipe = distillation(plan, seconds, epochs=_epochs(mix.lessons, plan), learning_rate=mix.pace * plan.learning_rate)
+            laps.append(workshop.train(mix.name, distilled_groups(mix.lessons, plan, plan.seed), recipe, on_progress))
     with clock.phase("choose"):
         stored = [one for lap in laps for one in lap.stored]
         tell(f"choosing among {len(stored)} candidates on {len(taught.held_out)} held-out queries without judgments")
