@@ -28,6 +28,7 @@ CROSS_ENCODER, LARGER, DENSE, LEXICAL, CLICKS = "cross-encoder", "larger cross-e
 WEIGHTS: Mapping[str, float] = {CROSS_ENCODER: 1.0, LARGER: 1.0, CLICKS: 1.0}
 """Of members by name; every other one has ``OTHERS``. Votes are standardised: one clicked document of 20 stands four standard deviations above the rest."""
 OTHERS = 0.5
+_LENIENCE = 4.0
 _KEPT_VECTORS = 100_000
 """Document vectors that a bi-encoder remembers: 150 MB at 384 dimensions."""
 
@@ -137,7 +138,7 @@ class SoftLabels:
     votes
         Each member's scores, standardised within the candidates; members that were silent or did not tell any two candidates apart are not in it.
     confidence
-        0 to 1: how sure the members are of the best candidate (see :func:`agreement`); null with fewer than two candidates or voting members.
+        0 to 1: how far the members agree on the best candidate (see :func:`agreement`); null with fewer than two candidates or voting members.
     """
 
     scores: FloatArray
@@ -243,18 +244,18 @@ class EnsembleTeacher:
 
 
 def agreement(votes: Mapping[str, FloatArray], weights: Mapping[str, float]) -> float | None:
-    """How sure the ensemble is of its best candidate, 0 to 1; null with fewer than two candidates or votes.
+    """How far the members agree on the ensemble's best candidate, 0 to 1; null with fewer than two candidates or votes.
 
-    The mean of two things: the weighted share of the members whose own best it is (those of several equally good ones give each its part), and the probability
-    that the softmax of the weighted sum gives it.
+    The weighted mean over the members of ``exp(-above / 4)``, where ``above`` candidates stand above that one in the member's own order (those level with it
+    by half). All alike give 1, one above .78, four .37. It is lenient on purpose: where several documents answer a query, members that choose different
+    ones are all right, so the lead of the best over the next says nothing there.
     """
     if len(votes) < 2:
         return None
     total = sum((weights[name] * vote for name, vote in votes.items()), np.zeros(1))
     best = int(np.argmax(total))
-    shares = {name: float((vote[best] == vote.max()) / (vote == vote.max()).sum()) for name, vote in votes.items()}
-    agreed = sum(weights[name] * share for name, share in shares.items()) / sum(weights[name] for name in votes)
-    return 0.5 * (agreed + float(1.0 / np.exp(total - total[best]).sum()))
+    above = {name: float((vote > vote[best]).sum() + 0.5 * ((vote == vote[best]).sum() - 1)) for name, vote in votes.items()}
+    return float(sum(weights[name] * np.exp(-above[name] / _LENIENCE) for name in votes) / sum(weights[name] for name in votes))
 
 
 def ensemble_of(
