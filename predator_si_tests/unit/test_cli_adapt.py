@@ -53,7 +53,7 @@ def test_a_folder_in_a_decision_out(cli: CommandLine, tmp_path: Path):
     assert Path(figures["report"]).is_file() and (Path(figures["report"]).parent / "model_card.md").is_file()
     assert figures["decision"] in answer.out and "gap recovery" in answer.out
     ledger = Control(cli.home / "adapt" / "ledger.db")
-    assert [record.payload["purpose"] for record in ledger.records() if record.action == "judgments_opened"] == ["gate", "oracle", "test"]
+    assert [record.payload["purpose"] for record in ledger.records() if record.action == "judgments_opened"] == ["gate", "canary", "oracle", "test"]
     pooled = cli("adapt", "--summary", file, "--json", "-")
     assert pooled.code == 0 and pooled.json["collections"][0]["corpus"] == "mine" and pooled.json["gap_recovery"] == figures["gap_recovery"]
 

@@ -43,10 +43,14 @@ def test_without_labels_nothing_opens_before_a_candidate_is_chosen_and_only_dev_
         with pytest.raises(Refused, match="stay closed"):
             judgments.open(purpose)  # type: ignore[arg-type]
     judgments.open("gate")
+    assert judgments.open_canary("other", lambda split: FRAME.with_columns(split=pl.lit(split)))["split"].to_list() == ["dev"]
     judgments.decided("promoted")
     judgments.open("oracle")
     judgments.open("test")
     assert read == ["dev", "train", "test"]
+    with pytest.raises(Refused, match="not now"):
+        judgments.open_canary("other", lambda split: FRAME)
+    assert [r.payload["corpus"] for r in ledger.records() if r.action == "judgments_opened"] == ["corpus", "other", "corpus", "corpus"]
 
 
 def test_dev_and_test_open_once(ledger: Control):

@@ -72,13 +72,28 @@ class Judgments:
         why_not = self._why_not(purpose)
         if why_not:
             raise Refused(f"{self.corpus}: the {_SPLIT[purpose]} judgments stay closed for {purpose}: {why_not}.")
-        self.openings[purpose] += 1
-        split = _SPLIT[purpose]
-        payload = {"corpus": self.corpus, "split": split, "purpose": purpose, "labels": self.mode, "run": self._run, "opening": self.openings[purpose]}
-        self._ledger.append("judgments_opened", self._actor, reason=f"predator-si adapt: {purpose}", payload=payload)
+        self._record(purpose, _SPLIT[purpose], self.corpus)
         if purpose == "test":
             self.test_openings_ever = self._ledger.open_sealed(self._run, self.corpus, self._actor)
-        return self._read(split)
+        return self._read(_SPLIT[purpose])
+
+    def open_canary(self, other: str, read: Callable[[str], pl.DataFrame]) -> pl.DataFrame:
+        """The dev judgments of another collection, which no training of this one saw; recorded like the rest, as often as they are wanted.
+
+        Raises
+        ------
+        Refused
+            No candidate was chosen yet.
+        """
+        if self._stage != "chosen":
+            raise Refused(f"{other}: canaries are judged when a candidate was chosen and before the decision, not now.")
+        self._record("canary", "dev", other)
+        return read("dev")
+
+    def _record(self, purpose: str, split: str, corpus: str) -> None:
+        self.openings[purpose] += 1
+        payload = {"corpus": corpus, "split": split, "purpose": purpose, "labels": self.mode, "run": self._run, "opening": self.openings[purpose]}
+        self._ledger.append("judgments_opened", self._actor, reason=f"predator-si adapt: {purpose}", payload=payload)
 
     def _why_not(self, purpose: Purpose) -> str:
         if purpose == "training" and self.mode != "train":

@@ -196,15 +196,17 @@ def _gate(
     dev = difference(workshop, workshop.start, chosen.digest, queries, judgments, found, on_progress)
     lost = {}
     for other, most in zip(others, sets.canaries, strict=True):
-        canary = _canary(other, workshop, most)
+        canary = _canary(other, workshop, door, most)
         tell(f"canary: {canary.queries.height} queries of {canary.name}")
         lost[canary.name] = difference(workshop, workshop.start, chosen.digest, canary.queries, canary.judgments, canary.candidates, on_progress)
     return judge(dev, lost)
 
 
-def _canary(other: Collection, workshop: Workshop, most: int) -> Canary:
+def _canary(other: Collection, workshop: Workshop, door: Judgments, most: int) -> Canary:
     queries = other.dev.head(most)
-    return Canary(other.name, queries, other.read_judgments("dev"), other.index.candidates(queries["text"].to_list(), workshop.plan.depth))
+    return Canary(
+        other.name, queries, door.open_canary(other.name, other.read_judgments), other.index.candidates(queries["text"].to_list(), workshop.plan.depth)
+    )
 
 
 def _oracle(
