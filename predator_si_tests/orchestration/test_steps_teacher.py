@@ -25,7 +25,7 @@ def test_the_teacher_gets_the_time_that_the_contour_gives(
         pass
 
     def build(*arguments: Any, **more: Any) -> None:
-        seen.update(teacher=arguments[6], budget=more["budget"])
+        seen.update(teacher=arguments[6], budget=more["budget"], log_groups=arguments[7].log_groups)
         raise Stop
 
     monkeypatch.setattr(prepare, "build_dataset", build)
@@ -34,9 +34,9 @@ def test_the_teacher_gets_the_time_that_the_contour_gives(
     with pytest.raises(Stop):
         prepare.build_data(Loop(loop.settings), "si_2026_11_23_001")
     if not taught:
-        assert seen == {"teacher": None, "budget": None}
+        assert seen == {"teacher": None, "budget": None, "log_groups": 0}
         return
-    assert seen["budget"].seconds == seconds
+    assert seen["budget"].seconds == seconds and seen["log_groups"] > 0
     queries = loop.corpus.queries(split="train", part="shift")["text"].to_list()[:3]
     found = loop.index().candidates(queries, 8)
     scores = seen["teacher"].score(queries, [one.doc_ids for one in found], [one.texts for one in found])

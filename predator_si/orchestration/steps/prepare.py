@@ -17,7 +17,7 @@ from predator_si.errors import Missing
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.compare import reference_of, window_of
 from predator_si.orchestration.steps.explain import explain_causes
-from predator_si.orchestration.steps.teach import home_teacher
+from predator_si.orchestration.steps.teach import fitted_propensities, home_teacher
 from predator_si.orchestration.steps.writers import written_queries
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
@@ -128,13 +128,19 @@ def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, t
         index,
         guard,
         home_teacher(loop, log) if seconds else None,
-        Sizes(click_groups=scale.click_groups, document_groups=scale.document_groups, candidate_negatives=scale.negatives, validation_share=0.0),
+        Sizes(
+            click_groups=scale.click_groups,
+            log_groups=scale.click_groups if seconds else 0,
+            document_groups=scale.document_groups,
+            candidate_negatives=scale.negatives,
+            validation_share=0.0,
+        ),
         scale.seed,
         on_progress,
         loop.should_stop(cycle_id),
         categories=dict(corpus.documents().select("doc_id", "package").iter_rows()),
         budget=Budget(seconds=seconds) if seconds else None,
-        generators=[*standard_generators(least_clients=loop.settings.values.privacy.min_clients), *written_queries(loop, cycle_id)],
+        generators=[*standard_generators(fitted_propensities(loop), least_clients=loop.settings.values.privacy.min_clients), *written_queries(loop, cycle_id)],
     )
     paths = write_dataset(folder, dataset)
     version = DatasetRepo.of(loop.home.path).commit(list(paths.values()), dataset.dataset_id)
