@@ -220,7 +220,8 @@ def _arm(order: dict[str, Any]) -> None:
 
     def wait(**said: Any) -> None:
         print(json.dumps({"bench": order["arm"], **said}), flush=True)  # noqa: T201  the parent reads it
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            raise SystemExit("the bench that started this arm is gone")
 
     def on_progress(step: int, steps: int) -> None:
         nonlocal clock, timed

@@ -25,8 +25,8 @@ class TrainingRecipe(Record):
     epochs: float = Field(default=1.0, gt=0, le=20)
     groups_per_step: int = Field(default=8, ge=1, le=256)
     groups_at_once: int | None = Field(default=None, ge=1)
-    """Gradient accumulation: so many groups are in memory at once. Null takes all of a step on a GPU, and on a processor some eight pairs, which stay in its
-    cache. The gradient is the same but for rounding."""
+    """Gradient accumulation: so many groups are in memory at once. Null takes all of a step on a GPU, and on a processor some sixteen pairs, which stay in
+    its cache. The gradient is the same but for rounding."""
     max_length: int = Field(default=160, ge=16, le=512)
     warmup: float = Field(default=0.1, ge=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
