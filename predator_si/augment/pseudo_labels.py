@@ -106,13 +106,14 @@ class Choice:
     others
         So many of the rest, at random: hard negatives alone made the model worse, see ``recipe.Sizes``.
     least_confidence
-        0 to 1: queries on whose answer the members agree less are left out, as are those whose candidates no member tells apart.
+        0 to 1: queries on whose answer the members agree less are left out, as are those whose candidates no member tells apart. A sole member has nobody to
+        agree with: its answers stay.
     """
 
     depth: int = 20
     best: int = 3
     others: int = 5
-    least_confidence: float = 0.0
+    least_confidence: float = 0.6
 
 
 def most_useful(groups: Sequence[Group], teacher: EnsembleTeacher) -> list[int]:
@@ -254,7 +255,7 @@ def answer_by_teacher(
     for proposal, group, labels in zip(proposals, groups, labelling.labels, strict=True):
         if labels is None or len(group.doc_ids) < 2:
             continue
-        if not labels.votes or (labels.confidence or 0.0) < choice.least_confidence:
+        if not labels.votes or (labels.confidence is not None and labels.confidence < choice.least_confidence):
             unsure += 1
             continue
         made.append(_grouped(proposal, group, labels, choice, rng))

@@ -157,7 +157,7 @@ class TestAnswers:
         assert made.weight == pytest.approx(0.5 * labels.confidence)
         none, counts = answer_by_teacher([proposal()], split, ensemble(), np.random.default_rng(0), Choice(least_confidence=0.99))
         assert none == [] and counts["unsure"] == 1 and counts["answered"] == 0
-        (sole,), _ = answer_by_teacher([proposal()], split, EnsembleTeacher([champion()]), np.random.default_rng(0))
+        (sole,), _ = answer_by_teacher([proposal()], split, EnsembleTeacher([champion()]), np.random.default_rng(0), Choice(least_confidence=0.99))
         assert sole.weight == 1.0, "one member has nobody to agree with"
 
     def test_few_candidates_level_candidates_and_none(self):
