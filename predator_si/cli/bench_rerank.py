@@ -34,7 +34,7 @@ def rerank(
     corpus: Annotated[list[str] | None, typer.Option(help="python-docs:shift, the name of an imported corpus, or a built one's folder; several times.")] = None,
     split: Annotated[str, typer.Option(help="Whose queries give the NDCG that is reported: dev or test.")] = "test",
     depth: Annotated[int, typer.Option(min=20, max=200, help="Candidates scored per query.")] = 50,
-    queries: Annotated[int | None, typer.Option(min=2, help="Judged queries of each corpus, at most [default: all].")] = None,
+    queries: Annotated[int, typer.Option(min=2, help="Judged queries of each corpus, at most.")] = 320,
     dev_queries: Annotated[int, typer.Option(min=10, help="Judged dev queries of each corpus on which the variant is chosen, at most.")] = 100,
     train_queries: Annotated[int, typer.Option(min=10, help="Train queries of each corpus that teach the students, without their labels, at most.")] = 400,
     timing_queries: Annotated[int, typer.Option(min=4, help="Queries that are timed, in all; 60 give the P95 ratio an interval.")] = 60,

@@ -259,8 +259,8 @@ def _load(
     """Loaded variants by name, and what each is: all backends for the trained model as it is, the fastest two for everything else."""
     backends = [backend for backend in fast_backends() if calibration or backend != "openvino-int8"]
     wanted = [(trained, backend, max_length) for backend in backends]
-    for source in (trained, *students):
-        for length in dict.fromkeys((max_length, *lengths)):
+    for source in (trained, *students):  # a student is made for the shorter input where there is one
+        for length in dict.fromkeys((max_length, *lengths) if source == trained else lengths or (max_length,)):
             wanted += [(source, backend, length) for backend in backends[:_FASTEST] if (source, backend, length) not in wanted]
     models: dict[str, Reranker] = {}
     facts: dict[str, dict[str, Any]] = {}

@@ -41,7 +41,7 @@ OnProgress = Callable[[int, int], None]
 _FULL = 900
 """Pooled judged queries from which on a run counts as full."""
 _SHOWN = {"digest", "backend", "layers", "max_length", "depth"}
-_TEACHER_DEPTH = 30
+_TEACHER_DEPTH = 20
 _CALIBRATION = 40
 _EQUALITY_QUERIES = 20
 _ALIKE = 0.95
