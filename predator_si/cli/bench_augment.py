@@ -41,6 +41,7 @@ def augment(
     dev_queries: Annotated[int, typer.Option(min=10, help="With --ablate: judged dev queries, at most.")] = 300,
     train_seconds: Annotated[float, typer.Option(min=1.0, help="With --ablate: training of each arm, at most.")] = 240.0,
     budget_minutes: Annotated[float, typer.Option(min=0.1, help="With --ablate: no arm begins that would end later.")] = 120.0,
+    only: Annotated[list[str] | None, typer.Option(help="With --ablate: only this source or filter is left out; several times.")] = None,
     embedder: Annotated[str, typer.Option(help="The first stage's bi-encoder: a fetched model's name.")] = "all-MiniLM-L6-v2",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     table: Annotated[Path | None, typer.Option(help="Put the tables between their marks into this Markdown file, as docs/benchmarks.md.")] = None,
@@ -61,7 +62,14 @@ def augment(
     with stages() as (tell, report):
         job = None
         if ablation:
-            sizes = {"examples": ablation_examples, "log_groups": log_groups, "dev_queries": dev_queries, "minutes": budget_minutes, "seed": seed}
+            sizes = {
+                "only": tuple(only or ()),
+                "examples": ablation_examples,
+                "log_groups": log_groups,
+                "dev_queries": dev_queries,
+                "minutes": budget_minutes,
+                "seed": seed,
+            }
             job = _ablation(settings, place, model, sizes, train_seconds, teacher, tell, report)
         found = bench_augment(place, examples, seed, job, tell=tell, on_progress=report)
     if table is not None:

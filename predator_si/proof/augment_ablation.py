@@ -48,6 +48,8 @@ class AblationPlan:
         Of the comparison.
     backend
         What arms are exported to before they score dev; null scores with the trained weights as they are.
+    only
+        Sources and filters to leave out in turn; empty takes all that gave or took anything.
     minutes
         No arm begins that would end later, by what the slowest arm took; arms that were left out are named.
     """
@@ -59,6 +61,7 @@ class AblationPlan:
     fusion_weight: float = 0.0
     backend: str | None = None
     minutes: float = 60.0
+    only: tuple[str, ...] = ()
     seed: int = 0
 
 
@@ -107,7 +110,7 @@ def ablate(
     curve: list[_Arm] = []
     left_out: list[str] = []
     jobs: list[tuple[str, Callable[[], Dataset]]] = [(f"{share:g}", _part_of(base, share, plan.seed)) for share in _CURVE if share < 1.0]
-    jobs += [(name, _built(place, sizes, plan.seed, teacher, without, off)) for name, without, off in ablation_arms(place, base)]
+    jobs += [(name, _built(place, sizes, plan.seed, teacher, without, off)) for name, without, off in ablation_arms(base, plan.only)]
     slowest = whole.seconds
     for number, (name, make) in enumerate(jobs):
         if time.monotonic() - began + slowest > 60.0 * plan.minutes:

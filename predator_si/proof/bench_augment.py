@@ -183,12 +183,17 @@ def bench_augment(
     return found if ablation is None else {**found, "ablation": ablation()}
 
 
-def ablation_arms(place: Ground, base: Dataset, sources: Sequence[str] | None = None) -> list[tuple[str, str | None, Filters]]:
-    """(name, source left out, filters) of every arm of a leave-one-out run: a source that gave no group, or a filter that took nothing, has none."""
-    gave = base.statistics["groups_by_source"]
-    took = _took(base)
-    arms: list[tuple[str, str | None, Filters]] = [(f"without {source}", source, Filters()) for source in gave if sources is None or source in sources]
-    arms += [(f"without filter {step}", None, Filters(off=frozenset({step}))) for step in STEPS if took.get(step)]
+def ablation_arms(base: Dataset, only: Sequence[str] = ()) -> list[tuple[str, str | None, Filters]]:
+    """(name, source left out, filters) of every arm of a leave-one-out run: a source that gave no group, or a filter that took nothing, has none.
+
+    Parameters
+    ----------
+    only
+        Sources and filters to leave out in turn; empty takes all.
+    """
+    gave, took = base.statistics["groups_by_source"], _took(base)
+    arms: list[tuple[str, str | None, Filters]] = [(f"without {source}", source, Filters()) for source in gave if not only or source in only]
+    arms += [(f"without filter {step}", None, Filters(off=frozenset({step}))) for step in STEPS if took.get(step) and (not only or step in only)]
     return arms
 
 

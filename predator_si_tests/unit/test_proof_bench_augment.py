@@ -1,0 +1,133 @@
+"""`bench augment` on a small collection with tiny models: figures that are counted, arms that differ by what they say, tables between their marks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from predator_si.corpora import load_corpus
+from predator_si.corpora.beir import write_corpus
+from predator_si.errors import BadInput
+from predator_si.proof.augment_ablation import BEGIN, END, AblationPlan, ablate, tables, write_tables
+from predator_si.proof.bench_augment import Ground, ablation_arms, bench_augment, ground, sizes_for
+from predator_si.search.models import ModelStore
+from predator_si.search.retrieve import HybridIndex
+from predator_si.search.tiny import HashingEmbedder
+from predator_si.train.recipe import TrainingRecipe
+from predator_si_tests.support.tiny_models import store_tiny
+from predator_si_tests.unit.test_augment_faults import rich
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Ground:
+    original = rich(160).with_columns(package=pl.lit("lib"))
+    docs = pl.concat([original, original.with_columns(doc_id=pl.col("doc_id") + "-old")])  # a second edition: near-duplicates have something to take
+    splits = ["dev", "test", "train", "train"]
+    queries = pl.DataFrame(
+        [(f"q{i}", " ".join(text.split()[1:5]), splits[i // 2 % 4], "shift" if i % 8 == 0 else "base") for i, text in enumerate(original["text"])],
+        schema=["query_id", "text", "split", "part"],
+        orient="row",
+    )
+    judgments = pl.DataFrame({"query_id": queries["query_id"], "doc_id": original["doc_id"], "relevance": [1.0] * original.height})
+    folder = tmp_path_factory.mktemp("corpus") / "small"
+    write_corpus(folder, docs, queries, judgments, {"name": "small"})
+    corpus = load_corpus(folder)
+    return ground(corpus, HybridIndex.build(corpus.documents(), HashingEmbedder()))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> tuple[ModelStore, str]:
+    return store_tiny(tmp_path)
+
+
+def test_the_speed_arm_counts_what_it_made_and_guards_the_evaluation(place: Ground):
+    found = bench_augment(place, 300, 3)
+    assert found["scale"] == "small" and found["wanted_examples"] == 300 and 150 <= found["examples"] <= 300
+    assert found["seconds"] > 0 and found["peak_rss_mb"] > 10 and found["bytes"]["parquet"] > 0
+    assert sum(found["groups_by_source"].values()) == found["groups"] == sum(found["yield"]["enough_negatives"].values())
+    assert found["holds"] is (found["examples"] >= 297)
+    dataset = place.build(sizes_for(300), 3)
+    sealed = set(place.corpus.judgments(split="dev")["doc_id"]) | set(place.corpus.judgments(split="test")["doc_id"])
+    assert not sealed & set(dataset.examples.filter(pl.col("label") == 1.0)["doc_id"])
+    assert place.report.root_cause_analysis.affected_categories == ["shift"] and dataset.statistics["targeted_groups"] > 0
+    with pytest.raises(BadInput, match="at least 60"):
+        bench_augment(place, 10, 3)
+
+
+def test_arms_leave_out_what_they_say_and_all_are_compared_on_the_same_queries(place: Ground, tiny: tuple[ModelStore, str], tmp_path: Path):
+    store, start = tiny
+    recipe = TrainingRecipe(loss="listwise", learning_rate=1e-3, max_length=16, epochs=0.2)
+    opened: list[str] = []
+    taken = next(name.removeprefix("without filter ") for name, source, _ in ablation_arms(place.build(sizes_for(480), 2)) if source is None)
+    watched = replace(place, corpus=Counting(place.corpus, opened))
+    found = ablate(
+        watched,
+        store,
+        start,
+        recipe,
+        AblationPlan(examples=480, dev_queries=12, depth=5, minutes=10.0, seed=2, only=("title", taken)),
+    )
+    names = [row["name"] for row in found["arms"]]
+    assert names[0] == "all" and {"without title", f"without filter {taken}"} <= set(names) and "without phrase" not in names
+    assert found["left_out"] == [] and found["n_queries"] == 12 and set(opened) == {"dev"}
+    for row in found["arms"]:
+        assert row["gain"] == pytest.approx(row["ndcg"] - found["start_ndcg"], abs=1e-9) and row["gain_ci"][0] <= row["gain"] <= row["gain_ci"][1]
+    whole = found["arms"][0]
+    for row in found["arms"][1:]:
+        assert row["worth"] == pytest.approx(whole["ndcg"] - row["ndcg"], abs=1e-9)
+    groups = [row["groups"] for row in found["curve"]]
+    assert groups == sorted(groups) and len(groups) == 4 and groups[-1] == whole["groups"]
+    text = tables({**bench_augment(place, 120, 2), "ablation": found})
+    assert text.count("| without ") == len(names) - 1 and "dev queries" in text
+
+
+def test_no_arm_begins_without_time_and_those_left_out_are_named(place: Ground, tiny: tuple[ModelStore, str]):
+    store, start = tiny
+    found = ablate(place, store, start, TrainingRecipe(max_length=16, epochs=0.2), AblationPlan(examples=60, dev_queries=8, depth=3, minutes=1e-6))
+    assert [row["name"] for row in found["arms"]] == ["all"] and "without title" in found["left_out"]
+
+
+def test_tables_stand_between_their_marks_and_the_rest_of_the_file_stays(tmp_path: Path):
+    figures = {
+        "corpus": "small", "scale": "small", "seed": 0, "cores": 2, "examples": 300, "seconds": 2.0, "peak_rss_mb": 500.0, "diversity_score": 0.9,
+        "cluster_entropy": None, "yield": {"proposed": {"title": 10}, "round_trip": {"title": 8}},
+    }  # fmt: skip
+    path = tmp_path / "benchmarks.md"
+    path.write_text(f"# Mine\n\nbefore\n{BEGIN}\nold\n{END}\nafter\n")
+    write_tables(path, figures)
+    text = path.read_text()
+    assert text.startswith("# Mine\n\nbefore\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert "| left after | title |" in text and "| round_trip | 8 |" in text and "| unknown |" in text
+    write_tables(path, figures)
+    assert path.read_text() == text
+    write_tables(tmp_path / "new.md", figures)
+    assert BEGIN in (tmp_path / "new.md").read_text()
+    path.write_text(f"{BEGIN} only")
+    with pytest.raises(BadInput, match="Put the missing mark back"):
+        write_tables(path, figures)
+
+
+class Counting:
+    """A corpus that writes down whose judgments are read."""
+
+    def __init__(self, corpus: object, opened: list[str]) -> None:
+        self._corpus, self._opened = corpus, opened
+
+    def judgments(self, split: str | None = None, part: str | None = None) -> pl.DataFrame:
+        self._opened.append(str(split))
+        return self._corpus.judgments(split, part)  # type: ignore[attr-defined]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._corpus, name)
+
+
+def test_groups_of_a_smaller_share_are_in_the_larger_one(place: Ground):
+    from predator_si.proof.augment_ablation import _part_of
+
+    base = place.build(sizes_for(120), 0)
+    small, large = (set(_part_of(base, share, 0)().examples["group_id"]) for share in (0.25, 0.5))
+    assert small < large and len(large) == np.round(0.5 * base.statistics["groups"])
