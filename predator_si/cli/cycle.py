@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Passes of the loop.", no_args_is_help=True)
 
 _VERDICTS = {
+    "actions.json": "actions without training",
     "evaluation.json": "champion against challenger",
     "decision-trial.json": "trial",
     "ab_test_results.json": "experiment",
@@ -184,9 +185,12 @@ def _verdicts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _answer(name: str, content: dict[str, Any]) -> tuple[str, str]:
+    if name == "actions.json":
+        return content["action"] or ("on to training" if content["train"] else "none"), content["reason"]
     if name == "evaluation.json":
         gain = content["ndcg_difference"]
-        return f"NDCG@10 {gain['estimate']:+.4f}", f"95% interval [{gain['low']:+.4f}, {gain['high']:+.4f}], {content['n_queries']} sealed queries"
+        queries = f"{content['n_queries']} {'sealed' if content['split'] == 'test' else content['split']} queries"
+        return f"NDCG@10 {gain['estimate']:+.4f}", f"95% interval [{gain['low']:+.4f}, {gain['high']:+.4f}], {queries}"
     if name == "deployment.json":
         return "confirmed" if content["confirmed"] else "not confirmed", content["reason"]
     if name == "rollback.json":

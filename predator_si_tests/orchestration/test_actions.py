@@ -111,6 +111,8 @@ def test_a_slow_search_gets_a_smaller_depth_by_the_same_road_as_a_model(begin: C
     assert (home.info()["depth"], home.info()["variants"]["candidate"]) == (plan.config.depth, None)
     assert parse_release(home.loop.release_text(), home.loop.release_name).reranker.candidate_depth is None
     assert home.watched(cycle_id).answer == "keep" and home.state(cycle_id) is CycleState.STABLE
+    page = (home.folder(cycle_id) / "report.html").read_text()
+    assert "Actions without training" in page and "4 of 8 candidates are reranked" in page and "only a cluster applies" in page
     assert home.tracker.aliases() == {"champion": home.old, "gold-1": home.old}
 
     home.loop.control.append("test", "test", None, "what was released is taken back by its settings alone")

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from predator_si.errors import Missing, PredatorError
+from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
@@ -22,6 +23,7 @@ from predator_si.release.recompute import decision_name
 from predator_si.release.rollback import rollback
 from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_margin_of
 from predator_si.reports import manifest, write_cycle_report
+from predator_si.reports.cycle import Section
 from predator_si.search.events import read_events
 from predator_si.train.tracking import ExperimentTracker
 
@@ -161,6 +163,16 @@ def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | N
     return take_back(loop, cycle_id, again.reason, tracker=tracker)
 
 
+def _actions_tried(folder: Path) -> list[Section]:
+    """What a cycle tried instead of training, as a card of its page; none where it trained at once."""
+    if not (folder / "actions.json").is_file():
+        return []
+    plan = ActionPlan.read(folder / "actions.json")
+    rows = [(one.action, one.note, "yes" if one.passes else "no", one.reason) for one in plan.tried]
+    rows += [(action, "", "not tried", why) for action, why in plan.not_built.items()]
+    return [Section("Actions without training", plan.reason, ("action", "what", "passes", "measured on dev queries"), tuple(rows))]
+
+
 def write_report(loop: Loop, cycle_id: str, **more: Any) -> Path:
     """``report.html`` and ``manifest.json`` of a cycle."""
     folder = loop.artifacts(cycle_id)
@@ -169,7 +181,13 @@ def write_report(loop: Loop, cycle_id: str, **more: Any) -> Path:
         for arm, value in pl.read_parquet(folder / "latency.parquet").iter_rows():
             times.setdefault(arm, []).append(value)
     path = write_cycle_report(
-        folder, f"Cycle {cycle_id}", ledger=loop.control.records(500, cycle_id=cycle_id), snapshots=loop.snapshots(), latencies=times, **more
+        folder,
+        f"Cycle {cycle_id}",
+        ledger=loop.control.records(500, cycle_id=cycle_id),
+        snapshots=loop.snapshots(),
+        latencies=times,
+        sections=_actions_tried(folder),
+        **more,
     )
     manifest(folder)
     return path
