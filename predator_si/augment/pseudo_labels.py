@@ -119,8 +119,9 @@ class Choice:
 def most_useful(groups: Sequence[Group], teacher: EnsembleTeacher) -> list[int]:
     """Places of the groups in the order in which labels are worth having: targeted ones, then those on which the cheap members agree least; ties as given.
 
-    The cheap members (bi-encoders, BM25) cost a thousandth of a cross-encoder. Where they agree on the best candidate, the champion mostly does too, and its
-    labels would tell it what it knows. Groups of fewer than two candidates teach nothing and come last.
+    Cheap members (bi-encoders, BM25) see a text once, a cross-encoder once for each query. On train queries of three collections (see ``teacher``) the
+    ensemble with bge is .024 better than the champion in NDCG@10 on the third of the queries where the cheap members agree most, .044 and .050 on the others;
+    without bge it is .022, .026 and .026, and the order hardly matters. Groups of fewer than two candidates teach nothing and come last.
     """
     cheap = teacher.cheap()
     unsure: list[float] = []

@@ -4,7 +4,21 @@ What belongs here: members over callables, the weighted sum of their standardise
 (``teacher_models``), choosing what is worth the teacher's time (``pseudo_labels``).
 
 Why a sum of different rankers: a champion cannot learn from its own scores. What the dense and the lexical leg know beside it is new to it, and errors that
-the members do not share cancel.
+the members do not share cancel. NDCG@10 of the top 20 of the first stage on queries of the train split, whose labels served for this table only (L-12, MiniLM,
+BM25; standard errors of the gains .008 to .013):
+
+===================================  =================  ===============  =================
+members                              scifact (150)      stackfaq (80)    faq-docs (150)
+===================================  =================  ===============  =================
+cross-encoder alone                  .719               .864             .798
+with .5 (dense + lexical)            .743               .885             .825
+with .8 (dense + lexical)            .741               .887             .833
+with .5 (dense + lexical + bge)      .754               .896             .849
+with .8 (dense + lexical + bge)      .755               .901             .858
+===================================  =================  ===============  =================
+
+Every weight between .25 and 1.2 is within .015 of the best for the three members that a service has. Late interaction by answerai-colbert-small, without its
+projection, added .004 and .002 to the members with bge, for as much time as bge takes: it is not among them.
 """
 
 from __future__ import annotations
@@ -248,7 +262,8 @@ def agreement(votes: Mapping[str, FloatArray], weights: Mapping[str, float]) -> 
 
     The weighted mean over the members of ``exp(-above / 4)``, where ``above`` candidates stand above that one in the member's own order (those level with it
     by half). All alike give 1, one above .78, four .37. It is lenient on purpose: where several documents answer a query, members that choose different
-    ones are all right, so the lead of the best over the next says nothing there.
+    ones are all right, so the lead of the best over the next says nothing there. Of the quarter of the queries with least and with most agreement, the best
+    candidate was relevant for .39 and .86 on scifact, .90 and .95 on stackfaq, .37 and .97 on faq-docs (queries and members of the table above, without bge).
     """
     if len(votes) < 2:
         return None
