@@ -33,8 +33,8 @@ class Phrases:
 
     Candidates come from counts (see ``scored_phrases``). Where there is an embedder, each is scored by its cosine with the document, standardised, plus a
     little of its standardised count score, and chosen by maximal marginal relevance (Carbonell and Goldstein 1998) with the cosine between phrases as
-    similarity, as KeyBERT does. Without one the counts decide, and the share of common words is the similarity. On documents with a known train query the cosine of made and
-    real query rose from .34 and .37 (counts alone; scifact, python-docs) over .44 (both alike) to .49 (counts as a little).
+    similarity, as KeyBERT does. Without one the counts decide, and the share of common words is the similarity. On documents with a known train query the
+    cosine of made and real query rose from .34 and .37 (counts alone; scifact, python-docs) over .44 (both alike) to .49 (counts as a little).
     """
 
     source = "phrase"

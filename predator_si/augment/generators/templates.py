@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.augment.generators.phrases import Phrase, chosen_phrases
-from predator_si.augment.generators.seeds import Places, Seeds, in_turn, seeds_of
+from predator_si.augment.generators.seeds import Seeds, in_turn, seeds_of
 from predator_si.augment.generators.terms import Terms, joined, term_lists
 from predator_si.augment.material import Material
 from predator_si.augment.recipe import Proposal
@@ -27,7 +27,6 @@ _COMMON_SHARE = 0.002
 """A template's word stands in at least this share of the different queries: words of one topic are slots, not templates."""
 _MOST_SLOTS = 2
 _MOST_WORDS = 12
-_TRIED = 6
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Templates:
     """Each document's phrases in templates that fit it, more common templates more often.
 
     A template fits a document when each of its topical words stands in the document's text, so that "install X on linux" is not asked of a text that knows no
-    linux. Where there is an embedder, the nearest to the document of a few filled templates is taken.
+    linux; the more of them it has, the likelier it is taken, since it was asked about such documents.
 
     Parameters
     ----------
@@ -93,16 +92,16 @@ class Templates:
             titles, texts = seeds.read(places)
             said = [frozenset(words) for words in term_lists([f"{title} {text}" for title, text in zip(titles, texts, strict=True)])]
             phrases = chosen_phrases(material, seeds, places, 2 * _MOST_SLOTS)
-            tried = [list(dict.fromkeys(bank.tries(known, found, _TRIED * most, rng))) for known, found in zip(said, phrases, strict=True)]
-            for place, queries in zip(places.tolist(), _nearest_first(material, seeds, places, tried), strict=True):
-                yield [Proposal(query, seeds.doc_ids[place], self.source, "template", 1.0, bool(seeds.targeted[place])) for query in queries[:most]]
+            for place, known, found in zip(places.tolist(), said, phrases, strict=True):
+                queries = dict.fromkeys(bank.filled(known, found, most, rng))
+                yield [Proposal(query, seeds.doc_ids[place], self.source, "template", 1.0, bool(seeds.targeted[place])) for query in queries]
 
 
 def log_templates(log: pl.DataFrame, *, least_queries: int = LEAST_QUERIES, least_clients: int = LEAST_CLIENTS) -> list[Template]:
     """The templates of a query log, most common first.
 
     Words that stand in at least ``least_queries`` different queries, in ``_COMMON_SHARE`` of them, and with ``least_clients`` different clients where the log
-    has ``client_id``, are common; runs of others become slots. A template has one or two slots and a common word, and is kept when at least
+    has ``client_id``, are common; runs of others become slots. A template has one or two slots and at least as many common words, and is kept when at least
     ``least_queries`` different queries with different slots have it, asked by ``least_clients`` clients where those are known. A search without a client
     counts as nobody's then.
     """
@@ -119,7 +118,7 @@ def log_templates(log: pl.DataFrame, *, least_queries: int = LEAST_QUERIES, leas
     rooted: dict[tuple[str | None, ...], list[tuple[str, ...]]] = defaultdict(list)
     for query in queries:
         form = _form(query, common)
-        if any(word is not None for word in form) and 0 < form.count(None) <= _MOST_SLOTS:
+        if 0 < form.count(None) <= min(_MOST_SLOTS, len(form) - form.count(None)):
             rooted[form].append(query)
     kept = []
     for form, members in rooted.items():
@@ -148,27 +147,31 @@ class _Bank:
 
     def __init__(self, templates: Sequence[Template], terms: Terms) -> None:
         self.templates = templates
-        self.weights = np.array([template.queries for template in templates], dtype=np.float64)
         self.needs = [template.telling(terms) for template in templates]
+        self.weights = np.array([template.queries * (1 + len(need)) ** 2 for template, need in zip(templates, self.needs, strict=True)], dtype=np.float64)
         self.free = np.array([place for place, need in enumerate(self.needs) if not need], dtype=np.int64)
         self.by_word: dict[str, list[int]] = defaultdict(list)
         for place, need in enumerate(self.needs):
             for word in need:
                 self.by_word[word].append(place)
 
-    def tries(self, said: frozenset[str], phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> Iterator[str]:
-        """Some filled templates that fit a document with these words and phrases."""
+    def filled(self, said: frozenset[str], phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> Iterator[str]:
+        """At most ``count`` filled templates that fit a document with these words and phrases, drawn by weight."""
         bound = sorted({place for word in said if word in self.by_word for place in self.by_word[word] if self.needs[place] <= said})
         fitting = np.concatenate([self.free, np.array(bound, dtype=np.int64)])
         if not len(fitting) or not phrases:
             return
         weights = self.weights[fitting]
-        for place in fitting[rng.choice(len(fitting), min(count, len(fitting)), replace=False, p=weights / weights.sum())].tolist():
+        made = 0
+        for place in fitting[rng.choice(len(fitting), len(fitting), replace=False, p=weights / weights.sum())].tolist():
+            if made == count:
+                return
             template = self.templates[place]
             taken = {word for word in template.words if word is not None}
             fitted = sorted((p for p in phrases if taken.isdisjoint(p)), key=lambda phrase: abs(len(phrase) - template.slot_words))
             if len(fitted) >= template.slots:
                 yield template.filled(fitted[: template.slots])
+                made += 1
 
 
 def _form(query: Sequence[str], common: frozenset[str]) -> tuple[str | None, ...]:
@@ -187,16 +190,3 @@ def _askers(log: pl.DataFrame) -> dict[str, set[str]]:
         return {text: set() for text in log["text"].drop_nulls().unique(maintain_order=True).to_list()}
     grouped = log.drop_nulls("text").group_by("text", maintain_order=True).agg(pl.col("client_id").drop_nulls().unique())
     return {text: set(clients) for text, clients in grouped.iter_rows()}
-
-
-def _nearest_first(material: Material, seeds: Seeds, places: Places, tried: list[list[str]]) -> list[list[str]]:
-    flat = [query for queries in tried for query in queries]
-    if material.embed is None or not flat:
-        return tried
-    vectors, documents = np.asarray(material.embed(flat), dtype=np.float32), seeds.vectors(material, places)
-    ordered, start = [], 0
-    for queries, document in zip(tried, documents, strict=True):
-        cosines = vectors[start : start + len(queries)] @ document
-        start += len(queries)
-        ordered.append([queries[at] for at in np.argsort(-cosines, kind="stable")])
-    return ordered
