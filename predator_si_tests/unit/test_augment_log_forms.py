@@ -120,7 +120,7 @@ class TestAlignment:
 
 def planted() -> pl.DataFrame:
     texts = [f"{verb} sparse matrix rows" for verb in ("sort", "sum", "join", "scale")] * 10 + ["sort sparse matrx rows", "sum sparse martix rows"]
-    texts += ["plot the event queue", "plot the event queu"] + ["plot the event queue"] * 12
+    texts += ["plot the event queue", "plot the event quue"] + ["plot the event queue"] * 12
     return log_of(texts)
 
 
@@ -142,8 +142,14 @@ class TestTypos:
         log = log_of(["plot the event queue"] * 30 + ["queux restaurant paris opening hours"])
         assert learn_noise(log, self.KNOWN).misspellings == 0
 
+    def test_other_endings_and_beginnings_are_grammar_not_typos(self):
+        log = log_of(
+            ["sort the matrix rows"] * 30 + ["sort the matrixes rows", "sort the bimatrix rows"] + ["побачити матриця рядок"] * 30 + ["побачити матрицю рядок"]
+        )
+        assert learn_noise(log, {**self.KNOWN, "матриця": 5}).misspellings == 0
+
     def test_consecutive_queries_of_one_client_are_evidence(self):
-        texts, others = ["matrix help"] * 20 + ["matrxi zoom", "matrix inverse rows"], [str(at) for at in range(20)]
+        texts, others = ["matrix help"] * 20 + ["martix zoom", "matrix inverse rows"], [str(at) for at in range(20)]
         assert learn_noise(log_of(texts, clients=[*others, "me", "me"]), self.KNOWN).misspellings == 1
         assert learn_noise(log_of(texts, clients=[*others, "me", "you"]), self.KNOWN).misspellings == 0
 

@@ -147,9 +147,10 @@ def learn_noise(log: pl.DataFrame, documents: Mapping[str, int], *, least_querie
     """Typos and synonyms of a query log.
 
     A misspelling is a word that stands in no document and is rare in the log, within one edit (two in words of seven letters or more; Damerau 1964, optimal
-    string alignment) of a word at least five times as frequent that documents or enough queries have, where both stand in queries that are otherwise equal or
-    share half of their other words, or in consecutive queries of one client. A synonym stands in place of the other in otherwise equal queries that led to
-    clicks on the same document, three times and for two documents at least; only words of enough queries (and clients) take part.
+    string alignment), the first and the last letter being right since prefixes and endings are grammar, of a word at least five times as frequent that
+    documents or enough queries have, where both stand in queries that are otherwise equal or share half of their other words, or in consecutive queries of one
+    client. A synonym stands in place of the other in otherwise equal queries that led to clicks on the same document, three times and for two documents at
+    least; only words of enough queries (and clients) take part.
 
     Parameters
     ----------
@@ -270,7 +271,7 @@ def _misspellings(
     found: dict[tuple[str, str], int] = {}
     for meant in sorted(word for word in searches if _SHORT <= len(word) <= _LONGEST and word.isalpha() and (documents.get(word, 0) or word in shared)):
         for written in sorted({word for form in _deletions(meant) for word in by_form.get(form, ())} - {meant}):
-            if searches[meant] >= _RATIO * searches[written] and (written, meant) not in found:
+            if searches[meant] >= _RATIO * searches[written] and (meant[0], meant[-1]) == (written[0], written[-1]):
                 edits = alignment(meant, written)
                 near = edits is not None and len(edits) <= (2 if min(len(meant), len(written)) >= _LONG else 1)
                 if near and ((written, meant) in after or (meant, written) in after or _alike(others[written], others[meant])):
