@@ -205,8 +205,8 @@ class EnsembleTeacher:
         return tuple(self.weights)
 
     def cheap(self) -> EnsembleTeacher | None:
-        """The same ensemble without its cross-encoders, which take nearly all of its time; null where nobody is left."""
-        left = [member for member in self._members if not isinstance(member, CrossEncoder)]
+        """The same ensemble without its models (cross-encoders and further bi-encoders), which take nearly all of its time; null where nobody is left."""
+        left = [member for member in self._members if not isinstance(member, CrossEncoder | BiEncoder)]
         return EnsembleTeacher(left, {member.name: self.weights[member.name] for member in left}) if left else None
 
     def score(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -> list[FloatArray]:

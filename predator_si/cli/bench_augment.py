@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from predator_si.proof.bench_augment import Ground
+    from predator_si.search.models import ModelStore
     from predator_si.settings import Settings
 
 
@@ -41,6 +42,7 @@ def augment(
     dev_queries: Annotated[int, typer.Option(min=10, help="With --ablate: judged dev queries, at most.")] = 300,
     train_seconds: Annotated[float, typer.Option(min=1.0, help="With --ablate: training of each arm, at most.")] = 240.0,
     budget_minutes: Annotated[float, typer.Option(min=0.1, help="With --ablate: no arm begins that would end later.")] = 120.0,
+    labels: Annotated[bool, typer.Option("--labels", help="Also time the teacher's labels for the 5,000 most useful examples.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="With --ablate: only this source or filter is left out; several times.")] = None,
     embedder: Annotated[str, typer.Option(help="The first stage's bi-encoder: a fetched model's name.")] = "all-MiniLM-L6-v2",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -49,7 +51,7 @@ def augment(
 ) -> None:
     """Time the making of training data without a language model and a cross-encoder; with `--ablate`, measure what each part of it is worth.
 
-    Exit code 1 when 45,000 examples do not come within 600 s and 3 GB.
+    Exit code 1 when 45,000 examples do not come within 600 s and 3 GB, or their labels (`--labels`) within 480 s more.
 
     Example: `predator-si bench augment --examples 45000 --ablate --table docs/benchmarks.md --json augment.json`
     """
@@ -71,7 +73,8 @@ def augment(
                 "seed": seed,
             }
             job = _ablation(settings, place, model, sizes, train_seconds, teacher, tell, report)
-        found = bench_augment(place, examples, seed, job, tell=tell, on_progress=report)
+        timed = _labels(settings, place, model, examples, seed, tell, report) if labels else None
+        found = bench_augment(place, examples, seed, job, timed, tell=tell, on_progress=report)
     if table is not None:
         write_tables(table, found)
     if json_file is not None:
@@ -84,7 +87,10 @@ def augment(
         for row in found.get("ablation", {}).get("arms", ()):
             worth = f", what is left out is worth {row['worth']:+.4f} [{row['worth_ci'][0]:+.4f}, {row['worth_ci'][1]:+.4f}]" if "worth" in row else ""
             say(f"{row['name']}: gain {row['gain']:+.4f} [{row['gain_ci'][0]:+.4f}, {row['gain_ci'][1]:+.4f}]{worth}")
-    if examples >= 45_000 and not found["holds"]:
+        if "labels" in found:
+            told = found["labels"]
+            say(f"labels of {told['examples']:,} examples by {told['teacher']}: {told['seconds']:.0f} s, {told['pairs']:,} pairs")
+    if examples >= 45_000 and not (found["holds"] and found.get("labels", {"holds": True})["holds"]):
         raise typer.Exit(1)
 
 
@@ -102,14 +108,11 @@ def _ablation(
     from predator_si.augment.teacher import ensemble_of
     from predator_si.evaluate.pair_scores import PairScores, score_pairs
     from predator_si.proof.augment_ablation import AblationPlan, ablate, recipe_for
-    from predator_si.search.models import ModelStore, fetch_models
     from predator_si.search.rerank import load_reranker, reference_backend
     from predator_si.train.export import export
 
     folders = settings.folders.ensure()
-    store = ModelStore(folders.models)
-    raw = store.add(fetch_models(settings.cache, (model,))[model], name=model, backend="torch-fp32", max_length=512, base=model)
-    start = export(store, raw, "torch-fp32", 128)
+    store, start = _fetched(settings, model)
     backend = reference_backend()
     plan = AblationPlan(backend=None if backend.startswith("torch-fp32") else backend, **sizes)
     recipe = recipe_for(train_seconds, teacher=with_teacher, seed=plan.seed)
@@ -123,3 +126,31 @@ def _ablation(
             return ablate(place, store, start, recipe, plan, told, tell=tell, on_progress=report)
 
     return run
+
+
+def _labels(
+    settings: Settings, place: Ground, model: str, examples: int, seed: int, tell: Callable[[str], None], report: Callable[[int, int], None]
+) -> Callable[[], dict[str, Any]]:
+    """The job, with its model fetched, exported and warm before any clock starts; no score is remembered."""
+    from predator_si.augment.teacher import ensemble_of
+    from predator_si.augment.teacher_models import installed_bi_encoders
+    from predator_si.proof.bench_labels import bench_labels
+    from predator_si.search.rerank import load_reranker, reference_backend
+    from predator_si.train.export import export
+
+    store, start = _fetched(settings, model)
+    champion = load_reranker(store.path(export(store, start, reference_backend(), 128)))
+    champion.score("warm", ["warm"])
+    others = installed_bi_encoders(settings.cache, besides=place.index.embedder.name)
+    teacher = ensemble_of(place.index, champion.score_pairs, bi_encoders=others)
+    return lambda: bench_labels(place, teacher, examples, seed, tell=tell, on_progress=report)
+
+
+def _fetched(settings: Settings, model: str) -> tuple[ModelStore, str]:
+    """The home's model store with the fetched model in it, cut at 128 tokens."""
+    from predator_si.search.models import ModelStore, fetch_models
+    from predator_si.train.export import export
+
+    store = ModelStore(settings.folders.ensure().models)
+    raw = store.add(fetch_models(settings.cache, (model,))[model], name=model, backend="torch-fp32", max_length=512, base=model)
+    return store, export(store, raw, "torch-fp32", 128)

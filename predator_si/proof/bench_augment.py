@@ -19,6 +19,7 @@ from typing import Any
 import polars as pl
 
 from predator_si.augment import Dataset, Filters, Guard, Sizes, build_dataset, write_dataset
+from predator_si.augment.pseudo_labels import Budget
 from predator_si.augment.recipe import STEPS
 from predator_si.augment.teacher import EnsembleTeacher
 from predator_si.corpora import Corpus
@@ -52,6 +53,7 @@ class Ground:
         *,
         filters: Filters | None = None,
         teacher: EnsembleTeacher | None = None,
+        budget: Budget | None = None,
         without: str | None = None,
         on_progress: Progress = lambda done, total: None,
     ) -> Dataset:
@@ -61,7 +63,7 @@ class Ground:
         generators = [generator for generator in standard_generators() if generator.source != without]
         return build_dataset(
             self.report.cycle_id, self.report, self.log, self.documents, self.index, self.guard, teacher, sizes, seed, on_progress, filters=filters,
-            generators=generators, categories=self.categories,
+            generators=generators, categories=self.categories, budget=budget,
         )  # fmt: skip
 
     @property
@@ -173,14 +175,16 @@ def bench_augment(
     examples: int,
     seed: int,
     ablation: Callable[[], dict[str, Any]] | None = None,
+    labels: Callable[[], dict[str, Any]] | None = None,
     *,
     tell: Tell = lambda text: None,
     on_progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The figures of ``bench augment``: speed, and the ablation where one is given."""
+    """The figures of ``bench augment``: speed, and the ablation and the teacher's labels where they are given."""
     speed = bench_speed(place, examples, seed, tell=tell, on_progress=on_progress)
     found = {**provenance("full" if examples >= 45_000 else "small", seed), **speed}
-    return found if ablation is None else {**found, "ablation": ablation()}
+    jobs = {"labels": labels, "ablation": ablation}
+    return found | {name: job() for name, job in jobs.items() if job is not None}
 
 
 def ablation_arms(base: Dataset, only: Sequence[str] = ()) -> list[tuple[str, str | None, Filters]]:

@@ -154,12 +154,13 @@ def test_a_bi_encoder_embeds_a_text_once_and_prefixes_queries_only():
     assert again[0].tolist() == first[0].tolist()
 
 
-def test_cheap_is_what_is_left_without_cross_encoders():
+def test_cheap_is_what_is_left_without_models():
     index = HybridIndex.build(pl.DataFrame({"doc_id": ["a", "b"], "title": ["", ""], "text": ["sort", "merge"]}), HashingEmbedder(8))
-    full = ensemble_of(index, np.zeros, larger=np.zeros, weights={"dense": 0.7})
-    assert full.members == (CROSS_ENCODER, LARGER, "dense", "lexical")
+    other, clicks = BiEncoder("other", HashingEmbedder(8)), Fixed("clicks")
+    full = ensemble_of(index, np.zeros, larger=np.zeros, bi_encoders=[other], signals=[clicks], weights={"dense": 0.7})
+    assert full.members == (CROSS_ENCODER, LARGER, "dense", "lexical", "other", "clicks")
     cheap = full.cheap()
-    assert cheap is not None and cheap.weights == {"dense": 0.7, "lexical": 0.5}
+    assert cheap is not None and cheap.weights == {"dense": 0.7, "lexical": 0.5, "clicks": 1.0}
     assert EnsembleTeacher([CrossEncoder(np.zeros)]).cheap() is None
 
 

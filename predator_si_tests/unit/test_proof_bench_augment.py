@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from predator_si.augment.teacher import ensemble_of
 from predator_si.corpora import load_corpus
 from predator_si.corpora.beir import write_corpus
 from predator_si.errors import BadInput
-from predator_si.proof.augment_ablation import BEGIN, END, AblationPlan, ablate, tables, write_tables
-from predator_si.proof.bench_augment import Ground, ablation_arms, bench_augment, ground, sizes_for
+from predator_si.proof.augment_ablation import BEGIN, END, AblationPlan, ablate, write_tables
+from predator_si.proof.bench_augment import Ground, bench_augment, ground, sizes_for
+from predator_si.proof.bench_labels import bench_labels
 from predator_si.search.models import ModelStore
 from predator_si.search.retrieve import HybridIndex
 from predator_si.search.tiny import HashingEmbedder
@@ -58,33 +59,6 @@ def test_the_speed_arm_counts_what_it_made_and_guards_the_evaluation(place: Grou
         bench_augment(place, 10, 3)
 
 
-def test_arms_leave_out_what_they_say_and_all_are_compared_on_the_same_queries(place: Ground, tiny: tuple[ModelStore, str], tmp_path: Path):
-    store, start = tiny
-    recipe = TrainingRecipe(loss="listwise", learning_rate=1e-3, max_length=16, epochs=0.2)
-    opened: list[str] = []
-    taken = next(name.removeprefix("without filter ") for name, source, _ in ablation_arms(place.build(sizes_for(480), 2)) if source is None)
-    watched = replace(place, corpus=Counting(place.corpus, opened))
-    found = ablate(
-        watched,
-        store,
-        start,
-        recipe,
-        AblationPlan(examples=480, dev_queries=12, depth=5, minutes=10.0, seed=2, only=("title", taken)),
-    )
-    names = [row["name"] for row in found["arms"]]
-    assert names[0] == "all" and {"without title", f"without filter {taken}"} <= set(names) and "without phrase" not in names
-    assert found["left_out"] == [] and found["n_queries"] == 12 and set(opened) == {"dev"}
-    for row in found["arms"]:
-        assert row["gain"] == pytest.approx(row["ndcg"] - found["start_ndcg"], abs=1e-9) and row["gain_ci"][0] <= row["gain"] <= row["gain_ci"][1]
-    whole = found["arms"][0]
-    for row in found["arms"][1:]:
-        assert row["worth"] == pytest.approx(whole["ndcg"] - row["ndcg"], abs=1e-9)
-    groups = [row["groups"] for row in found["curve"]]
-    assert groups == sorted(groups) and len(groups) == 4 and groups[-1] == whole["groups"]
-    text = tables({**bench_augment(place, 120, 2), "ablation": found})
-    assert text.count("| without ") == len(names) - 1 and "dev queries" in text
-
-
 def test_no_arm_begins_without_time_and_those_left_out_are_named(place: Ground, tiny: tuple[ModelStore, str]):
     store, start = tiny
     found = ablate(place, store, start, TrainingRecipe(max_length=16, epochs=0.2), AblationPlan(examples=60, dev_queries=8, depth=3, minutes=1e-6))
@@ -111,23 +85,19 @@ def test_tables_stand_between_their_marks_and_the_rest_of_the_file_stays(tmp_pat
         write_tables(path, figures)
 
 
-class Counting:
-    """A corpus that writes down whose judgments are read."""
-
-    def __init__(self, corpus: object, opened: list[str]) -> None:
-        self._corpus, self._opened = corpus, opened
-
-    def judgments(self, split: str | None = None, part: str | None = None) -> pl.DataFrame:
-        self._opened.append(str(split))
-        return self._corpus.judgments(split, part)  # type: ignore[attr-defined]
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._corpus, name)
-
-
 def test_groups_of_a_smaller_share_are_in_the_larger_one(place: Ground):
     from predator_si.proof.augment_ablation import _part_of
 
     base = place.build(sizes_for(120), 0)
     small, large = (set(_part_of(base, share, 0)().examples["group_id"]) for share in (0.25, 0.5))
     assert small < large and len(large) == np.round(0.5 * base.statistics["groups"])
+
+
+def test_the_teachers_labels_are_timed_and_counted(place: Ground):
+    teacher = ensemble_of(place.index, lambda pairs: np.array([len(set(query.split()) & set(text.split())) for query, text in pairs], float))
+    found = bench_labels(place, teacher, 240, 0)
+    assert found["wanted"] == 240 and 0 < found["examples"] <= 240 <= found["pairs"] + 120
+    assert found["examples"] == found["log"]["examples"] + found["groups"]["examples"] and found["log"]["groups"] > 0
+    assert found["pairs"] >= found["examples"], "of a log query more candidates are looked at than kept"
+    assert found["seconds"] > 0 and found["holds"] is (found["examples"] >= 0.98 * 240)
+    assert bench_augment(place, 60, 0, None, lambda: found)["labels"] == found
