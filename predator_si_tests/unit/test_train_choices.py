@@ -200,6 +200,12 @@ def test_texts_are_tokenised_once_and_as_the_service_does(tiny: tuple[ModelStore
     assert encoded.group_lengths().tolist() == [max(encoded.lengths[encoded.rows([g])]) for g in range(5)]
 
 
+def test_one_group_is_enough_for_a_step(tiny: tuple[ModelStore, str], tmp_path: Path):
+    trained = train(tiny, tmp_path / "work", RECIPE.model_copy(update={"epochs": 1.0}), toy_examples(groups=1))
+    assert (trained.groups, trained.steps, trained.pairs) == (1, 1, 4)
+    assert trained.digest not in (tiny[1], "")
+
+
 # --------------------------------------------------------------------------- replay
 
 
