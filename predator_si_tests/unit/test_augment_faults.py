@@ -20,6 +20,7 @@ from predator_si.corpora.words import tokens
 from predator_si.errors import BadInput, Unavailable
 from predator_si.search.retrieve import HybridIndex
 from predator_si.search.tiny import HashingEmbedder
+from predator_si_tests.support.augment_ground import rich
 from predator_si_tests.support.generator_material import empty_log, report
 
 CYCLE = "si_2026_11_22_001"
@@ -37,19 +38,6 @@ def build(docs: pl.DataFrame, log: pl.DataFrame | None = None, **changes: Any) -
 @pytest.fixture(scope="module")
 def docs() -> pl.DataFrame:
     return rich(120)
-
-
-def rich(count: int) -> pl.DataFrame:
-    """Documents with words of their own beside those of their topic, as real ones have."""
-    rng = np.random.default_rng(5)
-    syllables = ["ka", "ro", "mi", "tel", "su", "vor", "ne", "lim", "dra", "po", "qui", "zan"]
-    words = sorted({"".join(rng.choice(syllables, 3)) for _ in range(1500)})
-    rows = []
-    for number in range(count):
-        own = rng.choice(words, 24, replace=False).tolist()
-        text = f"The {own[0]} {own[1]} returns {own[2]} {own[3]} of a {own[4]}. It keeps {own[5]} {own[6]}, {' '.join(own[7:16])}.\n\nUse {' '.join(own[16:])}."
-        rows.append((f"d{number}", f"{own[0]}.{own[1].title()}{own[2].title()}", text, "shift" if number % 4 == 0 else "base"))
-    return pl.DataFrame(rows, schema=["doc_id", "title", "text", "part"], orient="row")
 
 
 @pytest.fixture(scope="module")

@@ -9,35 +9,19 @@ import polars as pl
 import pytest
 
 from predator_si.augment.teacher import ensemble_of
-from predator_si.corpora import load_corpus
-from predator_si.corpora.beir import write_corpus
 from predator_si.errors import BadInput
 from predator_si.proof.augment_ablation import BEGIN, END, AblationPlan, ablate, write_tables
-from predator_si.proof.bench_augment import Ground, bench_augment, ground, sizes_for
+from predator_si.proof.bench_augment import Ground, bench_augment, sizes_for
 from predator_si.proof.bench_labels import bench_labels
 from predator_si.search.models import ModelStore
-from predator_si.search.retrieve import HybridIndex
-from predator_si.search.tiny import HashingEmbedder
 from predator_si.train.recipe import TrainingRecipe
+from predator_si_tests.support.augment_ground import small_ground
 from predator_si_tests.support.tiny_models import store_tiny
-from predator_si_tests.unit.test_augment_faults import rich
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Ground:
-    original = rich(160).with_columns(package=pl.lit("lib"))
-    docs = pl.concat([original, original.with_columns(doc_id=pl.col("doc_id") + "-old")])  # a second edition: near-duplicates have something to take
-    splits = ["dev", "test", "train", "train"]
-    queries = pl.DataFrame(
-        [(f"q{i}", " ".join(text.split()[1:5]), splits[i // 2 % 4], "shift" if i % 8 == 0 else "base") for i, text in enumerate(original["text"])],
-        schema=["query_id", "text", "split", "part"],
-        orient="row",
-    )
-    judgments = pl.DataFrame({"query_id": queries["query_id"], "doc_id": original["doc_id"], "relevance": [1.0] * original.height})
-    folder = tmp_path_factory.mktemp("corpus") / "small"
-    write_corpus(folder, docs, queries, judgments, {"name": "small"})
-    corpus = load_corpus(folder)
-    return ground(corpus, HybridIndex.build(corpus.documents(), HashingEmbedder()))
+    return small_ground(tmp_path_factory.mktemp("corpus") / "small")
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from predator_si.orchestration.steps import decide as deciding
 from predator_si.orchestration.steps import improve, prepare
 from predator_si.records import CycleState, Verdict
 from predator_si.release.decide import PROMOTION_CRITERIA
+from predator_si.reports.dataset_card import DATASET_CARD
+from predator_si.reports.pages import dataset_url
 from predator_si.train.tracking import ExperimentTracker
 
 _PROMOTION = [criterion for criteria in PROMOTION_CRITERIA.values() for criterion in criteria]
@@ -77,7 +79,8 @@ def synthetic_dataset(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
         metadata={
             "examples": dataset.examples.height,
             "dataset": dataset.dataset_id,
-            **files(folder / "dataset_manifest.yaml", folder / "augmented_dataset.parquet"),
+            "card": dg.MetadataValue.url(dataset_url(loop.settings.ports.api, cycle.cycle_id)),
+            **files(folder / "dataset_manifest.yaml", folder / "augmented_dataset.parquet", folder / DATASET_CARD),
         }
     )
 
