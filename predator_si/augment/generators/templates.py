@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.augment.generators.phrases import Phrase, chosen_phrases
-from predator_si.augment.generators.seeds import Seeds, in_turn, seeds_of
+from predator_si.augment.generators.seeds import BATCH, Places, Seeds, in_turn, seeds_of
 from predator_si.augment.generators.terms import Terms, joined, term_lists
 from predator_si.augment.material import Material
 from predator_si.augment.recipe import Proposal
@@ -88,12 +88,10 @@ class Templates:
         yield from in_turn(self._documents(material, seeds, _Bank(templates, seeds.terms), seeds.per_document(wanted), rng), wanted)
 
     def _documents(self, material: Material, seeds: Seeds, bank: _Bank, most: int, rng: np.random.Generator) -> Iterator[list[Proposal]]:
-        for places in seeds.batches(rng):
-            titles, texts = seeds.read(places)
-            said = [frozenset(words) for words in term_lists([f"{title} {text}" for title, text in zip(titles, texts, strict=True)])]
+        for places, fitting in _fitting(seeds, bank, rng):
             phrases = chosen_phrases(material, seeds, places, 2 * _MOST_SLOTS)
-            for place, known, found in zip(places.tolist(), said, phrases, strict=True):
-                queries = dict.fromkeys(bank.filled(known, found, most, rng))
+            for place, templates, found in zip(places.tolist(), fitting, phrases, strict=True):
+                queries = dict.fromkeys(bank.filled(templates, found, most, rng))
                 yield [Proposal(query, seeds.doc_ids[place], self.source, "template", 1.0, bool(seeds.targeted[place])) for query in queries]
 
 
@@ -155,12 +153,13 @@ class _Bank:
             for word in need:
                 self.by_word[word].append(place)
 
-    def filled(self, said: frozenset[str], phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> Iterator[str]:
-        """At most ``count`` filled templates that fit a document with these words and phrases, drawn by weight."""
+    def fitting(self, said: frozenset[str]) -> Places:
+        """Which templates a document with these words may be asked for with."""
         bound = sorted({place for word in said if word in self.by_word for place in self.by_word[word] if self.needs[place] <= said})
-        fitting = np.concatenate([self.free, np.array(bound, dtype=np.int64)])
-        if not len(fitting) or not phrases:
-            return
+        return np.concatenate([self.free, np.array(bound, dtype=np.int64)])
+
+    def filled(self, fitting: Places, phrases: Sequence[Phrase], count: int, rng: np.random.Generator) -> Iterator[str]:
+        """At most ``count`` of these templates with a document's phrases in their slots, drawn by weight."""
         weights = self.weights[fitting]
         made = 0
         for place in fitting[rng.choice(len(fitting), len(fitting), replace=False, p=weights / weights.sum())].tolist():
@@ -172,6 +171,22 @@ class _Bank:
             if len(fitted) >= template.slots:
                 yield template.filled(fitted[: template.slots])
                 made += 1
+
+
+def _fitting(seeds: Seeds, bank: _Bank, rng: np.random.Generator) -> Iterator[tuple[Places, list[Places]]]:
+    """Batches of the documents that some template fits, each with its templates: phrases, which cost most, are looked for in no others."""
+    kept: list[tuple[int, Places]] = []
+    for places in seeds.batches(rng):
+        titles, texts = seeds.read(places)
+        for place, words in zip(places.tolist(), term_lists([f"{title} {text}" for title, text in zip(titles, texts, strict=True)]), strict=True):
+            templates = bank.fitting(frozenset(words))
+            if len(templates):
+                kept.append((place, templates))
+        while len(kept) >= BATCH:
+            yield np.array([place for place, _ in kept[:BATCH]], dtype=np.int64), [templates for _, templates in kept[:BATCH]]
+            kept = kept[BATCH:]
+    if kept:
+        yield np.array([place for place, _ in kept], dtype=np.int64), [templates for _, templates in kept]
 
 
 def _form(query: Sequence[str], common: frozenset[str]) -> tuple[str | None, ...]:
