@@ -496,7 +496,8 @@ def test_info_and_metrics_name_what_is_loaded(home: FakeHome) -> None:
         info = (await client.http.get("/info")).json()
         assert (info["model_id"], info["model_sha"], info["candidate_weight"], info["depth"], info["fusion_weight"]) == ("first", champion, 0.25, 9, 0.0)
         assert info["variants"]["candidate"] == {
-            "model_id": "second", "model_sha": candidate, "backend": "torch-fp32", "max_length": 128, "source_digest": "sha256:" + "5" * 64
+            "model_id": "second", "model_sha": candidate, "backend": "torch-fp32", "max_length": 128, "source_digest": "sha256:" + "5" * 64,
+            "depth": 9, "fusion_weight": 0.0, "early_exit": False,
         }  # fmt: skip
         assert info["index"]["documents"] == 12 and info["index"]["version"] == 1
         assert await client.metric("model_info", variant="champion", digest=champion, name="first", backend="torch-fp32") == 1
