@@ -6,7 +6,6 @@ What belongs here: collecting questions from a collection. What must not: the te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -37,11 +36,18 @@ def made_up(collection: Collection, generators: Sequence[Generator], wanted: int
         {"text": collection.train["text"], "clicked": [[]] * collection.train.height, "impressions": [[]] * collection.train.height}, schema=LOG_SCHEMA
     )
     index = collection.index
-    material = Material(_spread(), log, collection.documents, index, Guard(_guarded(collection), frozenset()), embed=index.embedder.encode)
-    rng = np.random.default_rng(seed)
-    each = -(-wanted // len(generators))
-    streams = [[Question(p.query, p.source, p.method, p.doc_id) for p in generator.propose(material, each, rng)] for generator in generators]
-    mixed = [question for row in zip_longest(*streams) for question in row if question is not None and question.doc_id in index]
+    material = Material(
+        _spread(), log, collection.documents, index, Guard(_guarded(collection), frozenset()), embed=index.embedder.encode, vectors=index.vectors
+    )
+    streams = [generator.propose(material, wanted, np.random.default_rng([seed, number])) for number, generator in enumerate(generators)]
+    mixed: list[Question] = []
+    while streams and len(mixed) < wanted:
+        for stream in list(streams):
+            proposal = next(stream, None)
+            if proposal is None:
+                streams.remove(stream)
+            elif proposal.doc_id in index:
+                mixed.append(Question(proposal.query, proposal.source, proposal.method, proposal.doc_id))
     kept, dropped = apart_from(mixed, _guarded(collection))
     return kept[:wanted], dropped
 
