@@ -16,12 +16,13 @@ import typer
 from predator_si.cli.choices import settings_of
 from predator_si.cli.corpus import built, open_corpus
 from predator_si.cli.evaluation import find_reranker, open_index
-from predator_si.cli.screen import remark, say, show_json, show_table, stages
+from predator_si.cli.screen import progress, remark, say, show_json, show_table, stages
 from predator_si.errors import BadInput, Missing
 from predator_si.settings import Settings
 
 if TYPE_CHECKING:
     from predator_si.augment.material import Generator
+    from predator_si.augment.teacher import BiEncoder
     from predator_si.corpora import Corpus
     from predator_si.proof.adapt import Collection, Plan
     from predator_si.search.models import ModelStore
@@ -44,7 +45,7 @@ def adapt(
     examples: Annotated[int, typer.Option(min=8, help="Training queries at most; the time may allow fewer.")] = 1_000,
     part: Annotated[str | None, typer.Option(help="base or shift [default: shift where the corpus has one].")] = None,
     depth: Annotated[int, typer.Option(min=8, max=1000, help="Candidates that are scored for each query.")] = 20,
-    fusion_weight: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of the first stage in the fused arms [default: 0.3].")] = None,
+    fusion_weight: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of the first stage in the fused arms [default: 0.2].")] = None,
     max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a pair.")] = 192,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1e-2, help="Of distillation [default: 5e-5].")] = None,
     max_queries: Annotated[int | None, typer.Option(min=10, help="At most so many queries of each split: a quick look, not a figure.")] = None,
@@ -109,7 +110,6 @@ def _run(
     settings: Settings, corpus: Corpus, others: Sequence[tuple[str, Callable[[str], Collection]]], plan: Plan, model: str, part: str | None,
     max_queries: int | None, embedder: str,
 ) -> dict[str, Any]:  # fmt: skip
-    from predator_si.augment.teacher_models import installed_bi_encoders
     from predator_si.cli.switch import actor
     from predator_si.control import Control
     from predator_si.evaluate import PairScores
@@ -132,7 +132,7 @@ def _run(
     with stages() as (tell, report), PairScores(settings.folders.pair_scores) as scores:
         site = Site(store, scores, ledger, home / run_id, run_id, actor())
         figures = run_adapt(
-            collection, start, site, plan, canaries=elsewhere, generators=_generators(), bi_encoders=installed_bi_encoders(settings.cache, index.embedder.name),
+            collection, start, site, plan, canaries=elsewhere, generators=_generators(), bi_encoders=_bi_encoders(settings, index.embedder.name),
             clock=clock, tell=tell, on_progress=report,
         )  # fmt: skip
     figures |= {"scale": "full" if max_queries is None else "small", "report": str(write_report(figures, site.folder / "report.html"))}
@@ -149,6 +149,20 @@ def _generators() -> list[Generator]:
     from predator_si.augment.generators.templates import Templates
 
     return [Structure(), Templates(), Phrases()]
+
+
+def _bi_encoders(settings: Settings, own: str) -> list[BiEncoder]:
+    """The optional teachers, fetched like any other model; where they cannot be had the ensemble goes without, and says so."""
+    from predator_si.augment.teacher_models import installed_bi_encoders
+    from predator_si.search.models import SOURCES, fetch_models
+
+    for name in [name for name, source in SOURCES.items() if source.get("teacher")]:
+        try:
+            with progress(f"fetching {name}") as report:
+                fetch_models(settings.cache, (name,), report)
+        except Missing as error:
+            remark(f"the teacher goes without {name}: {error}")
+    return installed_bi_encoders(settings.cache, own)
 
 
 def _made(folder: Path) -> Path:

@@ -37,6 +37,7 @@ def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     monkeypatch.setenv("PREDATOR_SI_DATA", str(tmp_path / "nothing"))
     monkeypatch.setattr(command, "open_index", lambda settings, corpus, embedder: HybridIndex.build(corpus.documents(), HashingEmbedder()))
     monkeypatch.setattr(command, "_generators", list)
+    monkeypatch.setattr(command, "_bi_encoders", lambda settings, own: [])
     return CommandLine(tmp_path / "home", capsys)
 
 
