@@ -36,7 +36,7 @@ def test_over_equal_candidates_the_reported_gain_is_nothing_on_the_mean(others: 
     """The naive report, the best one's observed gain, is far above zero in the same worlds."""
     rng = np.random.default_rng(3)
     reported, naive, taken = [], [], 0
-    worlds, n = 600, 80
+    worlds, n = 300, 80
     for world in range(worlds):
         common = rng.normal(0, 0.1, n)
         columns = [np.sqrt(alike) * common + np.sqrt(1 - alike) * rng.normal(0, 0.1, n) for _ in range(others)]
@@ -53,7 +53,7 @@ def test_over_equal_candidates_the_reported_gain_is_nothing_on_the_mean(others: 
 def test_a_true_gain_is_not_reported_too_high():
     rng = np.random.default_rng(4)
     gains = []
-    for world in range(200):
+    for world in range(120):
         columns = [np.zeros(100), rng.normal(0.03, 0.1, 100), rng.normal(0.0, 0.1, 100)]
         gains.append(choose(candidates(np.stack(columns, axis=1)), seed=world, resamples=400).gain)
     assert np.mean(gains) <= 0.03
