@@ -71,7 +71,7 @@ def test_layers_are_cut_in_several_bodies_and_the_folder_says_so(kind: str, tmp_
     assert layer_count(tmp_path) == 2
     again = AutoModelForSequenceClassification.from_pretrained(str(tmp_path)).eval()
     given_ids = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.int64)}
-    assert torch.equal(again(**given_ids).logits, model(**given_ids).logits)
+    assert torch.allclose(again(**given_ids).logits, model(**given_ids).logits, rtol=0, atol=1e-6)  # weights lie elsewhere in memory: the last bit may differ
 
 
 def test_a_body_whose_layers_differ_by_place_is_refused(tmp_path: Path):
