@@ -146,6 +146,13 @@ class Loop:
 
         return parse_release(self.release_text(), self.release_name).serving
 
+    def released(self) -> ServingConfig:
+        """The champion's configuration with what belongs to the whole service beside it (ingest workers), by Git: what a service that follows must report."""
+        from predator_si.release.release_file import parse_release
+
+        release = parse_release(self.release_text(), self.release_name)
+        return release.serving.model_copy(update={"ingest_workers": release.ingest.workers})
+
     def info(self, *, facts: bool = False) -> dict[str, Any]:
         """What the service says about itself; with ``facts`` also what its documents are like.
 

@@ -261,7 +261,7 @@ def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
     def gone(digest: str, commit_id: str) -> Deployment:
         url = f"{loop.search_url}/info"
         confirm(url, None, "candidate", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
-        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.serving())
+        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.released())
 
     result = rollback(loop.repo, patch, [], reason, gone)
     loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})

@@ -134,7 +134,7 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
         patches,
         entries,
         reason,
-        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.serving()),
+        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.released()),
         (lambda _: aliases.follow(loop, tracker)) if tracker is not None else None,
     )
     loop.save(cycle_id, "rollback.json", result)
