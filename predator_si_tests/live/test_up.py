@@ -106,7 +106,7 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     found = dagster_state(settings)
     repository = found["repositoryOrError"]
     assert {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]} == dict.fromkeys(
-        ("quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
+        ("intake_sensor", "quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
     )
     assert {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]} == dict.fromkeys(
         ("snapshot_schedule", "warehouse_schedule"), "RUNNING"
