@@ -1,4 +1,4 @@
-"""What generators draw from, and the protocols that generators and teachers keep.
+"""What generators draw from, and the protocol that they keep.
 
 What belongs here: the shapes that the parts of ``augment`` agree on. What must not: any generator, filter or teacher.
 """
@@ -71,14 +71,4 @@ class Generator(Protocol):
 
         A proposal with an empty ``doc_id`` is a query whose answer the teacher finds among its candidates.
         """
-        ...
-
-
-class Teacher(Protocol):
-    """Says how relevant the candidates of a query are."""
-
-    name: str
-
-    def score(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]], texts: Sequence[Sequence[str]]) -> list[npt.NDArray[np.float64]]:
-        """One array per query, aligned with its candidates; higher is more relevant. Numbers of one query may be compared with each other only."""
         ...

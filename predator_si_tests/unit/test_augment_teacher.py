@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predator_si.augment.material import Teacher
 from predator_si.augment.teacher import CROSS_ENCODER, LARGER, BiEncoder, CrossEncoder, EnsembleTeacher, agreement, ensemble_of
 from predator_si.errors import BadInput
 from predator_si.evaluate.pair_scores import PairScores, score_pairs
@@ -184,8 +183,7 @@ def test_real_tiny_models_through_the_score_cache(tmp_path: Path):
 
     with PairScores(tmp_path / "scores.sqlite") as cache:
         teacher = ensemble_of(index, lambda pairs: score_pairs(Watched(), pairs, cache))  # type: ignore[arg-type]
-        protocol: Teacher = teacher
-        first = protocol.score(queries, doc_ids, candidates)
+        first = teacher.score(queries, doc_ids, candidates)
         once = sum(computed)
         second = teacher.score(queries, doc_ids, candidates)
     assert sum(computed) == once == sum(len(ids) for ids in doc_ids), "the second time everything was in the cache"
