@@ -6,12 +6,23 @@ Does: ``paired_interval`` and ``sign_flip_test`` (two systems on the same querie
 ``benjamini_hochberg`` (many tests); ``resolvable_effect``, ``needed_sample`` (power);
 ``ratio_interval`` (one total over another), ``prediction_powered_mean`` (many predictions, a few true values);
 ``EDetector`` with ``watch_drop`` and ``watch_rise`` (has a stream changed, looked at for ever).
-Does not: know metrics, thresholds or decisions. Each function names its source and is tested against another implementation or by simulation.
+Looked at at any time: ``mean_log_e``, ``mean_sequence``, ``estimate_log_e``, ``estimate_sequence`` (normal mixture), ``bounded_mean_log_e``,
+``bounded_mean_sequence`` (betting), ``rate_log_e``, ``rate_sequence``, ``treated_share``, ``sample_ratio_log_e`` (counts), ``exceedance_log_e``,
+``quantile_ranks``, ``quantile_sequence``; ``claims``, ``first_claim``, ``needed``, ``average_log_e``, ``always_valid_p`` (what evidence claims);
+``cuped_coefficient``, ``cuped_adjust``. At planned looks: ``planned_bounds``, ``spending_bounds``, ``spent_alpha``, ``crossing_probabilities``. ``Design``:
+the levels and tuning that production uses. Does not: know metrics, thresholds or decisions. Each function names its source and is tested against another
+implementation or by simulation.
 """
 
 from __future__ import annotations
 
+from predator_si.statistics.betting import BETS, bounded_mean_log_e, bounded_mean_sequence
 from predator_si.statistics.change import EDetector, watch_drop, watch_rise
+from predator_si.statistics.counts import rate_log_e, rate_sequence, sample_ratio_log_e, treated_share
+from predator_si.statistics.cuped import cuped_adjust, cuped_coefficient
+from predator_si.statistics.design import DEFAULT_DESIGN, Design
+from predator_si.statistics.evidence import Alternative, always_valid_p, average_log_e, claims, first_claim, needed
+from predator_si.statistics.group_sequential import crossing_probabilities, planned_bounds, spending_bounds, spent_alpha
 from predator_si.statistics.intervals import (
     BOOTSTRAP_LIMIT,
     bootstrap_mean_interval,
@@ -21,30 +32,63 @@ from predator_si.statistics.intervals import (
     quantile_ratio_interval,
     welch,
 )
+from predator_si.statistics.mixture import BURN_IN, estimate_log_e, estimate_sequence, mean_log_e, mean_sequence, prior_size, running_sums
 from predator_si.statistics.multiplicity import benjamini_hochberg, holm
 from predator_si.statistics.paired import paired_interval, sign_flip_test
 from predator_si.statistics.power import needed_sample, resolvable_effect
 from predator_si.statistics.prediction_powered import prediction_powered_mean
 from predator_si.statistics.proportions import sample_ratio_p, two_proportion, wilson
+from predator_si.statistics.quantiles import exceedance_log_e, quantile_ranks, quantile_sequence
 from predator_si.statistics.ratios import ratio_interval
 
 __all__ = [
+    "BETS",
     "BOOTSTRAP_LIMIT",
+    "BURN_IN",
+    "DEFAULT_DESIGN",
+    "Alternative",
+    "Design",
     "EDetector",
+    "always_valid_p",
+    "average_log_e",
     "benjamini_hochberg",
     "bootstrap_mean_interval",
     "bootstrap_totals_interval",
+    "bounded_mean_log_e",
+    "bounded_mean_sequence",
+    "claims",
+    "crossing_probabilities",
+    "cuped_adjust",
+    "cuped_coefficient",
+    "estimate_log_e",
+    "estimate_sequence",
+    "exceedance_log_e",
+    "first_claim",
     "holm",
+    "mean_log_e",
+    "mean_sequence",
     "moments_interval",
+    "needed",
     "needed_sample",
     "paired_interval",
+    "planned_bounds",
     "prediction_powered_mean",
+    "prior_size",
     "quantile_interval",
+    "quantile_ranks",
     "quantile_ratio_interval",
+    "quantile_sequence",
+    "rate_log_e",
+    "rate_sequence",
     "ratio_interval",
     "resolvable_effect",
+    "running_sums",
+    "sample_ratio_log_e",
     "sample_ratio_p",
     "sign_flip_test",
+    "spending_bounds",
+    "spent_alpha",
+    "treated_share",
     "two_proportion",
     "watch_drop",
     "watch_rise",

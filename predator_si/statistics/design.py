@@ -1,0 +1,112 @@
+"""What production asks of its evidence: levels, margins and tuning, in one place, so that ``predator-si simulate`` proves what the loop runs.
+
+What belongs here: numbers with their reason. What must not: formulas, reading of settings (a contour's ``experiment.*`` and ``watch.*`` go through
+:meth:`Design.replaced`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from predator_si.errors import BadInput
+from predator_si.statistics.mixture import prior_size
+
+
+@dataclass(frozen=True)
+class Design:
+    """Levels, margins and tuning of every decision by evidence.
+
+    Every alpha is one-sided and holds over all looks of one question. The three watch questions together spend ``errors_alpha + latency_alpha + ndcg_alpha``
+    per deployment; each guardrail of a trial spends its own.
+    """
+
+    # The watch after a deployment: false rollbacks over all metrics together at most .001, about .0005 spent.
+    errors_alpha: float = 0.0001
+    latency_alpha: float = 0.0001
+    ndcg_alpha: float = 0.0003
+    """The largest part: relevance is the noisiest question of the three."""
+    errors_strength: float = 100.0
+    slow_strength: float = 100.0
+    latency_margin: float = 1.05
+    """Geometric mean of the released model's time over the old champion's on the same request, which is still no regression."""
+    latency_tuned_for: int = 40
+    latency_burn_in: int = 15
+    ndcg_margin: float = 0.0
+    ndcg_tuned_for: int = 200
+    ndcg_burn_in: int = 30
+    ndcg_bets: tuple[float, ...] = (0.3, 0.9)
+    """Paired NDCG differences are small beside the -1..1 that they could be, so the best bet lies near the largest allowed one."""
+
+    # A trial on live traffic.
+    superiority_alpha: float = 0.01
+    non_inferiority_alpha: float = 0.05
+    """Per guardrail, uncorrected: ALL must be shown, and a conjunction of tests keeps the level of one (Berger 1982; Schultzberg et al. 2024,
+    arXiv:2402.11609)."""
+    harm_alpha: float = 0.001
+    """Per guardrail: chance of ending a harmless trial because of it."""
+    trial_tuned_for: int = 1000
+    trial_burn_in: int = 50
+    interleaving_alpha: float = 0.01
+    interleaving_strength: float = 100.0
+    sample_ratio_alpha: float = 0.001
+    sample_ratio_strength: float = 100.0
+
+    # Promotion on judged queries that are used again and again.
+    promotion_alpha_per_month: float = 0.01
+    promotion_candidates_per_month: int = 18
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name.endswith("_alpha") or (one.name.endswith("_per_month") and isinstance(value, float)):
+                good = 0.0 < value < 0.5
+            elif one.name == "latency_margin":
+                good = value >= 1.0
+            elif one.name == "ndcg_margin":
+                good = 0.0 <= value <= 1.0
+            elif one.name == "ndcg_bets":
+                good = len(value) > 0 and all(0.0 < bet < 1.0 for bet in value)
+            else:
+                good = math.isfinite(value) and value >= 1
+            if not good:
+                raise BadInput(f"design: {one.name} is {value}, which is out of range; see predator_si/statistics/design.py for what it means.")
+
+    @property
+    def watch_alpha(self) -> float:
+        """Chance of rolling back a deployment that is as good as the old one, over all questions and looks."""
+        return self.errors_alpha + self.latency_alpha + self.ndcg_alpha
+
+    @property
+    def latency_prior(self) -> float:
+        """Pseudo-observations of the mean test on log latency."""
+        return prior_size(self.latency_alpha, self.latency_tuned_for, "less")
+
+    @property
+    def ndcg_prior(self) -> float:
+        """Pseudo-observations of the mean test on paired NDCG differences."""
+        return prior_size(self.ndcg_alpha, self.ndcg_tuned_for, "less")
+
+    @property
+    def guardrail_prior(self) -> float:
+        """Pseudo-observations of a guardrail's mean."""
+        return prior_size(self.non_inferiority_alpha, self.trial_tuned_for, "greater")
+
+    def replaced(self, changes: Mapping[str, Any]) -> Design:
+        """With some numbers changed, by name.
+
+        Raises
+        ------
+        BadInput
+            A name that does not exist, or a number out of range.
+        """
+        unknown = sorted(set(changes) - set(asdict(self)))
+        if unknown:
+            raise BadInput(f"design has no {', '.join(unknown)}; it has {', '.join(sorted(asdict(self)))}.")
+        return replace(self, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()})
+
+
+DEFAULT_DESIGN = Design()
+"""What production uses where a contour says nothing else."""
