@@ -24,6 +24,8 @@ class ServingConfig(Record):
     """Whether scoring stops before ``depth`` once the first page is settled, by the rule kept beside the model."""
     ingest_workers: int | None = Field(default=None, ge=1, le=8)
     """Workers of the ingest queue, where they are what is changed; null: as they are."""
+    index: str | None = None
+    """Build of the first stage's index (``search.index_builds``); null: for a champion the home's first one, for a challenger the champion's."""
 
 
 class DistributionChange(Record):
@@ -148,6 +150,20 @@ class ExperimentResult(Record):
     sample_ratio_p: float | None
     verdict: Verdict
     reason: str
+    quality: list[GateResult] = []
+    """Whether the trial may be judged at all; one that fails holds it."""
+    success: list[GateResult] = []
+    """What the challenger was shown to do better on live traffic, and what not."""
+    slices: list[dict[str, Any]] = []
+    """By slice and metric: sizes, change with its sequence, margin, answer, reason."""
+    paths: list[dict[str, Any]] = []
+    """Confidence sequences over time: metric, margin, unit, points with n, estimate, low, high."""
+    would_change: list[str] = []
+    """What would change this verdict, in words and numbers."""
+    inputs: dict[str, Any] = {}
+    """Everything beside the events that the verdict was computed from."""
+    evidence: dict[str, str] = {}
+    """Events that it was computed from: file name -> sha256."""
 
 
 class Decision(Record):
@@ -217,6 +233,12 @@ class WatchResult(Record):
     gates: list[GateResult]
     reason: str
     created_at: datetime
+    plan: dict[str, Any] = {}
+    """What was watched and how strictly, fixed before the first check."""
+    evidence: dict[str, list[float]] = {}
+    """Question -> log evidence after each check."""
+    needed: dict[str, float] = {}
+    """Question -> log evidence that is proof."""
 
 
 class Rollback(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,6 @@ Progress = Callable[[int, int], None]
 _P95_ROLLBACK_MS = 1000.0
 _LAG_ROLLBACK_SECONDS = 120.0
 _CONFIRM_SECONDS = 120.0
-_EXTRA_CHECKS = 3
-"""Checks beyond the plan before a release that could not be judged is called unwatched."""
 
 
 def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
@@ -83,7 +81,7 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
             p95_ms=float(good.quantile(0.95, "higher") or 0.0) if good.len() else None,
             served_digest=served,
             lag_seconds=lag,
-            probes=_probe_differences(loop, decision, scale.watch_probes, len(checks), on_progress) if served is not None and plan.probes_expected else {},
+            probes=_probe_differences(loop, decision, scale.watch_probes, checks, on_progress) if served is not None and plan.probes_expected else {},
         )
     )
     result = judge_watch(plan, checks, now)
@@ -100,13 +98,20 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
     return result
 
 
-def _probe_differences(loop: Loop, decision: Decision, n: int, round_number: int, on_progress: Progress | None) -> dict[str, float]:
-    """NDCG@10 of the released model over HTTP minus the old champion's on the same candidates, per dev query."""
+def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[WatchCheck], on_progress: Progress | None) -> dict[str, float]:
+    """NDCG@10 of the released model over HTTP minus the old champion's on the same candidates, per dev query.
+
+    Queries that no check has asked yet, as long as there are some: one that is asked again is no new evidence.
+    """
     from predator_si.evaluate import evaluate_model
     from predator_si.orchestration.steps.improve import offline_reranker
 
     corpus, scale = loop.corpus, loop.plan.scale
-    queries = frozen_sample(corpus.queries(split="dev", part="shift"), n, scale.seed + 10 + round_number)
+    pool = corpus.queries(split="dev", part="shift")
+    asked = {query_id for check in checks for query_id in check.probes}
+    queries = frozen_sample(pool, pool.height, scale.seed + 11).filter(~pl.col("query_id").is_in(list(asked))).head(n)
+    if not queries.height:
+        return {}
     judgments = corpus.judgments(split="dev")
     released = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", on_progress=on_progress).per_query
     before = evaluate_model(
