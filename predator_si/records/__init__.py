@@ -35,9 +35,11 @@ from predator_si.records.cycle import (
 from predator_si.records.events import (
     FIRST_STAGE,
     ActionEvent,
+    ExposureEvent,
     Judgment,
     ScoredDocument,
     SearchEvent,
+    ShadowEvent,
 )
 from predator_si.records.evidence import (
     AnomalyReport,
@@ -87,6 +89,7 @@ __all__ = [
     "DriftReport",
     "Evaluation",
     "ExperimentResult",
+    "ExposureEvent",
     "GateMemory",
     "GateResult",
     "HeldGate",
@@ -107,6 +110,7 @@ __all__ = [
     "ScoredDocument",
     "SearchEvent",
     "ServingConfig",
+    "ShadowEvent",
     "Trigger",
     "Verdict",
     "WatchResult",

@@ -35,7 +35,9 @@ class SearchEvent(Record):
     user_query: str
     client_id: str | None = None
     session_id: str | None = None
-    variant: Literal["champion", "candidate"] | None = None
+    variant: Literal["champion", "candidate", "interleaved", "shadow"] | None = None
+    """Who answered: ``interleaved`` is a list merged from both (``model_digest`` is null: no one model made it), ``shadow`` a probe pinned to the previous
+    champion."""
     model_digest: str | None = None
     status: int
     latency_ms: float = Field(ge=0)
@@ -51,7 +53,8 @@ class SearchEvent(Record):
     """Digest of the model that was stood in for: by its checked twin (``fast`` requests) or by the first stage alone (``first_stage``). Such an event says
     nothing about latency or cost."""
     degraded: bool = False
-    """The reranker failed and the first stage's order was served instead: answered (status 200), but an error of this variant."""
+    """The variant's reranker failed and something else was served instead (the first stage's order, or the other model's: see ``ExposureEvent.answered_by``):
+    answered (status 200), but an error of this variant."""
     query_words: int | None = None
     script: str | None = None
     query_bucket: int | None = None
@@ -75,6 +78,92 @@ class ActionEvent(Record):
     simulated: bool = False
     seq: int | None = None
     """Consecutive number within one writer process, counted apart from the searches."""
+    writer: str | None = None
+
+
+class ExposureEvent(Record):
+    """What one request was exposed to while the service had a candidate or a shadow: beside its search event, under the same ``query_id``.
+
+    ``champion_ids``, ``candidate_ids`` and what follows are filled for interleaved answers only.
+    """
+
+    query_id: str
+    timestamp: datetime
+    release: str
+    """sha256 of the release file that was in force."""
+    mode: Literal["ab", "shadow", "interleave"] | None = None
+    """Of the trial; null where there was no candidate."""
+    weight: float = Field(default=0.0, ge=0, le=1)
+    """Share of the units that the trial was to touch (``candidateWeight``)."""
+    unit: Literal["client", "query"]
+    """What was assigned: a client for ever, or, where it named none, this query."""
+    bucket: int = Field(ge=0, lt=10_000)
+    """Of the unit: below ``weight`` times 10,000 it belongs to the trial."""
+    variant: Literal["champion", "candidate", "interleaved", "shadow"]
+    pinned: bool = False
+    """A probe that named its variant: nobody was assigned."""
+    champion_digest: str
+    candidate_digest: str | None = None
+    shadow_digest: str | None = None
+    """The previous champion that stays warm beside the champion."""
+    answered_by: str | None = None
+    """Digest of the model whose order was shown; null for the first stage's, for an interleaved list and where nothing was shown."""
+    fell_back: bool = False
+    """The variant's own model failed."""
+    simulated: bool = False
+    probe: bool = False
+    champion_ids: tuple[str, ...] = ()
+    """What the champion alone would have shown, best first."""
+    candidate_ids: tuple[str, ...] = ()
+    teams: tuple[Literal["champion", "candidate"], ...] = ()
+    """Whose pick each shown document was, in the order shown."""
+    draft_seed: str | None = None
+    """Seed of the draft: with both lists it gives the shown one again (``search.interleave.team_draft``)."""
+    champion_ms: float | None = None
+    """Rerank time of each model on this request, one after the other in the random order that ``scored_first`` says."""
+    candidate_ms: float | None = None
+    scored_first: Literal["champion", "candidate"] | None = None
+    seq: int | None = None
+    writer: str | None = None
+
+
+class ShadowEvent(Record):
+    """What a model in shadow made of a request that another model had answered: the same candidates, off the user's path.
+
+    Both models are scored again there, one after the other in a random order, under the same conditions: their times compare with each other and with nothing
+    else.
+    """
+
+    query_id: str
+    timestamp: datetime
+    """Of the request."""
+    role: Literal["candidate", "previous"]
+    """A candidate in a trial of mode ``shadow``, or the champion before this one."""
+    status: Literal["scored", "dropped", "failed"]
+    """``dropped``: the queue was full."""
+    served_digest: str
+    """The model that answered the request."""
+    shadow_digest: str
+    release: str
+    depth: int | None = None
+    """Candidates that the shadow may read."""
+    results: tuple[ScoredDocument, ...] = ()
+    """What the shadow would have shown, best first, as many as were asked for."""
+    served_ms: float | None = None
+    """Rerank wall time of the model that answered, and of the shadow; cold caches, the shadow worker's priority."""
+    shadow_ms: float | None = None
+    served_cpu_seconds: float | None = None
+    """Processor time of all threads meanwhile: it depends on other load far less than wall time does."""
+    shadow_cpu_seconds: float | None = None
+    served_scored: int | None = None
+    """Candidates that were scored: fewer than the depth where a depth rule stopped."""
+    shadow_scored: int | None = None
+    scored_first: Literal["served", "shadow"] | None = None
+    waited_ms: float | None = None
+    """From the answer to the begin of the scoring."""
+    simulated: bool = False
+    probe: bool = False
+    seq: int | None = None
     writer: str | None = None
 
 

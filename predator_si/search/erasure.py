@@ -24,6 +24,7 @@ from predator_si.privacy import Vault
 from predator_si.search.events import hour_name
 from predator_si.search.losses import is_alive
 from predator_si.search.personal import ERASED, EXPIRED, open_vault, vault_file
+from predator_si.search.spool import KINDS
 
 MOST = 200
 """Longest client id in characters, as ``payloads.Identifier``."""
@@ -181,7 +182,7 @@ def _windowed(home: Home) -> tuple[Path, ...]:
 def _older(home: Home, cutoff: datetime) -> Iterator[Path]:
     """Files of which everything is older than ``cutoff``."""
     hour, window = hour_name(cutoff), f"window={cutoff.astimezone(UTC) - timedelta(minutes=15):%Y%m%dT%H%M}"
-    for kind in ("search", "action"):
+    for kind in KINDS:
         yield from (path for path in sorted((home.events / "hourly" / kind).glob("*.parquet")) if path.stem[:10].isdigit() and path.stem[:10] < hour)
     kept = set()
     for path in [*sorted((home.events / "spool").glob("*.jsonl")), *sorted((home.events / "quarantine").glob("*"))]:

@@ -4,8 +4,8 @@ What belongs here: files to frames, de-duplication, quarantine. What must not: w
 
 On disk, below one events folder::
 
-    spool/<writer>-<yyyymmddHH>.jsonl            one {"kind": "search" | "action" | "marker", ...} object a line
-    hourly/search|action/<yyyymmddHH>-<writer>.parquet
+    spool/<writer>-<yyyymmddHH>.jsonl            one {"kind": "search" | "action" | "exposure" | "shadow" | "marker", ...} object a line
+    hourly/search|action|exposure|shadow/<yyyymmddHH>-<writer>.parquet
     writers/<writer>.seq                         how many events the writer issued (see ``spool``)
     quarantine/<writer>-<yyyymmddHH>.jsonl       lines that could not be used, kept when their hour was rolled up
 
@@ -29,7 +29,7 @@ from pydantic import ValidationError
 from predator_si.errors import BadInput, Unavailable
 from predator_si.privacy import Vault
 from predator_si.privacy import open_text as open_frame
-from predator_si.records import ActionEvent, Record, SearchEvent
+from predator_si.records import ActionEvent, ExposureEvent, Record, SearchEvent, ShadowEvent
 from predator_si.search.losses import Stored, WriterRecord, count_losses, read_writers
 from predator_si.search.personal import existing_vault
 from predator_si.search.spool import writer_start
@@ -79,11 +79,65 @@ ACTION_SCHEMA: dict[str, Any] = {
 }
 """Columns of action events, as in ``records.ActionEvent``."""
 
+EXPOSURE_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "timestamp": _TIME,
+    "release": pl.String,
+    "mode": pl.String,
+    "weight": pl.Float64,
+    "unit": pl.String,
+    "bucket": pl.Int64,
+    "variant": pl.String,
+    "pinned": pl.Boolean,
+    "champion_digest": pl.String,
+    "candidate_digest": pl.String,
+    "shadow_digest": pl.String,
+    "answered_by": pl.String,
+    "fell_back": pl.Boolean,
+    "simulated": pl.Boolean,
+    "probe": pl.Boolean,
+    "champion_ids": pl.List(pl.String),
+    "candidate_ids": pl.List(pl.String),
+    "teams": pl.List(pl.String),
+    "draft_seed": pl.String,
+    "champion_ms": pl.Float64,
+    "candidate_ms": pl.Float64,
+    "scored_first": pl.String,
+    "seq": pl.Int64,
+    "writer": pl.String,
+}
+"""Columns of exposures, as in ``records.ExposureEvent``: one a request while the service had a candidate or a shadow."""
+
+SHADOW_SCHEMA: dict[str, Any] = {
+    "query_id": pl.String,
+    "timestamp": _TIME,
+    "role": pl.String,
+    "status": pl.String,
+    "served_digest": pl.String,
+    "shadow_digest": pl.String,
+    "release": pl.String,
+    "depth": pl.Int64,
+    "results": pl.List(_RESULT),
+    "served_ms": pl.Float64,
+    "shadow_ms": pl.Float64,
+    "served_cpu_seconds": pl.Float64,
+    "shadow_cpu_seconds": pl.Float64,
+    "served_scored": pl.Int64,
+    "shadow_scored": pl.Int64,
+    "scored_first": pl.String,
+    "waited_ms": pl.Float64,
+    "simulated": pl.Boolean,
+    "probe": pl.Boolean,
+    "seq": pl.Int64,
+    "writer": pl.String,
+}
+"""Columns of shadow events, as in ``records.ShadowEvent``: one a request that was sampled, also where it was dropped or failed."""
+
 QUARANTINE_SCHEMA: dict[str, Any] = {"origin": pl.String, "line": pl.Int64, "reason": pl.String, "text": pl.String}
 """``origin`` is the file below the events folder, ``line`` counts from 1 (null: the whole file), ``text`` is the beginning of what was there."""
 
-KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA}
-_RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent}
+KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA, "exposure": EXPOSURE_SCHEMA, "shadow": SHADOW_SCHEMA}
+_RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent, "exposure": ExposureEvent, "shadow": ShadowEvent}
 _BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
 """An event is written after it happened: the next hour's file may hold the last of this one. What comes later still (``payloads.OLDEST``) is found in the raw
@@ -107,6 +161,8 @@ class EventFrames:
         ``lost`` by ``writer`` and ``kind``.
     unknown
         What cannot be known, in words: a loss that may exist beyond ``lost``. Empty when the account is complete.
+    exposures, shadows
+        Frames with the columns of ``EXPOSURE_SCHEMA`` and ``SHADOW_SCHEMA``, ordered by the time of the request; their losses stand in ``losses``.
     """
 
     search: pl.DataFrame
@@ -115,6 +171,8 @@ class EventFrames:
     lost: int
     losses: pl.DataFrame
     unknown: tuple[str, ...] = ()
+    exposures: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=EXPOSURE_SCHEMA))
+    shadows: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=SHADOW_SCHEMA))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +180,7 @@ class EventFile:
     """A file of events and what its name says. ``writer`` and ``hour`` are None for a spool file that somebody else named."""
 
     path: Path
-    kind: Literal["spool", "search", "action", "quarantine"]
+    kind: Literal["spool", "search", "action", "exposure", "shadow", "quarantine"]
     writer: str | None
     hour: str | None
 
@@ -131,7 +189,7 @@ class EventFile:
 class Parsed:
     """The content of some files: events by kind, markers by writer, unusable lines."""
 
-    events: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {"search": [], "action": []})
+    events: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {kind: [] for kind in KIND_SCHEMA})
     markers: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
 
@@ -157,7 +215,7 @@ def list_files(folder: Path) -> list[EventFile]:
         writer, _, hour = path.stem.rpartition("-")
         named = bool(writer) and len(hour) == 10 and hour.isdigit()
         found.append(EventFile(path, "spool", writer if named else None, hour if named else None))
-    kinds: tuple[Literal["search", "action"], ...] = ("search", "action")
+    kinds: tuple[Literal["search", "action", "exposure", "shadow"], ...] = ("search", "action", "exposure", "shadow")
     for kind in kinds:
         for path in sorted((folder / "hourly" / kind).glob("*.parquet")):
             hour, _, writer = path.stem.partition("-")
@@ -189,7 +247,7 @@ def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool) -> None
     """
     lines = path.read_bytes().split(b"\n")
     torn = lines.pop()
-    rows: dict[str, list[dict[str, Any]]] = {"search": [], "action": []}
+    rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KIND_SCHEMA}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -305,6 +363,8 @@ def _read_once(folder: Path, start: datetime, end: datetime) -> EventFrames:
         lost=int(losses["lost"].sum()),
         losses=losses,
         unknown=tuple(unknown),
+        exposures=frames["exposure"].filter(window).sort("timestamp", "seq", maintain_order=True),
+        shadows=frames["shadow"].filter(window).sort("timestamp", "seq", maintain_order=True),
     )
 
 
@@ -377,7 +437,7 @@ def parse_line(line: bytes) -> tuple[str, dict[str, Any]]:
     kind = found.pop("kind")
     if kind != "marker":
         return kind, _event(kind, found, _RECORD[kind].model_validate)
-    if not isinstance(found.get("writer"), str) or not all(isinstance(found.get(f"last_{name}"), int) for name in KIND_SCHEMA):
+    if not isinstance(found.get("writer"), str) or not all(isinstance(found.get(f"last_{name}"), int) for name in ("search", "action")):
         raise ValueError("a marker without writer and last numbers")
     return kind, found
 

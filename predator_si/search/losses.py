@@ -69,7 +69,7 @@ def read_writers(folder: Path) -> dict[str, WriterRecord]:
         try:
             alive = is_alive(path)
             record = json.loads(path.read_bytes())
-            counts = {name: {kind: int(record[name][kind]) for kind in KINDS} for name in ("issued", "durable")}
+            counts = {name: {kind: int(record[name].get(kind, 0)) for kind in KINDS} for name in ("issued", "durable")}
             touched = datetime.fromtimestamp(path.stat().st_mtime, UTC)
             found[path.stem] = WriterRecord(path.stem, counts["issued"], counts["durable"], bool(record["closed"]), alive, touched)
         except (OSError, ValueError, KeyError, TypeError):
@@ -90,7 +90,7 @@ def count_losses(
     for marker in markers:
         for kind in KINDS:
             key = (str(marker["writer"]), kind)
-            marked[key] = max(marked.get(key, 0), int(marker[f"last_{kind}"]))
+            marked[key] = max(marked.get(key, 0), int(marker.get(f"last_{kind}", 0)))  # older versions knew fewer kinds
     window = (_micros(start), _micros(end))
     uncounted = set()
     for one in stored:

@@ -25,14 +25,14 @@ from pathlib import Path
 
 from predator_si.errors import Unavailable
 from predator_si.privacy import Vault
-from predator_si.records import ActionEvent, SearchEvent, utc_now
+from predator_si.records import ActionEvent, ExposureEvent, SearchEvent, ShadowEvent, utc_now
 from predator_si.search.personal import protect_action, protect_search
 
 log = logging.getLogger(__name__)
 
-COUNTER_BYTES = 256
+COUNTER_BYTES = 512
 _ROLL_RETRY_SECONDS = 30.0
-KINDS = ("search", "action")
+KINDS = ("search", "action", "exposure", "shadow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +150,16 @@ class EventSpool:
             numbered = event.model_copy(update={"seq": self._issued["action"] + 1, "writer": self.writer})
             self._take("action", numbered.model_dump_json())
         return numbered
+
+    def add_exposure(self, event: ExposureEvent) -> None:
+        """Take what a request was exposed to. Never waits for a write. It holds nothing that identifies people."""
+        with self._lock:
+            self._take("exposure", event.model_copy(update={"seq": self._issued["exposure"] + 1, "writer": self.writer}).model_dump_json())
+
+    def add_shadow(self, event: ShadowEvent) -> None:
+        """Take what a model in shadow made of a request. Never waits for a write. It holds nothing that identifies people."""
+        with self._lock:
+            self._take("shadow", event.model_copy(update={"seq": self._issued["shadow"] + 1, "writer": self.writer}).model_dump_json())
 
     def state(self) -> SpoolState:
         """Numbers issued, durable, dropped and pending, and the last write error if it still stands."""

@@ -482,7 +482,7 @@ def test_events_that_cannot_be_written_are_seen_and_fail_no_search(home: FakeHom
         await client.search()
         full[0] = False
         flushed = (await client.http.post("/flush")).json()
-        assert flushed["durable"] == flushed["issued"] == {"search": 2, "action": 0}
+        assert flushed["durable"] == flushed["issued"] == {"search": 2, "action": 0, "exposure": 0, "shadow": 0}
         assert (await client.http.get("/ready")).json()["problems"] == []
 
     run(home, scenario)
@@ -497,7 +497,7 @@ def test_info_and_metrics_name_what_is_loaded(home: FakeHome) -> None:
         assert (info["model_id"], info["model_sha"], info["candidate_weight"], info["depth"], info["fusion_weight"]) == ("first", champion, 0.25, 9, 0.0)
         assert info["variants"]["candidate"] == {
             "model_id": "second", "model_sha": candidate, "backend": "torch-fp32", "max_length": 128, "source_digest": "sha256:" + "5" * 64,
-            "depth": 9, "fusion_weight": 0.0, "early_exit": False,
+            "depth": 9, "fusion_weight": 0.0, "early_exit": False, "index_build": "first",
         }  # fmt: skip
         assert info["index"]["documents"] == 12 and info["index"]["version"] == 1
         assert await client.metric("model_info", variant="champion", digest=champion, name="first", backend="torch-fp32") == 1

@@ -49,13 +49,16 @@ class FullDisk:
         return self.real(descriptor, data, offset)
 
 
+NOTHING = {"search": 0, "action": 0, "exposure": 0, "shadow": 0}
+
+
 def test_numbers_are_consecutive_by_kind_and_everything_comes_back(tmp_path: Path) -> None:
     spool = EventSpool(tmp_path)
     searches = [spool.add_search(event(i)) for i in range(5)]
     actions = [spool.add_action(click(i)) for i in range(3)]
     state = spool.flush()
     assert [e.seq for e in searches] == [1, 2, 3, 4, 5] and [a.seq for a in actions] == [1, 2, 3]
-    assert state.durable == state.issued == {"search": 5, "action": 3} and state.pending == 0
+    assert state.durable == state.issued == {**NOTHING, "search": 5, "action": 3} and state.pending == 0
     frames = read_events(tmp_path, *WINDOW)
     assert frames.search["query_id"].to_list() == [f"q{i}" for i in range(5)]
     assert SearchEvent.model_validate(frames.search.row(2, named=True)) == searches[2]
@@ -87,7 +90,7 @@ def test_a_clean_end_flushes_and_leaves_a_closing_marker(tmp_path: Path) -> None
     last = json.loads(next((tmp_path / "spool").glob("*.jsonl")).read_text().splitlines()[-1])
     assert (last["kind"], last["closing"], last["last_search"], last["last_action"]) == ("marker", True, 1, 0)
     record = read_writers(tmp_path)[spool.writer]
-    assert record.closed and not record.alive and record.issued == {"search": 1, "action": 0}
+    assert record.closed and not record.alive and record.issued == {**NOTHING, "search": 1}
     with pytest.raises(Unavailable, match="closed"):
         spool.add_search(event(1))
 
@@ -131,7 +134,7 @@ def test_a_disk_that_stays_full_drops_the_oldest_and_counts_them(tmp_path: Path,
     disk = FullDisk(monkeypatch)
     for number in range(25):
         spool.add_search(event(number))
-    assert spool.flush().dropped == {"search": 15, "action": 0}
+    assert spool.flush().dropped == {**NOTHING, "search": 15}
     disk.full = False
     spool.flush()
     frames = read_events(tmp_path, *WINDOW)

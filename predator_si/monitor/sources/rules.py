@@ -114,7 +114,7 @@ _SEARCH_RULES: list[tuple[pl.Expr, pl.Expr]] = [
         pl.concat_str(pl.lit("over-long query: "), pl.col("user_query").str.len_chars(), pl.lit(f" characters, at most {MAX_QUERY}")),
     ),
     (pl.col("user_query").str.contains(_BROKEN, literal=True), pl.lit("broken UTF-8: the query holds replacement characters")),
-    _unknown("variant", ("champion", "candidate"), "variant"),
+    _unknown("variant", ("champion", "candidate", "interleaved", "shadow"), "variant"),
     _missing("status"),
     _number("status", 100, 599),
     _number("latency_ms"),  # null: that source does not measure it, UBI has no field for it

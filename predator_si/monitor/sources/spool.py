@@ -28,6 +28,7 @@ from predator_si.search.spool import KINDS
 ROWS = 500_000
 """Events of one reading; where there are more, the next reading goes on."""
 _KINDS: dict[str, Kind] = {"search": "search", "action": "action"}
+"""What the raw layer holds: exposures and shadows belong to trials and watches, which read them where they were written."""
 
 
 @dataclass(slots=True)
@@ -76,6 +77,8 @@ class Spool:
         for file in list_files(self.folder):
             if found.rows >= self.rows:
                 return False
+            if file.kind not in ("spool", "quarantine", *_KINDS):
+                continue
             origin = file.path.relative_to(self.folder).as_posix()
             state = file.path.stat()
             mark = self.marks.get(f"{self.name}/{origin}")
@@ -106,8 +109,8 @@ class Spool:
                 continue
             if kind == "marker":
                 known = found.markers.setdefault(str(event["writer"]), dict.fromkeys(KINDS, 0))
-                known.update({name: max(known[name], int(event[f"last_{name}"])) for name in KINDS})
-            else:
+                known.update({name: max(known[name], int(event.get(f"last_{name}", 0))) for name in KINDS})
+            elif kind in _KINDS:
                 rows[_KINDS[kind]].append(event)
                 numbers[_KINDS[kind]].append(number)
         size = mark.size + sum(len(line) + 1 for line in lines)
