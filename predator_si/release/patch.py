@@ -21,15 +21,17 @@ from predator_si.records import HelmPatch, ServingConfig, utc_now
 from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, dump, load, owned_values, parse_release, set_value, validated
 
 Stage = Literal["trial", "promote", "rollback"]
+Mode = Literal["ab", "shadow", "interleave"]
 _CANDIDATES_OWN = ("reranker.candidateDepth", "reranker.candidateFirstStage", "reranker.candidateEarlyExit")
 _SAME_WEIGHT = 1e-6
 """The release file keeps six decimals."""
 
 
-def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: ServingConfig | None = None) -> dict[str, Any]:
-    """Put a challenger on trial beside the champion with a ``weight`` share of the clients.
+def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: ServingConfig | None = None, mode: Mode = "ab") -> dict[str, Any]:
+    """Put a challenger on trial beside the champion with a ``weight`` share of the clients (mode ``shadow``: of the requests).
 
     Depth and fusion stay, unless they are what is tried: where the challenger was evaluated with others than ``champion``'s, its arm gets its own.
+    The next mode, or the next step of a ramp, is ``step_changes``.
     """
     changes: dict[str, Any] = {"reranker.candidate": challenger.model, "reranker.candidateWeight": weight}
     if champion is not None and challenger.depth != champion.depth:
@@ -38,7 +40,37 @@ def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: Serv
         changes["reranker.candidateFirstStage"] = round(challenger.fusion_weight, 6)
     if champion is not None and challenger.early_exit != champion.early_exit:
         changes["reranker.candidateEarlyExit"] = challenger.early_exit
+    if mode != "ab":
+        changes["reranker.candidateMode"] = mode
     return changes
+
+
+def step_changes(mode: Mode, weight: float) -> dict[str, Any]:
+    """The next step of a trial that is on: another share of the clients, another mode, or both.
+
+    A higher share in mode ``ab`` moves clients from champion to candidate only, never back.
+    """
+    return {"reranker.candidateMode": mode, "reranker.candidateWeight": weight}
+
+
+def shadow_changes(previous: ServingConfig, champion: ServingConfig, share: float = 0.1) -> dict[str, Any]:
+    """Keep the ``previous`` champion warm in shadow beside the one that took its place, with the settings that it served with.
+
+    Part of the promotion's patch, so that a rollback takes it off as well.
+    """
+    weight = round(previous.fusion_weight, 6)
+    return {
+        "reranker.shadow": previous.model,
+        "reranker.shadowShare": share,
+        "reranker.shadowDepth": previous.depth if previous.depth != champion.depth else None,
+        "reranker.shadowFirstStage": weight if abs(previous.fusion_weight - champion.fusion_weight) > _SAME_WEIGHT else None,
+        "reranker.shadowEarlyExit": previous.early_exit if previous.early_exit != champion.early_exit else None,
+    }
+
+
+def end_shadow_changes() -> dict[str, Any]:
+    """Let the previous champion go: the watch is over."""
+    return dict.fromkeys(("reranker.shadow", "reranker.shadowDepth", "reranker.shadowFirstStage", "reranker.shadowEarlyExit"))
 
 
 def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -> dict[str, Any]:
@@ -50,6 +82,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
         The cycle's committed trial: settings that it gave the candidate alone are taken off.
     """
     own = [key for key in _CANDIDATES_OWN if trial is not None and key in trial.changes]
+    mode = {"reranker.candidateMode": "ab"} if trial is not None else {}  # a later step may have changed it
     workers = {} if challenger.ingest_workers is None else {"ingest.workers": challenger.ingest_workers}
     return {
         "reranker.champion": challenger.model,
@@ -61,6 +94,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
         "fusion.weights.rerank": round(1.0 - challenger.fusion_weight, 6),
         "fusion.weights.firstStage": round(challenger.fusion_weight, 6),
         **workers,
+        **mode,
         **dict.fromkeys(own),
     }
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from io import StringIO
-from typing import Annotated, Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -20,6 +20,7 @@ from predator_si.records import ModelCard, Record, ServingConfig
 DENY_FILE = "deny.yaml"
 _LARGEST = 256 * 1024
 _MOST_NODES = 20_000
+_MOST_SERVED = 0.5
 _CONTOUR = re.compile(r"^[a-z0-9][a-z0-9-]*$")
 
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -36,14 +37,24 @@ class Reranker(_Section):
 
     champion: Digest
     candidate: Digest | None = None
-    candidate_weight: float = Field(default=0.0, ge=0.0, le=0.5, alias="candidateWeight")
-    """Share of the clients that the candidate serves."""
+    candidate_mode: Literal["ab", "shadow", "interleave"] = Field(default="ab", alias="candidateMode")
+    """How it is tried: it serves a share of the clients, scores a share of the requests off the user's path, or shares result lists with the champion."""
+    candidate_weight: float = Field(default=0.0, ge=0.0, le=1.0, alias="candidateWeight")
+    """Share of the clients (mode ``ab``: at most half; ``interleave``) or of the requests (``shadow``) that the trial touches."""
     candidate_depth: int | None = Field(default=None, ge=0, le=200, alias="candidateDepth")
     """Where the candidate is tried with another depth than the champion's."""
     candidate_first_stage: float | None = Field(default=None, ge=0.0, le=1.0, alias="candidateFirstStage")
     """Where it is tried with another share of the first stage."""
     candidate_early_exit: bool | None = Field(default=None, alias="candidateEarlyExit")
     """Where it is tried with or without a depth rule, unlike the champion."""
+    shadow: Digest | None = None
+    """The champion before this one, kept warm: it answers nobody but scores a share of the requests again."""
+    shadow_share: float = Field(default=0.1, ge=0.0, le=1.0, alias="shadowShare")
+    """That share of the requests."""
+    shadow_depth: int | None = Field(default=None, ge=0, le=200, alias="shadowDepth")
+    """What it runs with, where that is not what the champion runs with; so the next two."""
+    shadow_first_stage: float | None = Field(default=None, ge=0.0, le=1.0, alias="shadowFirstStage")
+    shadow_early_exit: bool | None = Field(default=None, alias="shadowEarlyExit")
     depth: int = Field(default=20, ge=0, le=200)
     """Candidates that the reranker reads per query; 0 switches it off."""
     early_exit: bool = Field(default=False, alias="earlyExit")
@@ -56,6 +67,13 @@ class Reranker(_Section):
     def _known(cls, value: str) -> str:
         if value not in _BACKENDS:
             raise ValueError(f"{value!r} is not one of {', '.join(_BACKENDS)}")
+        return value
+
+    @field_validator("candidate_weight")
+    @classmethod
+    def _half_at_most(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("candidate_mode") == "ab" and value > _MOST_SERVED:
+            raise ValueError(f"a candidate that nothing was proven of serves at most {_MOST_SERVED:g} of the clients")
         return value
 
     @model_validator(mode="after")
@@ -113,7 +131,8 @@ class ReleaseFile(_Section):
 OWNED_KEYS = frozenset(
     {
         "reranker.champion", "reranker.candidate", "reranker.candidateWeight", "reranker.candidateDepth", "reranker.candidateFirstStage",
-        "reranker.candidateEarlyExit",
+        "reranker.candidateEarlyExit", "reranker.candidateMode",
+        "reranker.shadow", "reranker.shadowShare", "reranker.shadowDepth", "reranker.shadowFirstStage", "reranker.shadowEarlyExit",
         "reranker.depth", "reranker.earlyExit", "reranker.backend",
         "fusion.weights.rerank", "fusion.weights.firstStage", "replicas", "ingest.workers",
     }
@@ -129,7 +148,7 @@ def release_name(contour: str) -> str:
 
 
 def seed_release(serving: ServingConfig, contour: str) -> str:
-    """The first release file of a contour: ``serving`` as champion, no candidate, with a comment for every key."""
+    """The first release file of a contour: ``serving`` as champion, no candidate, with a comment for every key. A trial or a watch adds its own."""
     if not re.match(r"^sha256:[0-9a-f]{64}$", serving.model):
         raise BadInput(f"{serving.model!r} is not a model digest; it looks like sha256:<64 hex digits>.")
     text = f"""\

@@ -20,13 +20,16 @@ _LARGEST = 256 * 1024
 _Keys = TypeVar("_Keys", bound=BaseModel)
 
 
+Mode = Literal["ab", "shadow", "interleave"]
+
+
 class Release(Record):
     """What the service is told to run with."""
 
     champion: str
     candidate: str | None
     candidate_weight: float
-    """Share of traffic for the candidate, 0 to 1; without a candidate it has no effect."""
+    """Share that the trial touches, 0 to 1: of the clients, or in mode ``shadow`` of the requests. Without a candidate it has no effect."""
     depth: int
     """How many candidates the cross-encoder reads at most; 0 serves the first stage's order."""
     early_exit: bool = False
@@ -43,17 +46,26 @@ class Release(Record):
     """What the candidate runs with where it is tried with settings of its own; null: as the champion."""
     candidate_fusion_weight: float | None = None
     candidate_early_exit: bool | None = None
+    candidate_mode: Mode = "ab"
+    """How the candidate is tried: it answers a share of the clients, is scored off the user's path, or shares result lists with the champion."""
+    shadow: str | None = None
+    """The champion before this one, kept warm: it answers nobody but scores a share of the requests again."""
+    shadow_share: float = 0.1
+    """Share of the requests that it scores."""
+    shadow_depth: int | None = None
+    """What it runs with where that is not what the champion runs with."""
+    shadow_fusion_weight: float | None = None
+    shadow_early_exit: bool | None = None
 
     def stops_early(self, variant: str) -> bool:
         """Whether a variant stops scoring once the first page is settled, where its model has a rule for it."""
-        own = self.candidate_early_exit if variant == "candidate" else None
+        own = {"candidate": self.candidate_early_exit, "shadow": self.shadow_early_exit}.get(variant)
         return self.early_exit if own is None else own
 
     def settings_of(self, variant: str) -> tuple[int, float]:
         """(depth, first stage's share) that a variant ranks with."""
-        if variant != "candidate":
-            return self.depth, self.fusion_weight
-        depth, weight = self.candidate_depth, self.candidate_fusion_weight
+        own = {"candidate": (self.candidate_depth, self.candidate_fusion_weight), "shadow": (self.shadow_depth, self.shadow_fusion_weight)}
+        depth, weight = own.get(variant, (None, None))
         return self.depth if depth is None else depth, self.fusion_weight if weight is None else weight
 
 
@@ -82,6 +94,12 @@ class _RerankerKeys(_Strict):
     candidateDepth: int | None = Field(default=None, ge=0, le=1000)
     candidateFirstStage: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     candidateEarlyExit: bool | None = None
+    candidateMode: Mode = "ab"
+    shadow: str | None = Field(default=None, pattern=_DIGEST)
+    shadowShare: float = Field(default=0.1, ge=0, le=1, allow_inf_nan=False)
+    shadowDepth: int | None = Field(default=None, ge=0, le=1000)
+    shadowFirstStage: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    shadowEarlyExit: bool | None = None
     depth: int = Field(default=20, ge=0, le=1000)
     earlyExit: bool = False
     backend: Literal["auto", "torch-fp32", "torch-bf16", "onnx-int8", "openvino-int8", "openvino-bf16", "openvino-f32"] = "auto"
@@ -146,6 +164,12 @@ def parse_release(data: bytes, origin: str) -> Release:
         candidate_depth=keys.reranker.candidateDepth,
         candidate_fusion_weight=keys.reranker.candidateFirstStage,
         candidate_early_exit=keys.reranker.candidateEarlyExit,
+        candidate_mode=keys.reranker.candidateMode,
+        shadow=keys.reranker.shadow,
+        shadow_share=keys.reranker.shadowShare,
+        shadow_depth=keys.reranker.shadowDepth,
+        shadow_fusion_weight=keys.reranker.shadowFirstStage,
+        shadow_early_exit=keys.reranker.shadowEarlyExit,
     )
 
 

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Refused
 from predator_si.records import ServingConfig
-from predator_si.release.patch import apply_patch, load_patch, make_patch, make_rollback, promote_changes, rollback_changes, save_patch, trial_changes
+from predator_si.release.patch import (
+    apply_patch,
+    end_shadow_changes,
+    load_patch,
+    make_patch,
+    make_rollback,
+    promote_changes,
+    rollback_changes,
+    save_patch,
+    shadow_changes,
+    step_changes,
+    trial_changes,
+)
 from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, owned_values, parse_release, release_name, seed_release
 from predator_si.search.release_file import parse_release as service_parse
 
@@ -188,6 +200,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "reranker.candidateDepth": st.none() | st.integers(0, 200),
     "reranker.candidateFirstStage": st.none() | st.floats(0, 1),
     "reranker.candidateEarlyExit": st.none() | st.booleans(),
+    "reranker.candidateMode": st.sampled_from(["ab", "shadow", "interleave"]),
+    "reranker.shadow": st.none() | DIGESTS,
+    "reranker.shadowShare": st.floats(0, 1),
+    "reranker.shadowDepth": st.none() | st.integers(0, 200),
+    "reranker.shadowFirstStage": st.none() | st.floats(0, 1),
+    "reranker.shadowEarlyExit": st.none() | st.booleans(),
     "reranker.depth": st.integers(0, 200),
     "reranker.earlyExit": st.booleans(),
     "reranker.backend": st.sampled_from(["auto", "torch-fp32", "onnx-int8"]),
@@ -281,6 +299,36 @@ def test_a_trial_of_settings_gives_them_to_the_candidate_alone_and_the_promotion
     back = parse_release(apply_patch(promoted, make_rollback(promoted, [trial, promotion])), NAME)
     assert back.serving == champion and back.reranker.candidate is None and back.reranker.candidate_depth is None
     assert set(trial_changes(champion.model_copy(update={"model": NEW}), 0.2, champion)) == {"reranker.candidate", "reranker.candidateWeight"}
+
+
+def test_the_steps_of_a_trial_and_the_previous_champion_in_shadow_go_there_and_back() -> None:
+    champion = parse_release(SEED, NAME).serving
+    challenger = ServingConfig(model=NEW, depth=8, fusion_weight=champion.fusion_weight)
+    trial = _patch(SEED, trial_changes(challenger, 0.1, champion, "shadow"))
+    text, patches = apply_patch(SEED, trial), [trial]
+    for mode, weight in (("interleave", 1.0), ("ab", 0.25), ("ab", 0.5)):
+        step = _patch(text, step_changes(mode, weight))  # type: ignore[arg-type]
+        text, patches = apply_patch(text, step), [*patches, step]
+        assert (parse_release(text, NAME).reranker.candidate_mode, parse_release(text, NAME).reranker.candidate_weight) == (mode, weight)
+    promotion = _patch(text, {**promote_changes(challenger, trial), **shadow_changes(champion, challenger)}, "promote")
+    promoted = service_parse(apply_patch(text, promotion).encode(), NAME)
+    assert (promoted.champion, promoted.candidate, promoted.candidate_mode) == (NEW, None, "ab")
+    assert (promoted.shadow, promoted.shadow_share) == (OLD, 0.1)
+    assert promoted.settings_of("shadow") == (champion.depth, champion.fusion_weight) != promoted.settings_of("champion") == (8, champion.fusion_weight)
+    settled = apply_patch(apply_patch(text, promotion), _patch(apply_patch(text, promotion), end_shadow_changes(), "promote"))
+    assert (service_parse(settled.encode(), NAME).shadow, service_parse(settled.encode(), NAME).shadow_depth) == (None, None)
+    back = parse_release(apply_patch(apply_patch(text, promotion), make_rollback(apply_patch(text, promotion), [*patches, promotion])), NAME)
+    assert back == parse_release(SEED, NAME)
+
+
+@pytest.mark.parametrize("mode", ["ab", "shadow", "interleave"])
+def test_only_a_trial_that_serves_nobody_alone_may_touch_more_than_half(mode: Any) -> None:
+    changes = trial_changes(ServingConfig(model=NEW, depth=20, fusion_weight=0.3), 0.9, None, mode)
+    if mode == "ab":
+        with pytest.raises(BadInput, match=r"candidateWeight: .* at most 0\.5"):
+            _patch(SEED, changes)
+    else:
+        assert parse_release(apply_patch(SEED, _patch(SEED, changes)), NAME).reranker.candidate_weight == 0.9
 
 
 def test_workers_are_changed_only_where_they_are_what_is_changed() -> None:
