@@ -133,6 +133,9 @@ def _differs(info: Mapping[str, Any], variant: str | None, settings: ServingConf
         "early_exit": (arm.get("early_exit"), settings.early_exit),
         "ingest workers": (ingest.get("workers") if isinstance(ingest, Mapping) else None, settings.ingest_workers),
     }
+    build = arm.get("index_build")
+    if settings.index is not None and isinstance(build, str) and build != settings.index:
+        return f"the service reports index build {build}, {settings.index} is expected"
     for name, (value, wanted) in reported.items():
         if isinstance(value, int | float) and wanted is not None and abs(value - wanted) > _SAME:
             return f"the service reports {name} {value:g}, {wanted:g} is expected"

@@ -22,7 +22,7 @@ from predator_si.release.release_file import OWNED_KEYS, ReleaseFile, dump, load
 
 Stage = Literal["trial", "promote", "rollback"]
 Mode = Literal["ab", "shadow", "interleave"]
-_CANDIDATES_OWN = ("reranker.candidateDepth", "reranker.candidateFirstStage", "reranker.candidateEarlyExit")
+_CANDIDATES_OWN = ("reranker.candidateDepth", "reranker.candidateFirstStage", "reranker.candidateEarlyExit", "index.candidateBuild")
 _SAME_WEIGHT = 1e-6
 """The release file keeps six decimals."""
 
@@ -40,6 +40,8 @@ def trial_changes(challenger: ServingConfig, weight: float = 0.2, champion: Serv
         changes["reranker.candidateFirstStage"] = round(challenger.fusion_weight, 6)
     if champion is not None and challenger.early_exit != champion.early_exit:
         changes["reranker.candidateEarlyExit"] = challenger.early_exit
+    if champion is not None and challenger.index not in (None, champion.index):
+        changes["index.candidateBuild"] = challenger.index
     if mode != "ab":
         changes["reranker.candidateMode"] = mode
     return changes
@@ -84,6 +86,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
     own = [key for key in _CANDIDATES_OWN if trial is not None and key in trial.changes]
     mode = {"reranker.candidateMode": "ab"} if trial is not None else {}  # a later step may have changed it
     workers = {} if challenger.ingest_workers is None else {"ingest.workers": challenger.ingest_workers}
+    index = {} if challenger.index is None else {"index.build": challenger.index}
     return {
         "reranker.champion": challenger.model,
         "reranker.candidate": None,
@@ -94,6 +97,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
         "fusion.weights.rerank": round(1.0 - challenger.fusion_weight, 6),
         "fusion.weights.firstStage": round(challenger.fusion_weight, 6),
         **workers,
+        **index,
         **mode,
         **dict.fromkeys(own),
     }

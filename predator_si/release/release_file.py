@@ -16,6 +16,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from predator_si.errors import BadInput
 from predator_si.records import ModelCard, Record, ServingConfig
+from predator_si.search.index_builds import BUILD_NAME, FIRST
 
 DENY_FILE = "deny.yaml"
 _LARGEST = 256 * 1024
@@ -108,6 +109,15 @@ class Ingest(_Section):
     workers: int = Field(default=1, ge=1, le=8)
 
 
+class Index(_Section):
+    """The first stage."""
+
+    build: str = Field(default=FIRST, pattern=BUILD_NAME)
+    """Which index serves; ``first`` is the one that the home was prepared with."""
+    candidate_build: str | None = Field(default=None, pattern=BUILD_NAME, alias="candidateBuild")
+    """Where the candidate is tried with another index."""
+
+
 class ReleaseFile(_Section):
     """``release-<contour>.yaml``: what is served, within the bounds that the loop may move in."""
 
@@ -115,6 +125,7 @@ class ReleaseFile(_Section):
     fusion: Fusion = Fusion()
     replicas: int = Field(default=1, ge=1, le=20)
     ingest: Ingest = Ingest()
+    index: Index = Index()
 
     @property
     def serving(self) -> ServingConfig:
@@ -125,6 +136,7 @@ class ReleaseFile(_Section):
             depth=self.reranker.depth,
             fusion_weight=weights.first_stage / (weights.rerank + weights.first_stage),
             early_exit=self.reranker.early_exit,
+            index=None if self.index.build == FIRST else self.index.build,
         )
 
 
@@ -134,7 +146,7 @@ OWNED_KEYS = frozenset(
         "reranker.candidateEarlyExit", "reranker.candidateMode",
         "reranker.shadow", "reranker.shadowShare", "reranker.shadowDepth", "reranker.shadowFirstStage", "reranker.shadowEarlyExit",
         "reranker.depth", "reranker.earlyExit", "reranker.backend",
-        "fusion.weights.rerank", "fusion.weights.firstStage", "replicas", "ingest.workers",
+        "fusion.weights.rerank", "fusion.weights.firstStage", "replicas", "ingest.workers", "index.build", "index.candidateBuild",
     }
 )  # fmt: skip
 """Dotted keys that a patch may set."""
@@ -168,6 +180,8 @@ fusion:
 replicas: 1
 ingest:
   workers: 1
+index:
+  build: first  # the index that the first stage asks; the loop may put another build in its place
 """
     parse_release(text, release_name(contour))
     return text

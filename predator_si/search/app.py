@@ -68,7 +68,8 @@ def create_app(
     threads
         Threads of a reranker's backend; by default what the backend chooses.
     models, load_index, load_reranker, prepare
-        Stand-ins for the model store, ``HybridIndex.load``, ``rerank.load_reranker`` and the embedding of documents ahead of indexing.
+        Stand-ins for the model store, ``HybridIndex.load``, ``rerank.load_reranker`` and the embedding of documents ahead of indexing (by default the
+        embedders of the indexes do that).
     poll_seconds
         How often the applied release file is looked at.
     flush_seconds
@@ -82,7 +83,7 @@ def create_app(
         No index, no release file, a malformed one, a missing or denied model, a folder that cannot be written.
     """
     if load_index is None:
-        load_index, prepare = _hybrid_index(embedder)
+        load_index = _hybrid_index(embedder)
     if models is None:
         from predator_si.search.models import ModelStore
 
@@ -103,6 +104,7 @@ def create_app(
         poll_seconds=poll_seconds,
         flush_seconds=flush_seconds,
         score_cache=score_cache,
+        embedder=embedder,
     )
 
     @asynccontextmanager
@@ -123,8 +125,9 @@ def create_app(
     return app
 
 
-def _hybrid_index(embedder: Path | None) -> tuple[Callable[[Path], SearchIndex], Callable[[Sequence[Document]], None]]:
+def _hybrid_index(embedder: Path | None) -> Callable[[Path], SearchIndex]:
     from predator_si.errors import Missing
+    from predator_si.search.index_builds import embedder_of
     from predator_si.search.prepared import PreparedEmbedder
     from predator_si.search.retrieve import HybridIndex, load_embedder
 
@@ -132,10 +135,10 @@ def _hybrid_index(embedder: Path | None) -> tuple[Callable[[Path], SearchIndex],
         raise Missing("no embedder was given: the index cannot be asked without the bi-encoder that it was built with. Pass its folder.")
 
     @functools.cache
-    def prepared() -> PreparedEmbedder:  # loaded only once the cheap checks of a start have passed
-        return PreparedEmbedder(load_embedder(embedder), lambda: load_embedder(embedder))
+    def prepared(folder: Path) -> PreparedEmbedder:  # loaded only once the cheap checks of a start have passed
+        return PreparedEmbedder(load_embedder(folder), lambda: load_embedder(folder))
 
-    return lambda folder: HybridIndex.load(folder, prepared()), lambda documents: prepared().prepare(documents)
+    return lambda folder: HybridIndex.load(folder, prepared(embedder_of(folder, embedder)))
 
 
 def _answer(status: int, detail: str, errors: list[dict[str, str]] | None = None, title: str | None = None) -> JSONResponse:
@@ -277,6 +280,7 @@ def describe(service: SearchService) -> dict[str, Any]:
             "depth": depth,
             "fusion_weight": weight,
             "early_exit": variants.release.stops_early(variant),
+            "index_build": service.first.of(variant).build,
         }
 
     champion = variants.champion
@@ -291,6 +295,7 @@ def describe(service: SearchService) -> dict[str, Any]:
         "early_exit": {digest: rule.model_dump(mode="json") for digest, rule in variants.depth_rules.items()},
         "score_cache": service.cache.capacity,
         "replicas": variants.release.replicas,
+        "index_build": served.build,
         "release": {"sha256": variants.release.sha256, "error": service.follower.error, "loading": service.follower.loading},
         "index": {
             "documents": served.index.n_documents,
@@ -302,7 +307,7 @@ def describe(service: SearchService) -> dict[str, Any]:
             "queued": ingest.queued,
             "lag_seconds": ingest.lag_seconds,
             "applied": ingest.applied,
-            "dead_letters": ingest.dead,
+            "dead_letters": ingest.unsettled,
             "documents_per_second": ingest.documents_per_second,
             "workers": ingest.workers,
             "building": ingest.building,

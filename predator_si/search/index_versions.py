@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -69,8 +70,10 @@ class IndexVersions:
         """Folder of a version."""
         return self.root / str(version)
 
-    def publish(self, index: Saveable) -> int:
+    def publish(self, index: Saveable, notes: Mapping[str, str] | None = None) -> int:
         """Save ``index`` as the next version, make it current, and return its number. Killed at any moment, the former version stays current.
+
+        ``notes`` are further files of the version: name -> text.
 
         Raises
         ------
@@ -81,6 +84,8 @@ class IndexVersions:
         version = max(self.versions(), default=0) + 1
         folder = self.folder(version)
         index.save(folder)
+        for name, text in (notes or {}).items():
+            (folder / name).write_text(text)
         for path in folder.rglob("*"):
             _sync(path)
         sync_folder(self.root)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from predator_si.errors import Unavailable
-from predator_si.search.journal import Journal, Operation
+from predator_si.search.journal import Journal, Operation, open_letters
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,9 @@ class IngestState:
     lag_seconds: float
     applied: int
     dead: int
+    """Given up since the process started."""
+    unsettled: int
+    """Given up at any time, and neither indexed nor set aside since (``journal.open_letters``)."""
     documents_per_second: float
     """Applied operations over the last minute."""
     workers: int
@@ -105,6 +108,7 @@ class IngestQueue:
         self._next = self._journal.last_seq + 1
         self._newest: dict[str, int] = {}
         self._applied = self._dead = 0
+        self._unsettled = len(open_letters(folder))
         self._finished: deque[tuple[float, int]] = deque()
         self._building = False
         self._error: str | None = None
@@ -162,7 +166,26 @@ class IngestQueue:
             while self._finished and self._finished[0][0] < now - _RATE_WINDOW:
                 self._finished.popleft()
             rate = sum(count for _, count in self._finished) / _RATE_WINDOW
-            return IngestState(len(self._waiting), max(0.0, now - oldest), self._applied, self._dead, rate, self._wanted, self._building, self._error)
+            return IngestState(
+                len(self._waiting), max(0.0, now - oldest), self._applied, self._dead, self._unsettled, rate, self._wanted, self._building, self._error
+            )
+
+    def settle(self, seqs: Sequence[int]) -> None:
+        """Dead letters that an index build answers for are open no longer. Raises OSError when that cannot be written."""
+        left = self._journal.settle(seqs)
+        with self._changed:
+            self._unsettled = left
+
+    def changed_since(self, seq: int) -> set[str]:
+        """Documents of which a change was accepted after number ``seq``."""
+        with self._changed:
+            return {doc_id for doc_id, known in self._journal.known.items() if known.seq > seq}
+
+    @property
+    def applied_through(self) -> int:
+        """Up to this number nothing waits any more."""
+        with self._changed:
+            return min(self._waiting, default=self._next) - 1
 
     def wait_until_empty(self, timeout: float) -> bool:
         """Wait until nothing is queued; False when ``timeout`` seconds did not suffice."""
@@ -316,6 +339,7 @@ class IngestQueue:
         with self._changed:
             self._waiting.pop(item.operation.seq, None)
             self._dead += 1
+            self._unsettled += 1
             self._changed.notify_all()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from predator_si.errors import BadInput, Missing
 from predator_si.records import Record
+from predator_si.search.index_builds import BUILD_NAME, FIRST
 
 _DIGEST = r"^sha256:[0-9a-f]{64}$"
 _LARGEST = 256 * 1024
@@ -46,6 +47,10 @@ class Release(Record):
     """What the candidate runs with where it is tried with settings of its own; null: as the champion."""
     candidate_fusion_weight: float | None = None
     candidate_early_exit: bool | None = None
+    index_build: str = FIRST
+    """Which index serves: a build of ``index_builds``, or the home's first one."""
+    candidate_index: str | None = None
+    """The candidate's own, where it is tried with another one than the champion's."""
     candidate_mode: Mode = "ab"
     """How the candidate is tried: it answers a share of the clients, is scored off the user's path, or shares result lists with the champion."""
     shadow: str | None = None
@@ -118,11 +123,17 @@ class _Ingest(_Strict):
     workers: int = Field(default=1, ge=1, le=64)
 
 
+class _Index(_Strict):
+    build: str = Field(default=FIRST, pattern=BUILD_NAME)
+    candidateBuild: str | None = Field(default=None, pattern=BUILD_NAME)
+
+
 class _ReleaseKeys(_Strict):
     reranker: _RerankerKeys
     fusion: _Fusion = _Fusion()
     replicas: int = Field(default=1, ge=1, le=1000)
     ingest: _Ingest = _Ingest()
+    index: _Index = _Index()
 
 
 class _Denied(BaseModel):
@@ -164,6 +175,8 @@ def parse_release(data: bytes, origin: str) -> Release:
         candidate_depth=keys.reranker.candidateDepth,
         candidate_fusion_weight=keys.reranker.candidateFirstStage,
         candidate_early_exit=keys.reranker.candidateEarlyExit,
+        index_build=keys.index.build,
+        candidate_index=keys.index.candidateBuild,
         candidate_mode=keys.reranker.candidateMode,
         shadow=keys.reranker.shadow,
         shadow_share=keys.reranker.shadowShare,

@@ -17,7 +17,6 @@ Decisions worth knowing:
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import threading
 import time
@@ -26,19 +25,17 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from predator_si.errors import PredatorError
 from predator_si.privacy import trace
 from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
 from predator_si.search.adaptive_depth import PAGE, DepthRule
-from predator_si.search.index_facts import index_facts
+from predator_si.search.first_stages import FirstStages, ServedIndex
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
@@ -61,20 +58,6 @@ class SearchFailed(PredatorError):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True)
-class ServedIndex:
-    """The index that serves, which version it is, and when that was put up."""
-
-    index: SearchIndex
-    version: int
-    built_at: datetime
-
-    @functools.cached_property
-    def facts(self) -> dict[str, Any]:
-        """What its documents are like (``index_facts``), computed when first asked for and once."""
-        return index_facts(self.index.documents())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +107,9 @@ class SearchService:
     models
         Where model folders are.
     prepare
-        Embeds documents ahead of indexing; see ``ingest.IngestQueue``.
+        Embeds documents ahead of indexing; see ``ingest.IngestQueue``. Null: the embedders of the indexes do, where they can.
+    embedder
+        Folder of the home's own bi-encoder.
     poll_seconds
         How often the applied files are looked at.
     max_waiting
@@ -153,26 +138,31 @@ class SearchService:
         flush_seconds: float = 1.0,
         max_waiting: int = 512,
         score_cache: int = 0,
+        embedder: Path | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         home = Path(home)
         self.contour, self._poll_seconds, self._max_waiting, self._clock = contour, poll_seconds, max_waiting, clock
         self._background = _Background()
         self.cache = ScoreCache(score_cache)
-        self.versions = IndexVersions(home / "service" / "index")
-        version = self.versions.current()
-        folder = self.versions.folder(version)
+        IndexVersions(home / "service" / "index").current()  # the cheap checks first
         self.follower = ReleaseFollower(
-            home / "applied" / f"release-{contour}.yaml", home / "applied" / "deny.yaml", models, self._alone(load_reranker), self._release_changed
+            home / "applied" / f"release-{contour}.yaml",
+            home / "applied" / "deny.yaml",
+            models,
+            self._alone(load_reranker),
+            self._release_changed,
+            self._follow_index,
         )
         self.cache.keep(self.follower.current.loaded())
-        self.served = ServedIndex(load_index(folder), version, datetime.fromtimestamp(folder.stat().st_mtime, UTC))
+        self.first = FirstStages(home / "service", load_index, embedder)
         self.ingest = IngestQueue(
             home / "service" / "ingest",
-            prepare=self._alone(prepare or (lambda _: None)),
+            prepare=self._alone(prepare or self.first.prepare),
             apply=self._reindex,
             workers=self.follower.current.release.ingest_workers,
         )
+        self.follower.settle_in()
         events = home / "service" / "events"
         try:
             self.vault = open_vault(home)
@@ -202,6 +192,16 @@ class SearchService:
         self.ingest.stop()
         self._worker.shutdown(wait=True)
         self.spool.close()
+
+    @property
+    def served(self) -> ServedIndex:
+        """The champion's index."""
+        return self.first.served
+
+    @property
+    def versions(self) -> IndexVersions:
+        """The versions of the champion's index."""
+        return self.first.versions
 
     def state(self) -> ServiceState:
         """What all parts say about themselves now."""
@@ -254,7 +254,8 @@ class SearchService:
             self._waiting += 1
             try:
                 loop = asyncio.get_running_loop()
-                computed = await loop.run_in_executor(self._worker, self._compute, request, model, depth, weight, rule, self._clock())
+                index = self.first.of(name).index
+                computed = await loop.run_in_executor(self._worker, self._compute, request, index, model, depth, weight, rule, self._clock())
             except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
                 log.error("search %s failed\n%s", query_id, trace(error))
                 failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
@@ -350,12 +351,14 @@ class SearchService:
         self.telemetry.refused.inc(refused)
         return unknown
 
-    def _compute(self, request: SearchRequest, model: Reranker, depth: int, weight: float, rule: DepthRule | None, queued: float) -> _Computed:
+    def _compute(
+        self, request: SearchRequest, index: SearchIndex, model: Reranker, depth: int, weight: float, rule: DepthRule | None, queued: float
+    ) -> _Computed:
         """The work on one request, in the worker thread."""
         started, cpu, mark = self._clock(), time.process_time(), self._background.mark()
         reader = None if request.first_stage else model
         score = finite_scores if request.probe else self._remembered
-        ranked = rank(self.served.index, reader, request.query, request.k, depth, weight, self._clock, score=score, rule=rule)
+        ranked = rank(index, reader, request.query, request.k, depth, weight, self._clock, score=score, rule=rule)
         used = time.process_time() - cpu
         return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
 
@@ -395,14 +398,12 @@ class SearchService:
     def _reindex(self, upserts: Sequence[Document], deletes: Sequence[str]) -> None:
         """Build the next index, publish it, and let it serve."""
         with self._background:
-            frame = pl.DataFrame(
-                {"doc_id": [d.doc_id for d in upserts], "title": [d.title for d in upserts], "text": [d.text for d in upserts]},
-                schema={"doc_id": pl.String, "title": pl.String, "text": pl.String},
-            )
-            index = self.served.index.updated(frame, list(deletes))
-            version = self.versions.publish(index)
-            self.served = ServedIndex(index, version, utc_now())
-            log.info("index version %d serves %d documents", version, index.n_documents)
+            self.first.reindex(upserts, deletes)
+
+    def _follow_index(self, variants: Variants) -> None:
+        """Serve with the index builds that a release names; raises, and nothing has changed, where they are not there."""
+        with self._background:
+            self.first.follow(variants.release.index_build, variants.release.candidate_index, self.ingest)
 
     def _release_changed(self, variants: Variants) -> None:
         self.cache.keep(variants.loaded())

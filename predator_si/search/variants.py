@@ -100,6 +100,9 @@ class ReleaseFollower:
         Loads a model folder; the digest of what it returns is computed from the loaded bytes.
     on_change
         Called after each change with the new variants, in the polling thread.
+    before_change
+        Called with the variants before they serve, by ``settle_in`` and in the polling thread; what it raises refuses the change. It may be called again
+        with what it has seen to already.
 
     Raises
     ------
@@ -114,9 +117,10 @@ class ReleaseFollower:
         models: Models,
         load_reranker: Callable[[Path], Reranker],
         on_change: Callable[[Variants], None] | None = None,
+        before_change: Callable[[Variants], None] | None = None,
     ) -> None:
         self.release_path, self.deny_path = Path(release_path), Path(deny_path)
-        self._models, self._load_reranker, self._on_change = models, load_reranker, on_change
+        self._models, self._load_reranker, self._on_change, self._before_change = models, load_reranker, on_change, before_change
         self._polling = threading.Lock()
         self.error: str | None = None
         self.errors = 0
@@ -138,15 +142,12 @@ class ReleaseFollower:
                 fresh = contents != self._seen
                 self._seen = contents
                 variants = self._prepared(*contents, self.current.loaded())
+                if self._before_change is not None:
+                    self._before_change(variants)
             except Exception as error:  # whatever goes wrong with a new model, the old one goes on serving; the reason is shown, logged and counted
-                message = str(error) if isinstance(error, PredatorError) else f"{type(error).__name__}: {error}"
-                if message != self.error:
-                    self.errors += 1
-                    log.error("the release was not applied: %s", message)
-                self.error = message
                 # A model that is missing may still be on its way, a file that cannot be read may come back: looking again is cheap. A model that is bad
                 # stays bad until the files change.
-                self._again = contents is None or isinstance(error, Missing)
+                self._refuse(error, again=contents is None or isinstance(error, Missing))
                 return False
             self.error, self._again = None, False
             if not fresh and variants.release == self.current.release:
@@ -159,6 +160,21 @@ class ReleaseFollower:
                 if self._on_change is not None:
                     self._on_change(variants)
             return changed
+
+    def settle_in(self) -> None:
+        """See to what must stand before the first release serves; where that fails the service goes on with what it has, and ``error`` says why."""
+        try:
+            if self._before_change is not None:
+                self._before_change(self.current)
+        except Exception as error:  # as in ``poll``
+            self._refuse(error, again=isinstance(error, Missing))
+
+    def _refuse(self, error: Exception, *, again: bool) -> None:
+        message = str(error) if isinstance(error, PredatorError) else f"{type(error).__name__}: {error}"
+        if message != self.error:
+            self.errors += 1
+            log.error("the release was not applied: %s", message)
+        self.error, self._again = message, again
 
     def _contents(self) -> tuple[bytes, bytes | None]:
         return read_bytes(self.release_path), read_bytes(self.deny_path) if self.deny_path.exists() else None

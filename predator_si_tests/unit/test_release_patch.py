@@ -53,6 +53,7 @@ def test_the_seed_is_plain_yaml_with_the_contract_keys() -> None:
         "fusion": {"weights": {"rerank": 1.0, "firstStage": 0.0}},
         "replicas": 1,
         "ingest": {"workers": 1},
+        "index": {"build": "first"},
     }
     assert parse_release(SEED, NAME).serving == ServingConfig(model=OLD, depth=20, fusion_weight=0.0)
 
@@ -199,6 +200,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "reranker.candidateWeight": st.floats(0, 0.5),
     "reranker.candidateDepth": st.none() | st.integers(0, 200),
     "reranker.candidateFirstStage": st.none() | st.floats(0, 1),
+    "index.build": st.sampled_from(["first", "si_2026_11_23_001-repair"]),
+    "index.candidateBuild": st.none() | st.just("si_2026_11_23_001-repair"),
     "reranker.candidateEarlyExit": st.none() | st.booleans(),
     "reranker.candidateMode": st.sampled_from(["ab", "shadow", "interleave"]),
     "reranker.shadow": st.none() | DIGESTS,
