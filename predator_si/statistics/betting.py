@@ -118,7 +118,7 @@ def _bound(x: Array, low: float, high: float, top: float, bets: Sequence[float])
         money = np.log1p(rate * (x - middle[..., None]) / (middle - low)[..., None]).sum(axis=-1)
         disproved = np.logaddexp.reduce(money, axis=0) - np.log(len(bets)) >= top
         below, above = np.where(disproved, middle, below), np.where(disproved, above, middle)
-    return below
+    return np.asarray(below, dtype=np.float64)
 
 
 def _bounded(values: ArrayLike, null: float, low: float, high: float, bets: Sequence[float]) -> Array:

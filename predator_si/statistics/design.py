@@ -105,7 +105,8 @@ class Design:
         unknown = sorted(set(changes) - set(asdict(self)))
         if unknown:
             raise BadInput(f"design has no {', '.join(unknown)}; it has {', '.join(sorted(asdict(self)))}.")
-        return replace(self, **{name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()})
+        numbers: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+        return replace(self, **numbers)
 
 
 DEFAULT_DESIGN = Design()
