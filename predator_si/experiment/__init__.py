@@ -7,6 +7,6 @@ Does not: split traffic (the service does, by client), prove superiority (``eval
 from __future__ import annotations
 
 from predator_si.experiment.guardrails import Guardrail, default_guardrails, judge_guardrail
-from predator_si.experiment.verdict import judge_ab
+from predator_si.experiment.verdict import judge_ab, judge_again
 
-__all__ = ["Guardrail", "default_guardrails", "judge_ab", "judge_guardrail"]
+__all__ = ["Guardrail", "default_guardrails", "judge_ab", "judge_again", "judge_guardrail"]

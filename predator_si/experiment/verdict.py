@@ -1,26 +1,33 @@
-"""The verdict of an A/B trial: first whether the trial is valid at all, then its guardrails."""
+"""The verdict of an A/B trial at any look: first whether the trial is valid at all, then its guardrails and slices.
+
+What belongs here: putting quality, guardrails, slices and the rule together, and writing down what they were given. What must not: estimating a change
+(``changes``), margins (``guardrails``), when to look (``plan``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
 
 import polars as pl
 
 from predator_si.errors import BadInput
-from predator_si.experiment.guardrails import EARLY_CONFIDENCE, Guardrail, default_guardrails, judge_guardrail
+from predator_si.experiment.changes import Levels
+from predator_si.experiment.evidence import anonymise
+from predator_si.experiment.guardrails import Guardrail, Judged, default_guardrails, judge_guardrail
+from predator_si.experiment.quality import asked_by_people, quality_checks
+from predator_si.experiment.rule import weigh
+from predator_si.experiment.slices import judge_slices
+from predator_si.experiment.what_if import what_would_change
 from predator_si.monitor import Traffic, champion_traffic, traffic_metrics
-from predator_si.records import Answer, ExperimentResult, GateResult, Metric, Verdict
+from predator_si.records import Answer, Criterion, ExperimentResult, GateResult, Metric, Verdict
 from predator_si.search.events import EventFrames
-from predator_si.statistics import sample_ratio_p
+from predator_si.statistics.design import DEFAULT_DESIGN, Design
 
-SAMPLE_RATIO_ALPHA = 0.001
-"""Below it the split is broken and no number of the trial can be trusted (Fabijan et al. 2019, KDD)."""
-TOLERATED_SHARE = 0.02
-"""Share of clients seen in both arms, or of requests answered by a third model, that a trial may have (a swap in progress leaves a few)."""
-FAMILY_ALPHA = 0.05
-"""Chance of calling harm anywhere when there is none, over all guardrails together (Bonferroni)."""
+_SUCCESS = ("ndcg_at_10_clicks", "click_through", "avg_latency_ms")
+"""Metrics that a trial may be better in; each at its part of the design's level."""
 
 
 def judge_ab(
@@ -39,13 +46,17 @@ def judge_ab(
     seed: int = 0,
     position_bias: float = 1.0,
     same_model: bool = False,
+    novelty: timedelta = timedelta(0),
+    design: Design = DEFAULT_DESIGN,
 ) -> ExperimentResult:
-    """Judge an A/B trial once, at its planned end.
+    """Judge an A/B trial at any time, as often as one likes.
 
-    Order of the questions: is the split as intended (sample ratio over clients), is the sample large enough, does a guardrail fail, is each
-    one shown. ``REJECT`` when one fails, ``PROMOTE`` when all pass, ``INCONCLUSIVE`` (hold) in every other case, an invalid trial included.
-    Superiority is not asked here. The intervals are for one look: asking again and again until it passes is not covered by them; only errors
-    may end a trial early (at 99.9%).
+    Order of the questions: is the trial valid (``quality``), is the sample large enough, does a guardrail or a slice fail, is each guardrail shown.
+    ``REJECT`` when one fails, ``PROMOTE`` when all pass, ``INCONCLUSIVE`` (hold, or go on) in every other case, an invalid trial included.
+    Superiority is told and not asked here: judged queries show it, before the trial. Every sequence and e-process holds at all looks together,
+    so looking again and again costs nothing; before the minimum sample only errors may end a trial, since nothing else is so plain to see.
+
+    The events are anonymised first (``evidence.anonymise``): the verdict is the same from the stored copy.
 
     Parameters
     ----------
@@ -61,6 +72,10 @@ def judge_ab(
         Served requests of both arms together.
     same_model
         Both arms run one model with other settings (depth, fusion): the variant tells them apart. Then, and only then, the digests are the same.
+    novelty
+        The first part of the trial that counts for errors and validity only: what is new is clicked because it is new.
+    design
+        Levels and tuning.
 
     Raises
     ------
@@ -76,80 +91,152 @@ def judge_ab(
     rules = default_guardrails(contour) if guardrails is None else tuple(guardrails)
     if not rules:
         raise BadInput(f"trial of {cycle_id}: there are no guardrails, so it could only pass. Name at least one.")
-    arms = {
-        name: champion_traffic(_of_variant(events, variant) if same_model else events, window_start, window_end, digest, variant=variant)
-        for name, variant, digest in (("champion", "champion", champion), ("challenger", "candidate", challenger))
-    }
-    sizes = {name: arm.requests.height for name, arm in arms.items()}
-    others = sum(arm.others for arm in arms.values()) if same_model else arms["champion"].others - sizes["challenger"]
-    clients = {name: arm.requests.select(client=pl.coalesce("client_id", "query_id")).unique() for name, arm in arms.items()}
-    ratio = None if not any(sizes.values()) else sample_ratio_p([clients["champion"].height, clients["challenger"].height], [1.0 - split, split])
-    # Below the planned sample only the strict early bound may blame anybody.
-    early = sum(arm.served.height for arm in arms.values()) < min_sample
-    harm_confidence = EARLY_CONFIDENCE if early else 1.0 - FAMILY_ALPHA / len(rules)
-    results = [
-        judge_guardrail(rule, arms["champion"], arms["challenger"], harm_confidence=harm_confidence, seed=seed, position_bias=position_bias) for rule in rules
-    ]
-    verdict, reason = _verdict(arms, clients, others, ratio, split, min_sample, results)
+    plain = anonymise(events, window_start, window_end)
+    probes = int(plain.search["probe"].sum())
+    known = replace(plain, search=asked_by_people(plain.search))
+    whole = _arms(known, champion, challenger, window_start, window_end, same_model)
+    counted = (
+        whole
+        if not novelty
+        else _arms(known, champion, challenger, min(window_start + novelty, window_end - timedelta(microseconds=1)), window_end, same_model)
+    )
+    sizes = {name: arm.requests.height for name, arm in whole.items()}
+    others = sum(arm.others for arm in whole.values()) if same_model else whole["champion"].others - sizes["challenger"]
+    quality = quality_checks(known, champion, challenger, split=split, window=(window_start, window_end), now=now, same_model=same_model)
+    levels = Levels(design, split, min_sample, design.harm_alpha)
+    judged = [_judged(rule, whole if rule.criterion.metric == "error_rate" else counted, levels, position_bias) for rule in rules]
+    slices = judge_slices(rules, counted, levels, position_bias=position_bias)
+    success = _success(judged, design)
+    served = sum(arm.served.height for arm in whole.values())
+    gates = [one.gate for one in judged]
+    verdict, reason = _verdict(whole, quality, success, gates, [gate for gate, _ in slices], served, min_sample)
+    ratio = quality[0].value
     return ExperimentResult(
         cycle_id=cycle_id,
         mode="ab",
         started_at=window_start,
         ended_at=window_end,
-        requests={**sizes, "other": others, "probes": arms["champion"].probes},
-        simulated=any(arm.simulated for arm in arms.values()),
+        requests={**sizes, "other": others, "probes": probes},
+        simulated=any(arm.simulated for arm in whole.values()),
         arms={
             name: _metrics(arm, digest, now, seed, position_bias, window_start, window_end)
-            for (name, arm), digest in zip(arms.items(), (champion, challenger), strict=True)
+            for (name, arm), digest in zip(counted.items(), (champion, challenger), strict=True)
         },
-        guardrails=results,
+        guardrails=gates,
         sample_ratio_p=ratio,
         verdict=verdict,
         reason=reason,
+        quality=quality,
+        success=success,
+        slices=[row for _, row in slices],
+        paths=_paths(judged),
+        would_change=what_would_change(verdict, quality, judged, served, min_sample),
+        inputs={
+            "champion": champion,
+            "challenger": challenger,
+            "cycle_id": cycle_id,
+            "window_start": window_start.isoformat(),
+            "window_end": window_end.isoformat(),
+            "now": now.isoformat(),
+            "split": split,
+            "guardrails": [{"criterion": rule.criterion.model_dump(mode="json"), "proof": rule.proof} for rule in rules],
+            "contour": contour,
+            "min_sample": min_sample,
+            "seed": seed,
+            "position_bias": position_bias,
+            "same_model": same_model,
+            "novelty_seconds": novelty.total_seconds(),
+            "design": asdict(design) | {"ndcg_bets": list(design.ndcg_bets)},
+            "lost": events.lost,
+        },
     )
+
+
+def judge_again(result: ExperimentResult, events: EventFrames) -> ExperimentResult:
+    """The same verdict from stored evidence (``evidence.read_evidence``), by the inputs that the result holds.
+
+    Raises
+    ------
+    BadInput
+        The result was stored by a version that kept no inputs.
+    """
+    if not result.inputs:
+        raise BadInput(f"the trial's result of {result.cycle_id} holds no inputs; it was judged by an earlier version. Judge the trial again.")
+    given: dict[str, Any] = dict(result.inputs)
+    given.pop("lost")
+    times = {name: datetime.fromisoformat(given.pop(name)) for name in ("window_start", "window_end", "now")}
+    rules = [Guardrail(Criterion.model_validate(rule["criterion"]), rule["proof"]) for rule in given.pop("guardrails")]
+    novelty, design = timedelta(seconds=given.pop("novelty_seconds")), DEFAULT_DESIGN.replaced(given.pop("design"))
+    found = judge_ab(events, given.pop("champion"), given.pop("challenger"), guardrails=rules, novelty=novelty, design=design, **times, **given)
+    return found.model_copy(update={"evidence": result.evidence})
+
+
+def _arms(events: EventFrames, champion: str, challenger: str, start: datetime, end: datetime, same_model: bool) -> dict[str, Traffic]:
+    return {
+        name: champion_traffic(_of_variant(events, variant) if same_model else events, start, end, digest, variant=variant)
+        for name, variant, digest in (("champion", "champion", champion), ("challenger", "candidate", challenger))
+    }
 
 
 def _of_variant(events: EventFrames, variant: str) -> EventFrames:
     return replace(events, search=events.search.filter(pl.col("variant").fill_null("champion") == variant))
 
 
+def _judged(rule: Guardrail, arms: dict[str, Traffic], levels: Levels, position_bias: float) -> Judged:
+    return judge_guardrail(rule, arms["champion"], arms["challenger"], levels, position_bias=position_bias)
+
+
+def _success(judged: Sequence[Judged], design: Design) -> list[GateResult]:
+    """What is shown to be better on live traffic; the level of superiority is each metric's own, and a result in any of them is told with its name."""
+    found = []
+    for one in judged:
+        rule, change = one.gate.criterion, one.change
+        if rule.metric not in _SUCCESS or change is None:
+            continue
+        side: Literal["min", "max"] = rule.direction
+        criterion = Criterion(name=f"{rule.metric}_better", metric=rule.metric, direction=side, kind=rule.kind, threshold=0.0, min_sample=rule.min_sample)
+        answer, word = (Answer.PASS, "shown to be better") if change.better else (Answer.UNKNOWN, f"not shown to be better at {design.superiority_alpha:g}")
+        found.append(
+            GateResult(
+                criterion=criterion, answer=answer, value=change.estimate, reference=change.reference, limit=0.0, n=min(change.n),
+                reason=f"{rule.metric} {change.shown}: {word}",
+            )
+        )  # fmt: skip
+    return found
+
+
 def _verdict(
-    arms: dict[str, Traffic], clients: dict[str, pl.DataFrame], others: int, ratio: float | None, split: float, min_sample: int, results: list[GateResult]
+    arms: dict[str, Traffic],
+    quality: list[GateResult],
+    success: list[GateResult],
+    gates: list[GateResult],
+    slices: list[GateResult],
+    served: int,
+    min_sample: int,
 ) -> tuple[Verdict, str]:
     counts = f"{arms['champion'].served.height} + {arms['challenger'].served.height} requests"
-    if ratio is None:
+    if not served and not any(arm.requests.height for arm in arms.values()):
         return Verdict.INCONCLUSIVE, "no request was served by either model in the window"
-    invalid = _invalid(arms, clients, others, ratio, split)
-    if invalid is not None:
-        return Verdict.INCONCLUSIVE, f"invalid: {invalid}"
-    total = sum(arm.served.height for arm in arms.values())
-    failed = [result for result in results if result.answer is Answer.FAIL]
-    if total < min_sample:
+    if served < min_sample:
         # Only errors may end a trial before its time: users see nothing worse, and a rate needs no large sample to be beyond doubt.
-        failed = [result for result in failed if result.criterion.metric == "error_rate"]
-        if not failed:
-            return Verdict.INCONCLUSIVE, f"{counts}, the trial needs {min_sample}"
-    if failed:
-        return Verdict.REJECT, f"{counts}: " + "; ".join(result.reason for result in failed)
-    open_ones = [result for result in results if result.answer is not Answer.PASS]
-    if open_ones:
-        return Verdict.INCONCLUSIVE, f"{counts}: " + "; ".join(result.reason for result in open_ones)
-    return Verdict.PROMOTE, f"{counts}, split as intended (p={ratio:.3g}): " + "; ".join(result.reason for result in results)
+        errors = [gate for gate in gates if gate.criterion.metric == "error_rate"]
+        verdict, reason = weigh(quality, (), errors, asks_success=False)
+        early = verdict is Verdict.REJECT or reason.startswith("invalid")
+        return (verdict, _counted(counts, reason)) if early else (Verdict.INCONCLUSIVE, f"{counts}, the trial needs {min_sample}")
+    verdict, reason = weigh(quality, success, gates, slices, asks_success=False)
+    return verdict, _counted(counts, reason)
 
 
-def _invalid(arms: dict[str, Traffic], clients: dict[str, pl.DataFrame], others: int, ratio: float, split: float) -> str | None:
-    mine, theirs = clients["champion"], clients["challenger"]
-    if ratio < SAMPLE_RATIO_ALPHA:
-        share = theirs.height / (mine.height + theirs.height)
-        got = f"the challenger got {share:.1%} of {mine.height + theirs.height} clients instead of {split:.1%}"
-        return f"{got} (sample-ratio p={ratio:.2g}); find out why before trusting any number"
-    both = mine.join(theirs, on="client", how="semi").height
-    if both > TOLERATED_SHARE * (mine.height + theirs.height - both):
-        return f"{both} clients were served by both models; assignment is not sticky"
-    requests = sum(arm.requests.height for arm in arms.values())
-    if others > TOLERATED_SHARE * (requests + others):
-        return f"{others} of {requests + others} requests were answered by a third model; the release changed during the trial"
-    return None
+def _counted(counts: str, reason: str) -> str:
+    return reason if reason.startswith("invalid") else f"{counts}: {reason}"
+
+
+def _paths(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    return [
+        {"metric": one.gate.criterion.metric, "kind": one.gate.criterion.kind, "direction": one.gate.criterion.direction,
+         "margin": one.gate.criterion.threshold, "points": one.change.points}
+        for one in judged if one.change is not None
+    ]  # fmt: skip
 
 
 def _metrics(arm: Traffic, digest: str, now: datetime, seed: int, eta: float, start: datetime, end: datetime) -> dict[str, Metric]:

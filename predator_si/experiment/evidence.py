@@ -1,0 +1,136 @@
+"""What a trial's verdict is computed from, as one file that gives the same verdict again.
+
+What belongs here: events of the trial without words and without clients, to Parquet and back, with their sha256. What must not: any judgement.
+
+The copy names nobody: query text and sessions are left out, requests and clients are numbered in the order in which they first appear. So an
+erased client's keys and events can go, and the verdict can still be recomputed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from predator_si.errors import BadInput, Missing, Refused
+from predator_si.search.events import KIND_SCHEMA, QUARANTINE_SCHEMA, EventFrames, conform
+
+FILES = {kind: f"experiment_{kind}.parquet" for kind in KIND_SCHEMA}
+"""Kind of event -> name of its file beside the verdict."""
+_LOSSES = {"writer": pl.String, "kind": pl.String, "lost": pl.Int64}
+_WORDS = ("user_query", "session_id")
+
+
+def anonymise(events: EventFrames, start: datetime, end: datetime) -> EventFrames:
+    """The events with ``start <= timestamp < end`` in the order of time, without words; requests and clients are numbers. Doing it again changes nothing.
+
+    Rows of one time keep an order that does not depend on how they were read: by writer, number and name of the request. A second row of one
+    request stays: duplicates are the judge's to see.
+    """
+    window = events.search.filter(pl.col("timestamp").is_between(start, end, closed="left"))
+    search = window.sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
+    requests, clients = _numbers(search["query_id"], "r"), _numbers(search["client_id"].drop_nulls(), "c")
+    frames = {"search": search} | {
+        kind: _own(frame, requests).sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
+        for kind, frame in _others(events).items()
+    }
+    named = {kind: _numbered(frame, requests, clients) for kind, frame in frames.items()}
+    return EventFrames(
+        named["search"], named["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), events.lost, pl.DataFrame(schema=_LOSSES), events.unknown,
+        **{f"{kind}s": named[kind] for kind in named if kind not in ("search", "action")},
+    )  # fmt: skip
+
+
+def write_evidence(folder: Path, events: EventFrames) -> dict[str, str]:
+    """Write anonymised events beside the verdict: file name -> sha256. Kinds without an event have no file."""
+    found = {}
+    for kind, frame in {"search": events.search, **_others(events)}.items():
+        path = Path(folder) / FILES[kind]
+        if not frame.height and kind not in ("search", "action"):
+            path.unlink(missing_ok=True)
+            continue
+        partial = path.with_name(f".{path.name}.partial")
+        frame.write_parquet(partial, compression="zstd")
+        partial.replace(path)
+        found[path.name] = file_sha256(path)
+    return found
+
+
+def read_evidence(folder: Path, expected: dict[str, str], *, lost: int = 0) -> EventFrames:
+    """The events that a verdict was computed from.
+
+    Parameters
+    ----------
+    expected
+        File name -> sha256, as the verdict names them.
+    lost
+        Events that were issued and are stored nowhere, as counted when the evidence was written.
+
+    Raises
+    ------
+    Missing
+        A file is not there.
+    Refused
+        A file is not the one that the verdict was computed from.
+    BadInput
+        A file is not Parquet with the columns of events, or the verdict names a file that is no evidence.
+    """
+    unknown = sorted(set(expected) - set(FILES.values()))
+    if unknown or FILES["search"] not in expected:
+        raise BadInput(f"{folder}: the verdict's evidence is {sorted(expected)}; {FILES['search']} and files beside it were expected. Judge the trial again.")
+    frames = {
+        kind: _read(Path(folder) / name, expected[name], kind) if name in expected else pl.DataFrame(schema=KIND_SCHEMA[kind]) for kind, name in FILES.items()
+    }
+    return EventFrames(
+        frames["search"], frames["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), lost, pl.DataFrame(schema=_LOSSES),
+        **{f"{kind}s": frames[kind] for kind in frames if kind not in ("search", "action")},
+    )  # fmt: skip
+
+
+def _read(path: Path, sha256: str, kind: str) -> pl.DataFrame:
+    if file_sha256(path) != sha256:
+        raise Refused(f"{path} is not the file that the verdict was computed from (its sha256 differs). Restore it, or judge the trial again.")
+    try:
+        return conform(pl.read_parquet(path), kind)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BadInput(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]}). Restore it, or judge the trial again.") from error
+
+
+def _others(events: EventFrames) -> dict[str, pl.DataFrame]:
+    """Frames beside the searches, by kind."""
+    return {kind: events.actions if kind == "action" else getattr(events, f"{kind}s") for kind in KIND_SCHEMA if kind != "search"}
+
+
+def _own(frame: pl.DataFrame, requests: dict[str, str]) -> pl.DataFrame:
+    return frame.filter(pl.col("query_id").is_in(list(requests)))
+
+
+def _numbered(frame: pl.DataFrame, requests: dict[str, str], clients: dict[str, str]) -> pl.DataFrame:
+    changes = [pl.lit(None, pl.String).alias(name) for name in _WORDS if name in frame.columns]
+    for name, numbers in (("query_id", requests), ("client_id", clients)):
+        if name in frame.columns:
+            given = pl.col(name).replace_strict(numbers, default=None, return_dtype=pl.String) if numbers else pl.lit(None, pl.String)
+            changes.append(given.alias(name))
+    return frame.with_columns(changes)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file's bytes, in hex.
+
+    Raises
+    ------
+    Missing
+        It cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise Missing(f"{path}: cannot be read ({error.strerror}); it is evidence of a verdict. Judge the trial again, or restore the file.") from error
+
+
+def _numbers(values: pl.Series, letter: str) -> dict[str, str]:
+    """Name -> number by first appearance, of one width: their order as text is that of their appearance."""
+    return {str(value): f"{letter}{number:09d}" for number, value in enumerate(values.unique(maintain_order=True).to_list(), start=1)}
