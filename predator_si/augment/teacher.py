@@ -197,7 +197,7 @@ class EnsembleTeacher:
             raise BadInput(f"teacher weights {strange}: each is a positive number of one of {', '.join(names)}. Leave a member out instead of weighing it 0.")
         self._members = tuple(members)
         self.weights: dict[str, float] = {name: {**WEIGHTS, **(weights or {})}.get(name, OTHERS) for name in names}
-        self.name = " + ".join(f"{self.weights[name]:g} {name}" for name in names)
+        self.name = said(self.weights)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -255,6 +255,11 @@ class EnsembleTeacher:
             vote = None if answer is None else standardised(answer)
             votes.append(vote if vote is not None and vote.any() else None)
         return votes
+
+
+def said(weights: Mapping[str, float]) -> str:
+    """An ensemble in words: ``1 cross-encoder + 0.5 dense``."""
+    return " + ".join(f"{round(weight, 2):g} {name}" for name, weight in weights.items())
 
 
 def agreement(votes: Mapping[str, FloatArray], weights: Mapping[str, float]) -> float | None:

@@ -47,7 +47,7 @@ def adapt(
     depth: Annotated[int, typer.Option(min=8, max=1000, help="Candidates that are scored for each query.")] = 20,
     fusion_weight: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of the first stage in the fused arms [default: 0.2].")] = None,
     max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a pair.")] = 192,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1e-2, help="Of distillation [default: 5e-5].")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1e-2, help="Of distillation [default: 1e-4].")] = None,
     max_queries: Annotated[int | None, typer.Option(min=10, help="At most so many queries of each split: a quick look, not a figure.")] = None,
     canary: Annotated[list[str] | None, typer.Option(help="A collection that must not lose; may be given several times [default: the others at hand].")] = None,
     embedder: Annotated[str, typer.Option(help="The first stage's bi-encoder: a fetched model's name.")] = "all-MiniLM-L6-v2",

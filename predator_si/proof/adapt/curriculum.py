@@ -69,11 +69,14 @@ def draw_up(
     teacher = EnsembleTeacher(members, {name: weight for name, weight in WEIGHTS.items() if signal is not None and name == signal.name})
     tell(f"the teacher labels {len(people)} asked and {len(made)} made-up queries: {teacher.name}")
     limit = _TEACHER_SHARE * 60.0 * plan.budget_minutes
-    lessons = ask_teacher([*people, *_drawn(made, len(made), rng)], index, teacher, plan.depth, seconds=limit, on_progress=on_progress)
+    beside = [] if signal is None else [signal.name]
+    questions = [*people, *_drawn(made, len(made), rng)]
+    lessons, reliable = ask_teacher(questions, index, teacher, plan.depth, seconds=limit, beside=beside, on_progress=on_progress)
+    tell(f"the members' votes weigh {reliable}" if reliable.reason is None else f"the members keep their weights: {reliable.reason}")
     held = [lesson for own in (False, True) for lesson in _held(lessons, own, plan)]
     out = {id(lesson) for lesson in held}
     counts = {"asked": len(log), "made_up": len(made), "near_evaluation_left_out": leaked + near, "labelled": len(lessons), "held_out": len(held)}
-    return Curriculum([lesson for lesson in lessons if id(lesson) not in out], held, counts, teacher.name)
+    return Curriculum([lesson for lesson in lessons if id(lesson) not in out], held, counts, str(reliable))
 
 
 def affordable(plan: Plan, pairs_per_second: float) -> int:

@@ -15,6 +15,7 @@ from predator_si.augment.dataset import SCHEMA
 from predator_si.augment.minhash import NearDuplicates, character_shingles
 from predator_si.augment.pseudo_labels import Budget, Group, label_within
 from predator_si.augment.recipe import Filters
+from predator_si.augment.reliability import Reliability, estimate, weighed
 from predator_si.augment.signals import keys_of
 from predator_si.augment.teacher import EnsembleTeacher, SoftLabels
 from predator_si.errors import BadInput
@@ -75,19 +76,24 @@ def ask_teacher(
     depth: int,
     *,
     seconds: float | None = None,
+    beside: Sequence[str] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Lesson]:
+) -> tuple[list[Lesson], Reliability]:
     """The teacher's opinion of the first ``depth`` candidates of each question, the most useful first as far as ``seconds`` reach; in the order given.
 
-    Questions with fewer than two candidates, and made-up ones whose own document the teacher does not rank high, are left out.
+    Questions with fewer than two candidates, and made-up ones whose own document the teacher does not rank high, are left out. The members' weights are those
+    that their votes on what people asked make likely (``augment.reliability``); ``beside`` names members that are no rankers.
     """
     found = zip(questions, index.candidates([question.text for question in questions], depth), strict=True)
     # A made-up query that does not even find its document is not worth the teacher's time.
     pairs = [(question, own) for question, own in found if len(own.doc_ids) > 1 and (not question.doc_id or question.doc_id in own.doc_ids)]
     groups = [Group(question.text, own.doc_ids, own.texts) for question, own in pairs]
     labels = label_within(groups, teacher, Budget(examples=None, seconds=seconds), on_progress=on_progress).labels
-    lessons = [Lesson(question, own, label) for (question, own), label in zip(pairs, labels, strict=True) if label is not None]
-    return [lesson for lesson in lessons if not lesson.question.doc_id or 0 < lesson.own_rank <= _ROUND_TRIP]
+    found_weights = estimate([label for (question, _), label in zip(pairs, labels, strict=True) if label and not question.doc_id], teacher.weights, beside=beside)
+    lessons = [
+        Lesson(question, own, weighed(label, found_weights.weights)) for (question, own), label in zip(pairs, labels, strict=True) if label is not None
+    ]
+    return [lesson for lesson in lessons if not lesson.question.doc_id or 0 < lesson.own_rank <= _ROUND_TRIP], found_weights
 
 
 def distilled_groups(lessons: Sequence[Lesson], plan: Plan, seed: int) -> pl.DataFrame:
