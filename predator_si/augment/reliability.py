@@ -2,11 +2,11 @@
 
 What belongs here: the estimate, from votes that were cast anyway. What must not: members, budgets, training.
 
-A model of one factor: the vote of member i on a candidate is ``loading_i x relevance + noise_i``, noises independent, votes standardised. Then the correlation of
-two members is the product of their loadings, so three members or more tell each one's loading without knowing relevance (the idea of Parisi, Strino, Nadler
-and Kluger 2014, "Ranking and combining multiple predictors without labeled data", for scores instead of classes). The best linear estimate of the factor weighs
-member i by ``loading / (1 - loading^2)`` (Bartlett 1937). Members whose errors are alike, as those of two bi-encoders are, look better than they are; the
-weights are therefore held within a range.
+A model of one factor: the vote of member i on a candidate is ``loading_i x relevance + noise_i``, noises independent, votes standardised. Then the correlation
+of two members is the product of their loadings, so three members or more tell each one's loading without knowing relevance (the idea of Parisi, Strino,
+Nadler and Kluger 2014, "Ranking and combining multiple predictors without labeled data", for scores instead of classes). The best linear estimate of the
+factor weighs member i by ``loading / (1 - loading^2)`` (Bartlett 1937). Members whose errors are alike, as those of two bi-encoders are, look better than they
+are; the weights are therefore held within a range.
 
 NDCG@10 of the top 20 of the first stage on train queries, whose labels served for this table only (cross-encoder L-12, MiniLM, BM25, bge-small; 150, 150, 103
 and 150 queries):
@@ -89,7 +89,7 @@ def estimate(labels: Sequence[SoftLabels], weights: Mapping[str, float], *, besi
 
 
 def one_factor(correlation: FloatArray) -> FloatArray:
-    """Loadings of one common factor, by iterated principal axes (Harman 1976, ch. 8); shape ``(k,)`` for a ``(k, k)`` correlation matrix, their sum not negative."""
+    """Loadings of one common factor, by iterated principal axes (Harman 1976, ch. 8): ``(k,)`` for a ``(k, k)`` correlation matrix, their sum not negative."""
     shared = np.full(len(correlation), 0.5)
     loadings = np.sqrt(shared)
     for _ in range(_ROUNDS):

@@ -49,8 +49,9 @@ class Plan:
     click_searches
         Simulated searches of each train query under ``clicks``.
     learning_rate, oracle_learning_rate
-        Of distillation, and of training on judgments. Distillation of 150 train queries of stackfaq gained .0005 at 5e-5 with fixed weights of the teacher, .0154
-        at 1e-4 with fitted ones (120 other train queries); on judgments 1e-4 gained and 3e-5 lost after some 400 groups of the built-in corpus (decision 0005).
+        Of distillation, and of training on judgments. Distillation of 150 train queries of stackfaq gained .0005 at 5e-5 with fixed weights of the teacher and
+        .0154 at 1e-4 with fitted ones (120 other train queries). On judgments 1e-4 gained and 3e-5 lost after some 400 groups of the built-in corpus
+        (decision 0005).
     backend
         What scores; null takes the chip's reference backend.
     """

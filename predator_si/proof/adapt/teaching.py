@@ -89,10 +89,10 @@ def ask_teacher(
     pairs = [(question, own) for question, own in found if len(own.doc_ids) > 1 and (not question.doc_id or question.doc_id in own.doc_ids)]
     groups = [Group(question.text, own.doc_ids, own.texts) for question, own in pairs]
     labels = label_within(groups, teacher, Budget(examples=None, seconds=seconds), on_progress=on_progress).labels
-    found_weights = estimate([label for (question, _), label in zip(pairs, labels, strict=True) if label and not question.doc_id], teacher.weights, beside=beside)
-    lessons = [
-        Lesson(question, own, weighed(label, found_weights.weights)) for (question, own), label in zip(pairs, labels, strict=True) if label is not None
-    ]
+    found_weights = estimate(
+        [label for (question, _), label in zip(pairs, labels, strict=True) if label and not question.doc_id], teacher.weights, beside=beside
+    )
+    lessons = [Lesson(question, own, weighed(label, found_weights.weights)) for (question, own), label in zip(pairs, labels, strict=True) if label is not None]
     return [lesson for lesson in lessons if not lesson.question.doc_id or 0 < lesson.own_rank <= _ROUND_TRIP], found_weights
 
 
