@@ -21,7 +21,7 @@ from predator_si.statistics.evidence import Array
 from predator_si.statistics.sample import check_share
 
 Shape = Literal["obrien_fleming", "pocock"]
-_NODES = 400
+_NODES = 240
 _FAR = 9.0
 """Standard deviations beyond which nothing is left."""
 
