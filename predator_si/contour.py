@@ -248,6 +248,8 @@ class Watch(Block):
     checks: Annotated[int, Field(ge=1, le=1000)] = 4
     interval: Duration | None = None
     requests: Annotated[int, Field(ge=1)] | None = None
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Of the requests that the old champion scores again, unseen, until the watch ends; 0: it is let go at once."""
 
     @model_validator(mode="after")
     def _one_way_of_counting(self) -> Watch:
@@ -260,10 +262,25 @@ class Experiment(Block):
     """The trial on live traffic. The sequential test may end it before ``max_days``, never before ``min_days`` and ``min_samples``."""
 
     mode: Literal["ab", "shadow", "interleave"] = "ab"
+    """The only mode, where ``modes`` names none."""
+    modes: Annotated[tuple[Literal["shadow", "interleave", "ab"], ...], Field(strict=False)] = ()
+    """A chain, always in the order shadow, interleave, ab."""
+    ramp: Annotated[tuple[Annotated[float, Field(gt=0, lt=0.5)], ...], Field(strict=False)] = ()
+    """Shares of the challenger before ``features.abSplitRatio``, rising."""
+    shadow_share: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of the requests that the challenger scores unseen, in mode shadow."""
+    interleave_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Of the clients that see merged lists, in mode interleave."""
     min_days: Annotated[float, Field(ge=0)] = 0.0
     max_days: Annotated[float, Field(gt=0)] = 7.0
     min_samples: Annotated[int, Field(ge=1)] = 200
     """Served requests, both arms together."""
+    max_samples: Annotated[int, Field(ge=1)] = 2000
+    """Served requests at which a trial that shows nothing is rejected."""
+    novelty_days: Annotated[float, Field(ge=0)] = 0.0
+    """First part of a trial that counts for errors and validity only."""
+    design: dict[str, float] = Field(default_factory=dict)
+    """Levels and tuning that differ from ``statistics.design``, by their names there; try them with ``predator-si simulate --contour``."""
     margin: Annotated[float, Field(ge=0, le=0.1)] = 0.01
     """How much lower NDCG may be and still count as not worse."""
 
@@ -271,6 +288,10 @@ class Experiment(Block):
     def _days_in_order(self) -> Experiment:
         if self.min_days > self.max_days:
             raise ValueError(f"minDays {self.min_days:g} is more than maxDays {self.max_days:g}")
+        if self.min_samples > self.max_samples:
+            raise ValueError(f"minSamples {self.min_samples} is more than maxSamples {self.max_samples}")
+        if list(self.ramp) != sorted(set(self.ramp)) or len(set(self.modes)) != len(self.modes):
+            raise ValueError("ramp rises, and modes names each mode once")
         return self
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
@@ -43,28 +43,30 @@ def anonymise(events: EventFrames, start: datetime, end: datetime) -> EventFrame
     )  # fmt: skip
 
 
-def write_evidence(folder: Path, events: EventFrames) -> dict[str, str]:
-    """Write anonymised events beside the verdict: file name -> sha256. Kinds without an event have no file."""
+def write_evidence(root: Path, events: EventFrames, folder: str = "") -> dict[str, str]:
+    """Write anonymised events into ``folder`` below ``root``: path from there -> sha256. Kinds without an event have no file."""
     found = {}
+    target = Path(root) / folder
+    target.mkdir(parents=True, exist_ok=True)
     for kind, frame in {"search": events.search, **_others(events)}.items():
-        path = Path(folder) / FILES[kind]
+        path = target / FILES[kind]
         if not frame.height and kind not in ("search", "action"):
             path.unlink(missing_ok=True)
             continue
         partial = path.with_name(f".{path.name}.partial")
         frame.write_parquet(partial, compression="zstd")
         partial.replace(path)
-        found[path.name] = file_sha256(path)
+        found[path.relative_to(root).as_posix()] = file_sha256(path)
     return found
 
 
-def read_evidence(folder: Path, expected: dict[str, str], *, lost: int = 0) -> EventFrames:
+def read_evidence(root: Path, expected: dict[str, str], *, lost: int = 0) -> EventFrames:
     """The events that a verdict was computed from.
 
     Parameters
     ----------
     expected
-        File name -> sha256, as the verdict names them.
+        Path below ``root`` -> sha256, as the verdict names them.
     lost
         Events that were issued and are stored nowhere, as counted when the evidence was written.
 
@@ -77,11 +79,13 @@ def read_evidence(folder: Path, expected: dict[str, str], *, lost: int = 0) -> E
     BadInput
         A file is not Parquet with the columns of events, or the verdict names a file that is no evidence.
     """
-    unknown = sorted(set(expected) - set(FILES.values()))
-    if unknown or FILES["search"] not in expected:
-        raise BadInput(f"{folder}: the verdict's evidence is {sorted(expected)}; {FILES['search']} and files beside it were expected. Judge the trial again.")
+    by_kind = {kind: name for kind, file in FILES.items() for name in expected if PurePosixPath(name).name == file}
+    strange = set(expected) - set(by_kind.values()) or {name for name in expected if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts}
+    if strange or "search" not in by_kind:
+        raise BadInput(f"{root}: the verdict's evidence is {sorted(expected)}; {FILES['search']} and files beside it were expected. Judge the trial again.")
     frames = {
-        kind: _read(Path(folder) / name, expected[name], kind) if name in expected else pl.DataFrame(schema=KIND_SCHEMA[kind]) for kind, name in FILES.items()
+        kind: _read(Path(root) / by_kind[kind], expected[by_kind[kind]], kind) if kind in by_kind else pl.DataFrame(schema=schema)
+        for kind, schema in KIND_SCHEMA.items()
     }
     return EventFrames(
         frames["search"], frames["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), lost, pl.DataFrame(schema=_LOSSES),

@@ -6,6 +6,7 @@ believed, good or bad: the trial is held with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -76,6 +77,21 @@ def new_clients(arms: pl.DataFrame) -> pl.Series:
     """Of each client, in the order of its first request, whether the challenger served it then."""
     served = arms.filter(pl.col("arm").is_not_null())
     return served.unique("client", keep="first", maintain_order=True)["arm"] == "challenger"
+
+
+def within_limits(checks: Sequence[tuple[str, float | None, float, str, str]], n: int) -> list[GateResult]:
+    """Gates of checks that are a number and its limit.
+
+    Parameters
+    ----------
+    checks
+        Name, value (null: unknown), limit, what was found, and what it means when the limit is passed.
+    """
+    found = []
+    for name, value, most, told, harm in checks:
+        answer = Answer.UNKNOWN if value is None else Answer.FAIL if value > most else Answer.PASS
+        found.append(_gate(name, name, most, "max", answer, value, n, f"{told}; {harm}" if answer is Answer.FAIL else told))
+    return found
 
 
 def _arm(champion: str, challenger: str, same_model: bool) -> pl.Expr:

@@ -54,6 +54,19 @@ def weigh(
     return Verdict.PROMOTE, _reasons([*better, *_of(guardrails, Answer.PASS)])
 
 
+def conclude(verdict: Verdict, reason: str, longest: str | None) -> tuple[Verdict, str]:
+    """The verdict at the last look: what a whole trial could not show is not shipped. A broken trial stays held.
+
+    Parameters
+    ----------
+    longest
+        What ended the trial (``7 days or 2000 requests``); null where it may go on.
+    """
+    if longest is None or verdict is not Verdict.INCONCLUSIVE or reason.startswith("invalid"):
+        return verdict, reason
+    return Verdict.REJECT, f"not shown within {longest}, so not shipped: {reason}"
+
+
 def _of(gates: Sequence[GateResult], answer: Answer) -> list[GateResult]:
     return [gate for gate in gates if gate.answer is answer]
 

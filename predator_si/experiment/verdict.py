@@ -7,7 +7,7 @@ What belongs here: putting quality, guardrails, slices and the rule together, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -17,8 +17,11 @@ from predator_si.errors import BadInput
 from predator_si.experiment.changes import Levels
 from predator_si.experiment.evidence import anonymise
 from predator_si.experiment.guardrails import Guardrail, Judged, default_guardrails, judge_guardrail
+from predator_si.experiment.inputs import given_inputs, kept_inputs
+from predator_si.experiment.interleave import judge_interleave
 from predator_si.experiment.quality import asked_by_people, quality_checks
-from predator_si.experiment.rule import weigh
+from predator_si.experiment.rule import conclude, weigh
+from predator_si.experiment.shadow import judge_shadow
 from predator_si.experiment.slices import judge_slices
 from predator_si.experiment.what_if import what_would_change
 from predator_si.monitor import Traffic, champion_traffic, traffic_metrics
@@ -47,6 +50,7 @@ def judge_ab(
     position_bias: float = 1.0,
     same_model: bool = False,
     novelty: timedelta = timedelta(0),
+    longest: str | None = None,
     design: Design = DEFAULT_DESIGN,
 ) -> ExperimentResult:
     """Judge an A/B trial at any time, as often as one likes.
@@ -74,6 +78,8 @@ def judge_ab(
         Both arms run one model with other settings (depth, fusion): the variant tells them apart. Then, and only then, the digests are the same.
     novelty
         The first part of the trial that counts for errors and validity only: what is new is clicked because it is new.
+    longest
+        What ended the trial, at its last look (``rule.conclude``).
     design
         Levels and tuning.
 
@@ -109,7 +115,8 @@ def judge_ab(
     success = _success(judged, design)
     served = sum(arm.served.height for arm in whole.values())
     gates = [one.gate for one in judged]
-    verdict, reason = _verdict(whole, quality, success, gates, [gate for gate, _ in slices], served, min_sample)
+    said = _verdict(whole, quality, success, gates, [gate for gate, _ in slices], served, min_sample)
+    verdict, reason = conclude(*said, longest)
     ratio = quality[0].value
     return ExperimentResult(
         cycle_id=cycle_id,
@@ -131,25 +138,17 @@ def judge_ab(
         slices=[row for _, row in slices],
         paths=_paths(judged),
         would_change=what_would_change(verdict, quality, judged, served, min_sample),
-        inputs={
-            "champion": champion,
-            "challenger": challenger,
-            "cycle_id": cycle_id,
-            "window_start": window_start.isoformat(),
-            "window_end": window_end.isoformat(),
-            "now": now.isoformat(),
-            "split": split,
-            "guardrails": [{"criterion": rule.criterion.model_dump(mode="json"), "proof": rule.proof} for rule in rules],
-            "contour": contour,
-            "min_sample": min_sample,
-            "seed": seed,
-            "position_bias": position_bias,
-            "same_model": same_model,
-            "novelty_seconds": novelty.total_seconds(),
-            "design": asdict(design) | {"ndcg_bets": list(design.ndcg_bets)},
-            "lost": events.lost,
-        },
-    )
+        inputs=kept_inputs(
+            champion, challenger, cycle_id, window_start, window_end, now, min_sample, longest, design, events.lost,
+            split=split,
+            guardrails=[{"criterion": rule.criterion.model_dump(mode="json"), "proof": rule.proof} for rule in rules],
+            contour=contour,
+            seed=seed,
+            position_bias=position_bias,
+            same_model=same_model,
+            novelty=novelty.total_seconds(),
+        ),
+    )  # fmt: skip
 
 
 def judge_again(result: ExperimentResult, events: EventFrames) -> ExperimentResult:
@@ -162,12 +161,9 @@ def judge_again(result: ExperimentResult, events: EventFrames) -> ExperimentResu
     """
     if not result.inputs:
         raise BadInput(f"the trial's result of {result.cycle_id} holds no inputs; it was judged by an earlier version. Judge the trial again.")
-    given: dict[str, Any] = dict(result.inputs)
-    given.pop("lost")
-    times = {name: datetime.fromisoformat(given.pop(name)) for name in ("window_start", "window_end", "now")}
-    rules = [Guardrail(Criterion.model_validate(rule["criterion"]), rule["proof"]) for rule in given.pop("guardrails")]
-    novelty, design = timedelta(seconds=given.pop("novelty_seconds")), DEFAULT_DESIGN.replaced(given.pop("design"))
-    found = judge_ab(events, given.pop("champion"), given.pop("challenger"), guardrails=rules, novelty=novelty, design=design, **times, **given)
+    judge = {"ab": judge_ab, "shadow": judge_shadow, "interleave": judge_interleave}[result.mode]
+    given = given_inputs(result.inputs)
+    found: ExperimentResult = judge(events, given.pop("champion"), given.pop("challenger"), **given)  # type: ignore[operator]
     return found.model_copy(update={"evidence": result.evidence})
 
 
