@@ -106,7 +106,7 @@ def _wealth(x: Array, null: float | Array, low: float, high: float, side: float,
     wealth = np.full(x.shape, -np.inf)
     for bet in bets:
         np.logaddexp(wealth, np.cumsum(np.log1p(bet * side * (x - null) / room), axis=-1), out=wealth)
-    return wealth - np.log(len(bets))
+    return np.asarray(wealth - np.log(len(bets)), dtype=np.float64)
 
 
 def _bound(x: Array, low: float, high: float, top: float, bets: Sequence[float]) -> Array:

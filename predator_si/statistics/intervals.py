@@ -41,6 +41,42 @@ def bootstrap_mean_interval(values: Numbers, seed: int = 0, n_boot: int = 10_000
     return Interval(estimate=float(array.mean()), low=low, high=high, n=int(array.size), sd=float(array.std(ddof=1)))
 
 
+def bootstrap_t_interval(values: Numbers, seed: int = 0, n_boot: int = 10_000, confidence: float = 0.95, cluster: Labels | None = None) -> Interval:
+    """The mean with its studentised bootstrap interval: every resample is divided by its own standard error (Efron and Tibshirani 1993, section 12.5).
+
+    Second-order accurate like BCa, wider where units are few and skewed: resamples without spread count as infinitely far on the side of their mean.
+
+    Parameters
+    ----------
+    values, seed, n_boot, confidence, cluster
+        As in :func:`bootstrap_mean_interval`.
+
+    Raises
+    ------
+    BadInput
+        Fewer than two values or clusters, or a value that is not finite.
+    """
+    check_share(confidence, "confidence")
+    array = finite(values, "mean interval", 2)
+    sums, sizes = cluster_totals(array, cluster, "mean interval")
+    estimate, error = float(sums.sum() / sizes.sum()), _standard_error(sums, sizes)
+    low = high = estimate
+    if np.ptp(sums / sizes) > 0.0:
+        rng, units = np.random.default_rng(seed), sums.size
+        t = np.empty(n_boot)
+        step = max(1, _CHUNK // units)
+        for start in range(0, n_boot, step):
+            drawn = rng.integers(0, units, size=(min(step, n_boot - start), units), dtype=np.int32)
+            top, bottom = sums[drawn], sizes[drawn]
+            mean = top.sum(axis=1) / bottom.sum(axis=1)
+            spread = np.sqrt(units / (units - 1) * ((top - bottom * mean[:, None]) ** 2).sum(axis=1)) / bottom.sum(axis=1)
+            away = mean - estimate
+            t[start : start + step] = np.where(spread > 0.0, away / np.where(spread > 0.0, spread, 1.0), np.copysign(np.inf, away))
+        tails = np.quantile(t, [(1.0 - confidence) / 2.0, (1.0 + confidence) / 2.0], method="inverted_cdf")
+        low, high = estimate - float(tails[1]) * error, estimate - float(tails[0]) * error
+    return Interval(estimate=estimate, low=low, high=high, n=int(array.size), sd=float(array.std(ddof=1)))
+
+
 def bootstrap_totals_interval(sums: Numbers, sizes: Numbers, seed: int = 0, n_boot: int = 10_000, confidence: float = 0.95) -> Interval:
     """The same as :func:`bootstrap_mean_interval` where only each unit's sum and size are known; the estimate is sum over size.
 
