@@ -29,7 +29,7 @@ class Scored:
     Attributes
     ----------
     change
-        How far it is from what is served now, any scale: the smallest is the simplest.
+        The smallest is the default, here called the simplest: by how far a candidate is from what is served now, or by an order fixed before anything was seen.
     scores
         One per query, higher is better.
     """
@@ -126,7 +126,7 @@ def choose(candidates: Sequence[Scored], *, seed: int = 0, resamples: int = 4_00
         p_value=float((1 + (lucky >= observed).sum()) / (1 + resamples)),
         n_queries=n,
         standings=standings,
-        reason=f"{seen}, the bar is {bar:+.4f}: {'taken' if taken else 'the least change stays'}",
+        reason=f"{seen}, the bar is {bar:+.4f}: {'taken' if taken else f'{simplest.name} stays'}",
     )
 
 

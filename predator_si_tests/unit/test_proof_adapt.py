@@ -104,16 +104,17 @@ def test_paraphrases_of_one_need_share_a_number():
 
 
 def test_time_is_shared_between_training_and_judging():
+    plan = Plan(canary_queries=100, test_queries=500)
     given: dict[str, Any] = {"trainings": 3, "stored": 6, "held_out": 100, "judged": Sets(200, (34, 300, 150), 1479)}
-    seconds, used = share_out(Plan(), 1300.0, 75.0, **given)
+    seconds, used = share_out(plan, 1300.0, 75.0, **given)
     choosing = 6 * (12 + 100 * 20 / 75)
     assert 3 * seconds >= 0.5 * (1300 - choosing)
     assert 3 * seconds + choosing + used.seconds(20, 75.0) == pytest.approx(1300)
     assert used.seconds(20, 75.0) == pytest.approx((2 * used.dev + 2 * sum(used.canaries) + 3 * used.test) * 20 / 75)
     assert used.dev < 200 and used.canaries[0] == 30 and used.test < 500
-    assert share_out(Plan(), 9000.0, 75.0, **given)[1] == Sets(200, (34, 100, 100), 500)
+    assert share_out(plan, 9000.0, 75.0, **given)[1] == Sets(200, (34, 100, 100), 500)
     with pytest.raises(BadInput, match="larger --budget-minutes"):
-        share_out(Plan(), 200.0, 75.0, **given)
+        share_out(plan, 200.0, 75.0, **given)
 
 
 def test_judged_sets_shrink_with_the_time_but_not_below_what_an_interval_needs():

@@ -140,11 +140,15 @@ class Workshop:
         candidates: Sequence[Candidates],
         on_progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Stored, Choice]:
-        """The candidate to go on with, by ``train.select.choose`` on these labels, ranked as they would be served."""
+        """The candidate to go on with, by ``train.select.choose`` on these labels, ranked as they would be served; the first is the default.
+
+        Labels without judgments cannot tell small differences, and half of the way to the teacher is half of the gain: the order is fixed beforehand, all of
+        the first recipe's way first, and the gate asks whether it did harm.
+        """
         scored = []
         for at, one in enumerate(stored):
             frame = self.per_query(one.digest, queries, labels, candidates, self.plan.fusion_weight, _part(on_progress, at, len(stored)))
-            scored.append(Scored(one.name, one.change, frame["ndcg_at_10"].to_numpy()))
+            scored.append(Scored(one.name, float(at), frame["ndcg_at_10"].to_numpy()))
         choice = choose(scored, seed=self.plan.seed)
         return next(one for one in stored if one.name == choice.chosen), choice
 

@@ -28,7 +28,7 @@ _TRAINING_SHARE = 0.12
 """Of the budget, for one training: what labelling reckons with before anything was timed but scoring."""
 _TRAINING_COST = 3.0
 """A trained pair takes at least so many times the time of a scored one (measured: 4 to 5 on two cores, less where training is improved)."""
-_ASKED_SHARE = 0.7
+_ASKED_SHARE = 0.85
 """Of the labelled queries, those that people asked, where there are as many and others can be made up."""
 _TEACHER_SHARE = 0.25
 """Most of the budget that labelling may take, whatever was reckoned."""

@@ -63,12 +63,12 @@ class Plan:
     fusion_weight: float = FUSION_WEIGHT
     max_length: int = 192
     train_length: int = 160
-    group_size: int = 8
+    group_size: int = 6
     teacher_best: int = 3
     dev_queries: int = 200
-    test_queries: int = 500
-    canary_queries: int = 100
-    held_out: int = 80
+    test_queries: int = 300
+    canary_queries: int = 50
+    held_out: int = 50
     click_searches: int = 10
     groups_per_step: int = 6
     learning_rate: float = 1e-4
