@@ -39,6 +39,8 @@ class LanguageModelWriter(Block):
     """Of wall time: a cycle does not wait longer for its models."""
     examples: Annotated[int, Field(ge=0, le=10)] = 3
     """People's queries shown to it at most, each asked by ``privacy.minClients`` clients or more; 0 shows none."""
+    at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    """Questions on their way together."""
     replay: bool = False
     """Only what earlier cycles were answered; nothing leaves the machine."""
 

@@ -30,7 +30,7 @@ class AnswerStore:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, timeout=30.0)
+            self._db = sqlite3.connect(path, timeout=30.0, check_same_thread=False)  # the conversation lets one thread in at a time
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = normal")
             self._db.execute("create table if not exists answers (key text primary key, answer text not null)")

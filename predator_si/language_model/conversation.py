@@ -5,8 +5,10 @@ What belongs here: cache, budget, attempts. What must not: prompts, and what an 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,15 @@ class Budget:
 
     usd: float
     tokens: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """What :meth:`Conversation.ask` takes: key, messages, and what to keep of a completion."""
+
+    key: str
+    messages: Sequence[dict[str, str]]
+    read: Callable[[Completion], str | None]
 
 
 @dataclass(frozen=True)
@@ -84,6 +95,9 @@ class Conversation:
         self.reason: str | None = None
         """Why no more is asked; null while more may be."""
         self._sleep, self._cache, self._spelling = sleep, cache, dict[str, str]()
+        self._lock = threading.RLock()
+        self._reserved = (0.0, 0)
+        """USD and tokens that calls on their way may take, by estimate."""
         self._headers = {} if replay else endpoint.headers()
         self._client: httpx.Client | None = None
 
@@ -115,22 +129,49 @@ class Conversation:
         Unavailable
             The endpoint refuses the key or the request, or does not answer after all attempts. What was lost on the way is charged by estimate.
         """
-        known = self._store.known(key)
-        if known is not None:
-            return self._reply("from_cache", "cache", known)
-        if self.replay:
-            return self._reply("missing", "missing")
-        if self.reason is None and self.most is not None and self.counts["asked"] >= self.most:
-            self.reason = f"{self.most} questions were asked, the rest waits for the next round"
-        if self.reason is not None or not self._affords(messages):
-            return self._reply("left", "left")
-        completion = self._completion(messages)
-        if completion is None:
-            return self._reply("left", "left")
-        usage, kept = completion.usage(messages), read(completion)
-        self._charge(messages, usage, key, kept)  # what was paid for is remembered before anything else can fail
-        self.counts["asked"] += 1
-        return self._reply("malformed", "malformed") if kept is None else Reply(kept, "model")
+        with self._lock:
+            known = self._store.known(key)
+            if known is not None:
+                return self._reply("from_cache", "cache", known)
+            if self.replay:
+                return self._reply("missing", "missing")
+            if self.reason is None and self.most is not None and self.counts["asked"] >= self.most:
+                self.reason = f"{self.most} questions were asked, the rest waits for the next round"
+            if self.reason is not None or not self._affords(messages):
+                return self._reply("left", "left")
+            self._reserve(messages, 1)
+        try:
+            completion = self._completion(messages)
+        finally:
+            with self._lock:
+                self._reserve(messages, -1)
+        with self._lock:
+            if completion is None:
+                return self._reply("left", "left")
+            usage, kept = completion.usage(messages), read(completion)
+            self._charge(messages, usage, key, kept)  # what was paid for is remembered before anything else can fail
+            self.counts["asked"] += 1
+            return self._reply("malformed", "malformed") if kept is None else Reply(kept, "model")
+
+    def ask_many(self, questions: Sequence[Question], at_once: int) -> list[Reply]:
+        """The replies to several questions, in their order, up to ``at_once`` of them on their way together.
+
+        The budget holds as for one at a time: calls on their way count with their estimate. An endpoint that fails leaves the rest (``reason`` says why);
+        what was answered is kept.
+        """
+
+        def asked(question: Question) -> Reply:
+            try:
+                return self.ask(question.key, question.messages, question.read)
+            except Unavailable as error:
+                with self._lock:
+                    self.reason = self.reason or str(error)
+                    return self._reply("left", "left")
+
+        if at_once == 1 or len(questions) < 2:
+            return [asked(question) for question in questions]
+        with ThreadPoolExecutor(at_once, "language-model") as pool:
+            return list(pool.map(asked, questions))
 
     def _reply(self, count: str, origin: Literal["cache", "malformed", "missing", "left"], kept: str | None = None) -> Reply:
         self.counts[count] += 1
@@ -141,13 +182,17 @@ class Conversation:
         estimate = self.endpoint.estimate(messages)
         tokens, usd = sum(estimate), self.endpoint.price(*estimate)
         spent_usd, spent_tokens = self._store.spent(self.cycle)
-        if spent_tokens + tokens <= self.budget.tokens and spent_usd + usd <= self.budget.usd:
+        if spent_tokens + self._reserved[1] + tokens <= self.budget.tokens and spent_usd + self._reserved[0] + usd <= self.budget.usd:
             return True
         self.reason = (
             f"budget of {self.cycle} spent: {spent_usd:.4f} of {self.budget.usd:g} USD and {spent_tokens} of {self.budget.tokens} tokens, "
             f"the next call may take {usd:.4f} USD and {tokens} tokens"
         )
         return False
+
+    def _reserve(self, messages: Sequence[dict[str, str]], sign: int) -> None:
+        estimate = self.endpoint.estimate(messages)
+        self._reserved = (max(0.0, self._reserved[0] + sign * self.endpoint.price(*estimate)), self._reserved[1] + sign * sum(estimate))
 
     def _charge(self, messages: Sequence[dict[str, str]], usage: tuple[int, int] | None, key: str | None = None, kept: str | None = None) -> None:
         used = usage or self.endpoint.estimate(messages)
@@ -164,11 +209,16 @@ class Conversation:
             if isinstance(found, Completion):
                 return found
             problem = found.problem
-            if found.may_be_charged:
-                self._charge(messages, None)
-            if attempt + 1 < self.endpoint.attempts:
-                if found.may_be_charged and not self._affords(messages):
-                    return None
+            with self._lock:
+                if found.may_be_charged:
+                    self._charge(messages, None)
+                last = attempt + 1 == self.endpoint.attempts
+                self._reserve(messages, -1)  # this very call is no longer on its way
+                spent = found.may_be_charged and not last and not self._affords(messages)
+                self._reserve(messages, 1)
+            if spent:
+                return None
+            if not last:
                 self._wait(found, attempt)
         raise Unavailable(
             f"{self.endpoint.url} does not answer after {self.endpoint.attempts} attempts ({problem}); earlier answers are in the cache, try again later."

@@ -162,19 +162,19 @@ def call(client: httpx.Client, endpoint: Endpoint, messages: Sequence[dict[str, 
         return Completion(content)
     if status in RETRIED:
         return Failure(f"HTTP {status}", False, min(float(told), 60.0) if told.isascii() and told.isdigit() else None)
-    if status == 400 and _respelled(content, spelling):
+    if status == 400 and _respelled(content, spelling, body):
         return Failure("HTTP 400", False, 0.0)
     raise Unavailable(f"{endpoint.url} refuses (HTTP {status}): check key, model {endpoint.model!r} and address; nothing came of this call.")
 
 
-def _respelled(content: Any, spelling: dict[str, str]) -> bool:
-    """Whether the refusal is about a parameter that some models spell otherwise; each is changed once."""
+def _respelled(content: Any, spelling: dict[str, str], body: dict[str, Any]) -> bool:
+    """Whether the refusal is about a parameter of this call that some models spell otherwise; the next call does."""
     try:
         parameter = content["error"]["param"]
     except (KeyError, TypeError):
         return False
     known = {"max_tokens": "max_completion_tokens", "temperature": ""}
-    if not isinstance(parameter, str) or parameter not in known or parameter in spelling:
+    if not isinstance(parameter, str) or parameter not in known or parameter not in body:
         return False
     spelling[parameter] = known[parameter]
     return True

@@ -10,6 +10,7 @@ must then be found by the first stage, be confirmed by the judge, and pass the t
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from predator_si.augment.llm_examples import shared_queries
 from predator_si.augment.material import Material
 from predator_si.augment.recipe import Proposal
 from predator_si.errors import PredatorError, Refused
-from predator_si.language_model import Budget, Completion, Conversation, Endpoint, digest
+from predator_si.language_model import Budget, Completion, Conversation, Endpoint, Question, digest
 from predator_si.monitor.judgments.llm_judge import TOP_GRADE, LLMEndpoint, LLMJudge
 from predator_si.privacy import redact
 
@@ -64,8 +65,10 @@ class WrittenQueries:
         Only the cache answers; what is missing is counted.
     seconds
         Wall time; no document is begun after it. Null: no limit.
+    at_once
+        Documents that are asked about together, and grades likewise. The cache, the budget and a replay are the same for any number.
     should_stop
-        Asked before each document: models are slow, and a stop may not wait for them.
+        Asked before each document, or so many: models are slow, and a stop may not wait for them.
 
     Attributes
     ----------
@@ -98,6 +101,7 @@ class WrittenQueries:
         floor: int = 2,
         replay: bool = False,
         seconds: float | None = None,
+        at_once: int = 1,
         should_stop: Callable[[], bool] = lambda: False,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -106,7 +110,7 @@ class WrittenQueries:
         self._writer, self._judge = writer, LLMJudge(judge, cache, sleep)
         self._cache, self._cycle, self._budget, self._replay, self._sleep = cache, cycle, budget, replay, sleep
         self._least, self._examples, self._neighbours, self._floor = least_clients, examples, neighbours, floor
-        self._seconds, self._should_stop = seconds, should_stop
+        self._seconds, self._at_once, self._should_stop = seconds, max(1, at_once), should_stop
         self.counts: dict[str, int] = {}
         self.stopped: str | None = None
         self._spent = (0.0, 0, False)
@@ -153,24 +157,18 @@ class WrittenQueries:
         examples = shared_queries(material.log, material.guard, self._least, seeds.words, weak)[: self._examples]
         tally["examples"] = len(examples)
         barren, began = 0, time.monotonic()
-        for at, shown in self._shown(material, rng):
+        shown_documents = self._shown(material, rng)
+        while batch := list(itertools.islice(shown_documents, self._at_once)):
             if self._should_stop():
                 self.stopped = "it was told to stop"
                 return
             if self._seconds is not None and time.monotonic() - began > self._seconds:
                 self.stopped = f"its {self._seconds:g} seconds are over"
                 return
-            before = dict(writing.counts)
-            found = self._written([text for _, text in shown], examples, writing, tally)
-            if writing.reason is not None:
-                return
-            barren = barren + 1 if writing.counts["malformed"] + writing.counts["missing"] > before["malformed"] + before["missing"] else 0
-            if barren >= (_ABSENT if self._replay else _RUBBISH):
-                said = "not in the cache" if self._replay else f"not what was asked for: {self._writer.model} is not asked again"
-                self.stopped = f"{barren} answers in a row were {said}"
-                return
-            for one in found:
-                grade = self._judge.grade_one(judging, one.query, shown[0][1])
+            replies = writing.ask_many([self._question([text for _, text in shown], examples) for _, shown in batch], self._at_once)
+            found = [(at, shown, one) for (at, shown), reply in zip(batch, replies, strict=True) if reply.kept is not None for one in _read(reply.kept, tally)]
+            grades_of = self._judge.grade_many(judging, [(one.query, shown[0][1]) for _, shown, one in found], self._at_once)
+            for (at, shown, one), grade in zip(found, grades_of, strict=True):
                 if grade is None:
                     tally["unjudged"] += 1
                 elif min(grade, one.grades[0]) < self._floor:
@@ -179,6 +177,14 @@ class WrittenQueries:
                     grades = {doc_id: value / TOP_GRADE for (doc_id, _), value in zip(shown[1:], one.grades[1:], strict=True)}
                     near = frozenset(doc_id for doc_id, value in grades.items() if value > 0)
                     yield Proposal(one.query, shown[0][0], self.source, one.style, grade / TOP_GRADE, bool(seeds.targeted[at]), near, grades=grades)
+            if writing.reason is not None or judging.reason is not None:
+                return
+            for reply in replies:
+                barren = barren + 1 if reply.origin in ("malformed", "missing") else 0
+            if barren >= (_ABSENT if self._replay else _RUBBISH):
+                said = "not in the cache" if self._replay else f"not what was asked for: {self._writer.model} is not asked again"
+                self.stopped = f"{barren} answers in a row were {said}"
+                return
 
     def _shown(self, material: Material, rng: np.random.Generator) -> Iterator[tuple[int, list[tuple[str, str]]]]:
         """Place of a seed, and (id, text) of it and of its neighbours; neither is ever a document of the evaluation."""
@@ -208,8 +214,8 @@ class WrittenQueries:
             for at, one in zip(places, found, strict=True)
         ]
 
-    def _written(self, texts: Sequence[str], examples: Sequence[str], writing: Conversation, tally: Counter[str]) -> list[llm_prompt.Written]:
-        """The queries of one answer that passed the checks; only these, and the numbers of the others, are in the cache."""
+    def _question(self, texts: Sequence[str], examples: Sequence[str]) -> Question:
+        """What is asked about a document; only the queries that pass the checks, and the numbers of the others, are in the cache."""
         key = digest("write", self._writer.base_url, self._writer.model, self.version, *examples, "", *texts)
 
         def keep(completion: Completion) -> str | None:
@@ -220,10 +226,12 @@ class WrittenQueries:
             good = [one.model_dump() for one, fault in zip(found, faults, strict=True) if fault is None]
             return json.dumps({"queries": good, "dropped": Counter(fault for fault in faults if fault is not None)}, ensure_ascii=False)
 
-        kept = writing.ask(key, llm_prompt.writing_prompt(texts, examples), keep).kept
-        if kept is None:
-            return []
-        content = json.loads(kept)
-        tally["written"] += len(content["queries"]) + sum(content["dropped"].values())
-        tally.update({f"dropped_{reason}": number for reason, number in content["dropped"].items()})
-        return [llm_prompt.Written(**one) for one in content["queries"]]
+        return Question(key, llm_prompt.writing_prompt(texts, examples), keep)
+
+
+def _read(kept: str, tally: Counter[str]) -> list[llm_prompt.Written]:
+    """The queries of one kept answer, all of them and those dropped counted."""
+    content = json.loads(kept)
+    tally["written"] += len(content["queries"]) + sum(content["dropped"].values())
+    tally.update({f"dropped_{reason}": number for reason, number in content["dropped"].items()})
+    return [llm_prompt.Written(**one) for one in content["queries"]]

@@ -9,7 +9,7 @@ caller allows them: judged probes and generated queries are what this is for.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 import polars as pl
 
 from predator_si.errors import BadInput, Refused
-from predator_si.language_model import Budget, Completion, Conversation, Endpoint, digest, fenced, one_object
+from predator_si.language_model import Budget, Completion, Conversation, Endpoint, Question, digest, fenced, one_object
 from predator_si.monitor.judgments.judgment_set import SCHEMA, JudgmentSet
 from predator_si.privacy import redact
 
@@ -105,10 +105,19 @@ class LLMJudge:
 
     def grade_one(self, conversation: Conversation, query: str, document: str) -> int | None:
         """The grade 0..3 of one pair, redacted first; null where there is none (``conversation.counts`` say why)."""
+        question = self._question(query, document)
+        kept = conversation.ask(question.key, question.messages, question.read).kept
+        return None if kept is None else int(kept)
+
+    def grade_many(self, conversation: Conversation, pairs: Sequence[tuple[str, str]], at_once: int) -> list[int | None]:
+        """Grades of several (query, document) pairs in their order, up to ``at_once`` asked for together; null as in :meth:`grade_one`."""
+        replies = conversation.ask_many([self._question(query, document) for query, document in pairs], at_once)
+        return [None if reply.kept is None else int(reply.kept) for reply in replies]
+
+    def _question(self, query: str, document: str) -> Question:
         query, document = redact(query), redact(document)[: self.endpoint.document_letters]
         key = digest(self.endpoint.base_url, self.endpoint.model, PROMPT_VERSION, query, document)
-        kept = conversation.ask(key, grading_prompt(query, document), _kept_grade).kept
-        return None if kept is None else int(kept)
+        return Question(key, grading_prompt(query, document), _kept_grade)
 
     def grade(
         self,

@@ -41,6 +41,7 @@ def written_queries(loop: Loop, cycle_id: str) -> list[Generator]:
             examples=said.examples,
             replay=said.replay,
             seconds=60.0 * said.minutes_per_cycle,
+            at_once=said.at_once,
             should_stop=loop.should_stop(cycle_id),
         )
     ]
