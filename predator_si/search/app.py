@@ -33,6 +33,7 @@ from predator_si.search.pushes import read_pushed
 from predator_si.search.ranking import SearchIndex
 from predator_si.search.rerank import Reranker
 from predator_si.search.service import SearchFailed, SearchService
+from predator_si.search.shadow import ShadowScorer, WorkerProcess
 from predator_si.search.variants import Models
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,9 @@ def create_app(
         from predator_si.search.models import ModelStore
 
         models = ModelStore(Path(home) / "models")
+    shadow_scorer: ShadowScorer | None = None
     if load_reranker is None:
+        shadow_scorer = WorkerProcess(Path(home) / "models", threads)
         from predator_si.search.rerank import load_reranker as load_by_card
 
         def load_reranker(folder: Path) -> Reranker:
@@ -105,6 +108,7 @@ def create_app(
         flush_seconds=flush_seconds,
         score_cache=score_cache,
         embedder=embedder,
+        shadow_scorer=shadow_scorer,
     )
 
     @asynccontextmanager
@@ -176,7 +180,7 @@ def _add_search(app: FastAPI, service: SearchService) -> None:
     async def search(request: SearchRequest) -> JSONResponse:
         """Ranked documents for a query."""
         answer = await service.search(request)
-        return JSONResponse(answer, headers={"x-model-digest": answer["model_digest"]})
+        return JSONResponse(answer, headers={"x-model-digest": answer["model_digest"] or answer["variant"]})
 
     @app.post("/rerank")
     async def rerank(request: RerankRequest) -> JSONResponse:
@@ -263,9 +267,9 @@ def _add_observation(app: FastAPI, service: SearchService) -> None:
 
 def describe(service: SearchService) -> dict[str, Any]:
     """The body of ``GET /info``. Digests are those of the loaded bytes, ``release.sha256`` is that of the file in force."""
-    variants, served, ingest = service.follower.current, service.served, service.ingest.state()
+    variants, served, ingest, shadow = service.follower.current, service.served, service.ingest.state(), service.shadow.state()
 
-    def model(variant: Literal["champion", "candidate"]) -> dict[str, Any] | None:
+    def model(variant: Literal["champion", "candidate", "shadow"]) -> dict[str, Any] | None:
         reranker = variants.reranker(variant)
         if reranker is None:
             return None
@@ -288,8 +292,18 @@ def describe(service: SearchService) -> dict[str, Any]:
         "model_id": champion.card.name,
         "model_sha": champion.digest,
         "contour": service.contour,
-        "variants": {"champion": model("champion"), "candidate": model("candidate")},
+        "variants": {"champion": model("champion"), "candidate": model("candidate"), "shadow": model("shadow")},
         "candidate_weight": variants.candidate_weight,
+        "mode": variants.release.candidate_mode if variants.candidate is not None else None,
+        "shadow": {
+            "share": variants.release.shadow_share if variants.previous is not None else 0.0,
+            "error": variants.shadow_error or shadow.error,
+            "scored": shadow.scored,
+            "dropped": shadow.dropped,
+            "failed": shadow.failed,
+            "queued": shadow.queued,
+            "priority": shadow.priority,
+        },
         "depth": variants.release.depth,
         "fusion_weight": variants.release.fusion_weight,
         "early_exit": {digest: rule.model_dump(mode="json") for digest, rule in variants.depth_rules.items()},

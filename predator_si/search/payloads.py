@@ -39,7 +39,8 @@ class Payload(BaseModel):
 
 
 class SearchRequest(Payload):
-    """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial.
+    """``POST /search``. ``variant`` pins who answers, and only for a probe: a pinned person would bias a trial. ``shadow`` has what is in shadow score this
+    request whatever the share, again only for a probe.
 
     ``fast`` lets the champion's checked twin (the same weights on a faster backend) answer, and only a probe or a simulated request: the answer names the
     twin and whom it stands for, and its latency is never counted. ``first_stage`` leaves the reranker out, for the same two kinds only: a log of searches with
@@ -53,7 +54,8 @@ class SearchRequest(Payload):
     session_id: Identifier | None = None
     probe: bool = False
     simulated: bool = False
-    variant: Literal["champion", "candidate"] | None = None
+    variant: Literal["champion", "candidate", "shadow"] | None = None
+    shadow: bool = False
     fast: bool = False
     first_stage: bool = False
     explain: bool = False
@@ -65,12 +67,12 @@ class SearchRequest(Payload):
             raise ValueError("is for probes and simulated requests; send probe: true or simulated: true with it, or leave it out")
         return asked
 
-    @field_validator("variant")
+    @field_validator("variant", "shadow")
     @classmethod
-    def _pin_is_for_probes(cls, variant: str | None, info: ValidationInfo) -> str | None:
-        if variant is not None and not info.data.get("probe"):
+    def _pin_is_for_probes(cls, wanted: str | bool | None, info: ValidationInfo) -> str | bool | None:
+        if wanted and not info.data.get("probe"):
             raise ValueError("can be pinned for a probe only; send probe: true with it, or leave it out")
-        return variant
+        return wanted
 
 
 class RerankRequest(BaseModel):

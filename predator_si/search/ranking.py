@@ -1,6 +1,6 @@
 """One query, one index, one model: the ranked documents and what they cost in time.
 
-What belongs here: candidates, rerank, fuse, and what happens when the reranker fails. What must not: queues, variants, events.
+What belongs here: candidates, rerank, fuse, and what happens when the reranker fails. What must not: queues, variants (``answer``), events.
 """
 
 from __future__ import annotations
@@ -58,6 +58,17 @@ class SearchIndex(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Ordered:
+    """Candidates in the order of one model, best first. ``degraded``: the model failed and this is the first stage's order."""
+
+    results: tuple[ScoredDocument, ...]
+    rerank_ms: float | None
+    degraded: bool
+    scored: int
+    """Candidates that the reranker scored."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """A result list, best first, with times in milliseconds. ``degraded``: the reranker failed and this is the first stage's order."""
 
@@ -70,6 +81,8 @@ class Ranked:
     dense_ids: list[str] | None = None
     scored: int = 0
     """Candidates that the reranker scored."""
+    found: Candidates | None = None
+    """What the first stage had brought."""
 
 
 def rank(
@@ -83,8 +96,41 @@ def rank(
     *,
     score: Scorer | None = None,
     rule: DepthRule | None = None,
+    found: Candidates | None = None,
 ) -> Ranked:
-    """The best ``k`` documents for ``query``, in the first stage's order where ``model`` is null.
+    """The best ``k`` documents for ``query``, in the first stage's order where ``model`` is null; see ``ordered``.
+
+    Parameters
+    ----------
+    found
+        What ``index`` brought for this query already, at least ``max(depth, k)`` candidates or all there are; null: it is asked.
+
+    Raises
+    ------
+    Exception
+        Whatever the retrieval raises: without candidates there is no answer.
+    """
+    started = clock()
+    found = found or index.candidates([query], max(depth, k))[0]
+    retrieve_ms = (clock() - started) * 1e3
+    made = ordered(found, model, query, k, depth, fusion_weight, clock, score=score, rule=rule)
+    titles = tuple(index.title(result.object_id) for result in made.results)
+    return Ranked(made.results, titles, retrieve_ms, made.rerank_ms, made.degraded, found.lexical_ids, found.dense_ids, made.scored, found)
+
+
+def ordered(
+    found: Candidates,
+    model: Reranker | None,
+    query: str,
+    k: int,
+    depth: int,
+    fusion_weight: float,
+    clock: Callable[[], float] = time.perf_counter,
+    *,
+    score: Scorer | None = None,
+    rule: DepthRule | None = None,
+) -> Ordered:
+    """The best ``k`` of the candidates in the model's order, or in the first stage's where it is null.
 
     The cross-encoder reads the first ``depth`` candidates. When ``k`` exceeds ``depth``, the documents below follow in first-stage order: their
     ``rerank_score`` is null and their ``score`` goes on downwards from the last reranked one in steps of 1. Equal scores stay in first-stage order. When the
@@ -96,15 +142,8 @@ def rank(
         ``finite_scores``, or a score cache around it.
     rule
         When to stop before ``depth`` candidates are scored; those that were not stand below in first-stage order. Null scores them all.
-
-    Raises
-    ------
-    Exception
-        Whatever the retrieval raises: without candidates there is no answer.
     """
     started = clock()
-    found = index.candidates([query], max(depth, k))[0]
-    retrieved = clock()
     first = np.asarray(found.scores, np.float64)
     n = min(depth, len(found.doc_ids)) if model is not None else 0
     scores: npt.NDArray[np.float64] | None = None
@@ -113,16 +152,15 @@ def rank(
             scores = scored_head(rule, first, n, lambda start, end: (score or finite_scores)(model, query, found.texts[start:end]))
             n = len(scores)
         except Exception as error:
-            log.error("reranking failed, the first stage's order is served; model %s\n%s", model.digest, trace(error))
-    reranked = clock()
+            log.error("reranking failed; model %s\n%s", model.digest, trace(error))
+    rerank_ms = (clock() - started) * 1e3 if n else None
     if scores is None:
         order, final = np.arange(len(first)), first
     else:
         fused = fuse(scores, first[:n], fusion_weight)
         final = np.concatenate([fused, fused.min() - np.arange(1, len(first) - n + 1)])
         order = np.argsort(-final, kind="stable")
-    best = order[:k].tolist()
-    return Ranked(
+    return Ordered(
         results=tuple(
             ScoredDocument(
                 object_id=found.doc_ids[position],
@@ -130,14 +168,10 @@ def rank(
                 first_stage_score=float(first[position]),
                 rerank_score=float(scores[position]) if scores is not None and position < n else None,
             )
-            for position in best
+            for position in order[:k].tolist()
         ),
-        titles=tuple(index.title(found.doc_ids[position]) for position in best),
-        retrieve_ms=(retrieved - started) * 1e3,
-        rerank_ms=(reranked - retrieved) * 1e3 if n else None,
+        rerank_ms=rerank_ms,
         degraded=bool(n) and scores is None,
-        lexical_ids=found.lexical_ids,
-        dense_ids=found.dense_ids,
         scored=n if scores is not None else 0,
     )
 

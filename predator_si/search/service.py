@@ -10,14 +10,16 @@ Decisions worth knowing:
   at the same time, the share of the request cannot be told apart and the value is null.
 - What identifies people is redacted, sealed or hashed before an event is taken into the spool, and errors are logged without their messages: the raw query
   and the raw client id live in this process' memory only. The variant is assigned by the raw id.
-- A reranker that fails does not fail the search: see ``ranking.rank``. The answer is a 200 with ``degraded`` true, in the event as well, counted as an error
+- A reranker that fails does not fail the search: see ``answer``. The answer is a 200 with ``degraded`` true, in the event as well, counted as an error
   of the variant. When retrieval raises, the answer is a 500 and so is the event.
+- What is in shadow scores answered requests again off the user's path: see ``shadow``. Here a job is only put into a queue that never makes anybody wait.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import uuid
@@ -31,22 +33,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from predator_si.errors import PredatorError
+from predator_si.errors import Missing, PredatorError
 from predator_si.privacy import trace
-from predator_si.records import FIRST_STAGE, ActionEvent, SearchEvent, utc_now
-from predator_si.search.adaptive_depth import PAGE, DepthRule
+from predator_si.records import ActionEvent, SearchEvent, utc_now
+from predator_si.search.answer import Answered, Asking
 from predator_si.search.first_stages import FirstStages, ServedIndex
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
 from predator_si.search.personal import open_vault
-from predator_si.search.ranking import Ranked, SearchIndex, finite_scores, rank
+from predator_si.search.ranking import SearchIndex, finite_scores
 from predator_si.search.rerank import Reranker
 from predator_si.search.rollup import roll_up, seal_hours
 from predator_si.search.score_cache import ScoreCache
+from predator_si.search.shadow import InThread, ShadowQueue, ShadowScorer
 from predator_si.search.spool import EventSpool
 from predator_si.search.telemetry import ServiceState, Telemetry
-from predator_si.search.variants import Models, ReleaseFollower, VariantName, Variants
+from predator_si.search.trial import Assignment, assigned
+from predator_si.search.variants import Models, ReleaseFollower, Variants
 
 log = logging.getLogger(__name__)
 _REMEMBERED_QUERIES = 100_000
@@ -62,7 +66,7 @@ class SearchFailed(PredatorError):
 
 @dataclass(frozen=True, slots=True)
 class _Computed:
-    ranked: Ranked
+    answered: Answered
     queue_ms: float
     cpu_seconds: float | None
 
@@ -116,6 +120,8 @@ class SearchService:
         Searches that may wait for the worker; more are refused with 503 rather than answered after everybody has left.
     score_cache
         Scores of pairs kept in memory, 0 for none: then every latency is that of a query that comes for the first time.
+    shadow_scorer
+        Scores requests again for models in shadow; null: a thread of this process does, which is for tests.
     clock
         Seconds that latencies are measured in; a proof that must not depend on how busy the machine is brings its own.
 
@@ -139,6 +145,7 @@ class SearchService:
         max_waiting: int = 512,
         score_cache: int = 0,
         embedder: Path | None = None,
+        shadow_scorer: ShadowScorer | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         home = Path(home)
@@ -170,6 +177,9 @@ class SearchService:
         except PredatorError:
             self.ingest.stop()
             raise
+        local = InThread(lambda digest: load_reranker(models.path(digest)))
+        self.shadow = ShadowQueue(shadow_scorer or local, self.spool.add_shadow)
+        self._draft_secret = os.urandom(32)
         self.telemetry = Telemetry(self.state)
         self._worker = ThreadPoolExecutor(1, "rerank")
         self._waiting = 0
@@ -182,6 +192,8 @@ class SearchService:
         """Start the threads that watch the release file, ingest documents and flush events."""
         self.spool.start()
         self.ingest.start()
+        self.shadow.start()
+        self.shadow.follow(self.follower.current.in_shadow)
         self._watcher.start()
 
     def stop(self) -> None:
@@ -191,6 +203,7 @@ class SearchService:
             self._watcher.join(60)
         self.ingest.stop()
         self._worker.shutdown(wait=True)
+        self.shadow.stop()
         self.spool.close()
 
     @property
@@ -216,12 +229,14 @@ class SearchService:
             documents=served.index.n_documents,
             index_version=served.version,
             cache=self.cache.state(),
+            shadow=self.shadow.state(),
         )
 
     def problems(self) -> list[str]:
         """What is wrong although searches are answered: a release that cannot be followed, events or documents that cannot be written."""
         state = self.state()
         found = [("release", state.release_error), ("events", state.spool.error), ("ingest", state.ingest.error)]
+        found.append(("shadow", state.variants.shadow_error))
         return [f"{part}: {error}" for part, error in found if error is not None]
 
     async def search(self, request: SearchRequest) -> dict[str, Any]:
@@ -234,18 +249,10 @@ class SearchService:
         """
         arrived, when, query_id = self._clock(), utc_now(), str(uuid.uuid4())
         variants = self.follower.current
-        name: VariantName = request.variant or variants.assign(request.client_id or query_id)
-        model = variants.reranker(name)
-        if model is None:
-            raise SearchFailed(409, "variant is pinned to the candidate, but the release file has none. Leave variant out, or put a model on trial first.")
-        depth, weight = variants.release.settings_of(name)
-        rule = variants.depth_rule(name, model, depth, weight) if request.k <= PAGE else None  # it promises the first page, nothing beyond
-        stands_for: str | None = None
-        if request.first_stage:
-            stands_for = model.digest
-        elif request.fast and name == "champion" and variants.twin is not None:
-            model, stands_for = variants.twin, model.digest
-        digest = FIRST_STAGE if request.first_stage else model.digest
+        try:
+            given = assigned(variants, request, query_id, lambda variant: self.first.of(variant).index, self._draft_secret)
+        except Missing as error:
+            raise SearchFailed(409, str(error)) from error
         computed: _Computed | None = None
         failure: SearchFailed | None = None
         if self._waiting >= self._max_waiting:
@@ -253,18 +260,17 @@ class SearchService:
         else:
             self._waiting += 1
             try:
-                loop = asyncio.get_running_loop()
-                index = self.first.of(name).index
-                computed = await loop.run_in_executor(self._worker, self._compute, request, index, model, depth, weight, rule, self._clock())
+                computed = await asyncio.get_running_loop().run_in_executor(self._worker, self._compute, given, self._clock())
             except Exception as error:  # a broken retrieval is the answer's and the event's business, not the process' end
                 log.error("search %s failed\n%s", query_id, trace(error))
                 failure = SearchFailed(500, f"the search failed: {type(error).__name__}. The service's log has the details under query_id {query_id}.")
             finally:
                 self._waiting -= 1
-        took_ms = (self._clock() - arrived) * 1e3
-        ranked = computed.ranked if computed else None
+        took_ms = max(0.0, (self._clock() - arrived) * 1e3)
+        answered = computed.answered if computed else None
+        ranked = answered.ranked if answered else None
         status = failure.status if failure else 200
-        self._count(name, status, took_ms, computed, stood_in=stands_for is not None)
+        self._count(given.name, status, took_ms, computed, stood_in=given.stands_for is not None)
         self.spool.add_search(
             SearchEvent(
                 query_id=query_id,
@@ -272,35 +278,41 @@ class SearchService:
                 user_query=request.query,
                 client_id=request.client_id,
                 session_id=request.session_id,
-                variant=name,
-                model_digest=digest,
+                variant=given.name,
+                model_digest=given.digest,
                 status=status,
                 latency_ms=took_ms,
                 retrieve_ms=ranked.retrieve_ms if ranked else None,
                 rerank_ms=ranked.rerank_ms if ranked else None,
                 queue_ms=computed.queue_ms if computed else None,
                 cpu_seconds=computed.cpu_seconds if computed else None,
-                depth=depth,
+                depth=given.depth,
                 results=ranked.results if ranked else (),
                 simulated=request.simulated,
                 probe=request.probe,
-                stands_for=stands_for,
+                stands_for=given.stands_for,
                 degraded=ranked.degraded if ranked else False,
             )
         )
+        exposure = given.exposure(when, answered)
+        if exposure is not None:
+            self.spool.add_exposure(exposure)
+        for job in given.jobs(when, answered) if answered else ():
+            self.shadow.offer(job)
         self._remember(query_id)
-        if failure or computed is None or ranked is None:
+        if failure or computed is None or ranked is None or answered is None:
             raise failure or SearchFailed(500, "the search gave no answer")
         return {
             "query_id": query_id,
-            "variant": name,
-            "model_digest": digest,
-            "stands_for": stands_for,
+            "variant": given.name,
+            "model_digest": given.digest,
+            "answered_by": given.digest if given.stands_for is not None else answered.answered_by,
+            "stands_for": given.stands_for,
             "took_ms": took_ms,
             "queue_ms": computed.queue_ms,
             "retrieve_ms": ranked.retrieve_ms,
             "rerank_ms": ranked.rerank_ms,
-            "depth": depth,
+            "depth": given.depth,
             "scored": ranked.scored,
             "degraded": ranked.degraded,
             "results": [{**result.model_dump(), "title": title} for result, title in zip(ranked.results, ranked.titles, strict=True)],
@@ -351,16 +363,13 @@ class SearchService:
         self.telemetry.refused.inc(refused)
         return unknown
 
-    def _compute(
-        self, request: SearchRequest, index: SearchIndex, model: Reranker, depth: int, weight: float, rule: DepthRule | None, queued: float
-    ) -> _Computed:
+    def _compute(self, given: Assignment, queued: float) -> _Computed:
         """The work on one request, in the worker thread."""
         started, cpu, mark = self._clock(), time.process_time(), self._background.mark()
-        reader = None if request.first_stage else model
-        score = finite_scores if request.probe else self._remembered
-        ranked = rank(index, reader, request.query, request.k, depth, weight, self._clock, score=score, rule=rule)
+        request = given.request
+        answered = given.answer(Asking(request.query, request.k, self._clock, finite_scores if request.probe else self._remembered))
         used = time.process_time() - cpu
-        return _Computed(ranked, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
+        return _Computed(answered, (started - queued) * 1e3, None if self._background.overlapped(mark) else used)
 
     def _remembered(self, model: Reranker, query: str, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         return self.cache.scores(model, query, texts, finite_scores)
@@ -372,14 +381,17 @@ class SearchService:
             return
         telemetry.stages.labels("total", name).observe(took_ms / 1e3)
         if computed is not None:
-            for stage, spent in (("queue", computed.queue_ms), ("retrieve", computed.ranked.retrieve_ms), ("rerank", computed.ranked.rerank_ms)):
+            ranked = computed.answered.ranked
+            for stage, spent in (("queue", computed.queue_ms), ("retrieve", ranked.retrieve_ms), ("rerank", ranked.rerank_ms)):
                 if spent is not None:
                     telemetry.stages.labels(stage, name).observe(spent / 1e3)
             if computed.cpu_seconds is not None:
                 telemetry.cpu.labels(name).inc(computed.cpu_seconds)
-            telemetry.pairs.labels(name).inc(computed.ranked.scored)
-            if computed.ranked.degraded:
+            telemetry.pairs.labels(name).inc(ranked.scored)
+            if ranked.degraded:
                 telemetry.degraded.labels(name).inc()
+                if computed.answered.answered_by is not None:
+                    telemetry.fallbacks.labels(name).inc()
 
     def _remember(self, query_id: str) -> None:
         self._issued[query_id] = None
@@ -408,6 +420,7 @@ class SearchService:
     def _release_changed(self, variants: Variants) -> None:
         self.cache.keep(variants.loaded())
         self.ingest.set_workers(variants.release.ingest_workers)
+        self.shadow.follow(variants.in_shadow)
 
     def _roll(self, events: Path, hour: str) -> None:
         roll_up(events, hour, self.spool.writer, self.vault)

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from predator_si.search.ingest import IngestState
 from predator_si.search.score_cache import CacheState
+from predator_si.search.shadow import ShadowState
 from predator_si.search.spool import SpoolState
 from predator_si.search.variants import Variants
 
@@ -34,6 +35,7 @@ class ServiceState:
     documents: int
     index_version: int
     cache: CacheState
+    shadow: ShadowState
 
 
 class Telemetry:
@@ -45,6 +47,12 @@ class Telemetry:
         self.degraded = Counter(
             PREFIX + "search_degraded",
             "Searches whose reranker failed, answered with status 200 in first-stage order: errors of the variant.",
+            ["variant"],
+            registry=registry,
+        )
+        self.fallbacks = Counter(
+            PREFIX + "search_fallbacks",
+            "Searches whose own model failed and that another model answered, by variant; they count as degraded too.",
             ["variant"],
             registry=registry,
         )
@@ -90,7 +98,7 @@ class _AtScrape(Collector):
         """The metrics as of now."""
         state = self._state()
         model = GaugeMetricFamily(PREFIX + "model_info", "1 for the model that a variant serves.", labels=["variant", "digest", "name", "backend"])
-        for name, reranker in (("champion", state.variants.champion), ("candidate", state.variants.candidate)):
+        for name, reranker in (("champion", state.variants.champion), ("candidate", state.variants.candidate), ("shadow", state.variants.previous)):
             if reranker is not None:
                 model.add_metric([name, reranker.digest, reranker.card.name, reranker.card.backend], 1)
         yield model
@@ -112,13 +120,18 @@ class _AtScrape(Collector):
             ("release_applied", "Changes of the release file that were applied.", state.release_applied),
             ("ingest_applied", "Documents put into the index or removed from it.", ingest.applied),
             ("ingest_dead_letters", "Documents given up; dead.jsonl has the reasons.", ingest.dead),
+            ("search_shadow_scored", "Requests that a model in shadow scored again.", state.shadow.scored),
+            ("search_shadow_dropped", "Requests that it was to score and did not, because too many waited.", state.shadow.dropped),
+            ("search_shadow_failed", "Requests that it could not score.", state.shadow.failed),
             ("score_cache_hits", "Scores that the cache knew.", state.cache.hits),
             ("score_cache_misses", "Scores that it did not know.", state.cache.misses),
         ):
             yield CounterMetricFamily(PREFIX + name, text, value=value)
         gauges: tuple[tuple[str, str, float], ...] = (
             ("release_error", "1 while the applied release file cannot be followed.", state.release_error is not None),
-            ("candidate_weight", "Share of traffic that the candidate gets.", state.variants.candidate_weight),
+            ("candidate_weight", "Share of the clients, or in mode shadow of the requests, that the trial touches.", state.variants.candidate_weight),
+            ("shadow_share", "Share of the requests that the previous champion scores again.", _share(state.variants)),
+            ("shadow_queue_length", "Requests that wait to be scored in shadow.", state.shadow.queued),
             ("rerank_depth", "Documents that the cross-encoder reads for a query.", state.variants.release.depth),
             ("fusion_weight", "Share of the first stage in the final score.", state.variants.release.fusion_weight),
             ("events_pending", "Events in memory, not durable yet.", spool.pending),
@@ -126,6 +139,7 @@ class _AtScrape(Collector):
             ("ingest_queue_length", "Documents accepted and not in the index yet.", ingest.queued),
             ("ingest_lag_seconds", "Age of the oldest document that is not in the index yet.", ingest.lag_seconds),
             ("ingest_documents_per_second", "Documents applied per second over the last minute.", ingest.documents_per_second),
+            ("ingest_dead_letters_open", "Documents given up that are neither indexed nor set aside since.", ingest.unsettled),
             ("ingest_workers", "Threads that prepare documents.", ingest.workers),
             ("score_cache_entries", "Scores kept in memory; 0 where the cache is off.", state.cache.entries),
             ("index_documents", "Documents that can be found.", state.documents),
@@ -133,3 +147,7 @@ class _AtScrape(Collector):
         )
         for name, text, number in gauges:
             yield GaugeMetricFamily(PREFIX + name, text, value=float(number))
+
+
+def _share(variants: Variants) -> float:
+    return variants.release.shadow_share if variants.previous is not None else 0.0

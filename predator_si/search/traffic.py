@@ -46,7 +46,7 @@ class ReplayResult:
     seconds
         Duration of the whole replay.
     variants, digests
-        Answered searches by variant and by model digest.
+        Answered searches by variant and by model digest; lists that two models share count as ``interleaved`` in both.
     degraded
         Answered searches whose reranker had failed.
     failures
@@ -314,7 +314,7 @@ def _one_search(
         else:
             tally.latencies.append(took)
             tally.variants[answer["variant"]] += 1
-            tally.digests[answer["model_digest"]] += 1
+            tally.digests[answer["model_digest"] or answer["variant"]] += 1
             tally.degraded += bool(answer.get("degraded"))
     if failure is None:
         _act(client, answer, grades, model, rng, client_id, tally)

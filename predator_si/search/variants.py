@@ -23,7 +23,7 @@ from predator_si.search.rerank import Reranker
 log = logging.getLogger(__name__)
 
 BUCKETS = 10_000
-VariantName = Literal["champion", "candidate"]
+VariantName = Literal["champion", "candidate", "interleaved", "shadow"]
 _EMPTY_DENY_LIST = DenyList(reasons={}, sha256=hashlib.sha256(b"").hexdigest())
 
 
@@ -59,19 +59,42 @@ class Variants:
     """The champion's weights on a faster backend, for probes and simulated requests that ask for it."""
     depth_rules: Mapping[str, DepthRule] = field(default_factory=dict)
     """By digest: when to stop scoring early. Empty unless the release wants that."""
+    previous: Reranker | None = None
+    """The champion before this one, warm: it answers pinned probes, and scores a share of the requests in shadow."""
+    shadow_error: str | None = None
+    """Why the release's ``reranker.shadow`` is not there: no reason to refuse the release."""
 
     @property
     def candidate_weight(self) -> float:
-        """Share of traffic that the candidate really gets: 0 without one."""
+        """Share that the trial really touches: 0 without a candidate."""
         return self.release.candidate_weight if self.candidate is not None else 0.0
 
     def assign(self, unit: str) -> VariantName:
-        """Who answers this unit. Raising the weight moves only units from champion to candidate, never the other way round."""
-        return "candidate" if bucket(unit) < round(self.candidate_weight * BUCKETS) else "champion"
+        """Who answers this unit. Raising the weight moves only units from champion to candidate (or to shared lists), never the other way round."""
+        if self.release.candidate_mode == "shadow" or bucket(unit) >= round(self.candidate_weight * BUCKETS):
+            return "champion"
+        return "interleaved" if self.release.candidate_mode == "interleave" else "candidate"
 
-    def reranker(self, name: VariantName) -> Reranker | None:
-        """The model behind a variant, None for a candidate that is not there."""
-        return self.champion if name == "champion" else self.candidate
+    def shadowed(self, query_id: str, *, wanted: bool = False) -> list[Literal["candidate", "previous"]]:
+        """Who scores this request in shadow: a share of the requests, drawn by their ids; all of them where that is ``wanted``."""
+        place = -1 if wanted else bucket(f"shadow {query_id}")
+        found: list[Literal["candidate", "previous"]] = []
+        if self.candidate is not None and self.release.candidate_mode == "shadow" and place < round(self.candidate_weight * BUCKETS):
+            found.append("candidate")
+        if self.previous is not None and place < round(self.release.shadow_share * BUCKETS):
+            found.append("previous")
+        return found
+
+    @property
+    def in_shadow(self) -> list[str]:
+        """Digests of the models that the shadow worker needs; empty when nothing is shadowed."""
+        tried = self.candidate if self.release.candidate_mode == "shadow" else None
+        found = [model.digest for model in (tried, self.previous) if model is not None]
+        return [self.champion.digest, *found] if found else []
+
+    def reranker(self, name: str) -> Reranker | None:
+        """The model behind a variant, None for one that is not there."""
+        return {"champion": self.champion, "candidate": self.candidate, "shadow": self.previous}.get(name)
 
     def depth_rule(self, name: VariantName, model: Reranker, depth: int, fusion_weight: float) -> DepthRule | None:
         """When ``model`` may stop early; null where no rule was made for it at this depth and weight: then all is scored, which is never wrong."""
@@ -80,7 +103,7 @@ class Variants:
 
     def loaded(self) -> dict[str, Reranker]:
         """The models by digest."""
-        return {model.digest: model for model in (self.champion, self.candidate, self.twin) if model is not None}
+        return {model.digest: model for model in (self.champion, self.candidate, self.twin, self.previous) if model is not None}
 
 
 class ReleaseFollower:
@@ -196,9 +219,24 @@ class ReleaseFollower:
         finally:
             self.loading = False
         candidate = models[release.candidate] if release.candidate is not None else None
-        rules = {digest: kept_rule(self._models.path(digest)) for digest in cards} if release.early_exit or release.candidate_early_exit else {}
+        previous, shadow_error = self._shadow(release, denied, {**loaded, **models})
+        wants_rules = release.early_exit or release.candidate_early_exit or release.shadow_early_exit
+        digests = [*cards, *([previous.digest] if previous is not None else [])] if wants_rules else []
+        rules = {digest: kept_rule(self._models.path(digest)) for digest in digests}
         known = {digest: rule for digest, rule in rules.items() if rule is not None}
-        return Variants(release, models[release.champion], candidate, models[twin] if twin is not None else None, known)
+        twin_model = models[twin] if twin is not None else None
+        return Variants(release, models[release.champion], candidate, twin_model, known, previous, shadow_error)
+
+    def _shadow(self, release: Release, denied: DenyList, loaded: Mapping[str, Reranker]) -> tuple[Reranker | None, str | None]:
+        """The previous champion, or why it is not there: it answers nobody, so a release is not refused for it."""
+        if release.shadow is None:
+            return None, None
+        try:
+            self._card(release.shadow, denied)
+            return loaded.get(release.shadow) or self._load(release.shadow), None
+        except Exception as error:  # whatever is wrong with it is shown, and the champion serves
+            log.error("the model in shadow is not there: %s", error if isinstance(error, PredatorError) else type(error).__name__)
+            return None, str(error) if isinstance(error, PredatorError) else f"{type(error).__name__}: {error}"
 
     def _card(self, digest: str, denied: DenyList) -> ModelCard:
         by_name = denied.reason_against(digest, None)  # before the store is asked: a denied model may be gone already
