@@ -14,6 +14,7 @@ import numpy as np
 from predator_si.augment.negatives import FirstStage
 from predator_si.augment.pseudo_labels import Budget, Choice, Group, answer_by_teacher, label_within
 from predator_si.augment.recipe import ASKED, Proposal
+from predator_si.augment.reliability import weighed
 from predator_si.augment.teacher import EnsembleTeacher
 
 
@@ -68,8 +69,10 @@ def label_groups(
         for p in closed
     ]
     labelling = label_within(groups, teacher, left, on_progress=lambda done, total: on_share(half + (1 - half) * done / max(total, 1)), should_stop=should_stop)
-    for proposal, labels in zip(closed, labelling.labels, strict=True):
-        if labels is not None:
+    weights: dict[str, float] = of_log["weights"]  # type: ignore[assignment]
+    for proposal, cast in zip(closed, labelling.labels, strict=True):
+        if cast is not None:
+            labels = weighed(cast, weights)
             proposal.teacher = labels.scores
             if labels.confidence is not None and proposal.source not in ASKED:
                 proposal.weight *= labels.confidence

@@ -14,6 +14,7 @@ import numpy as np
 
 from predator_si.augment.negatives import FirstStage
 from predator_si.augment.recipe import Proposal
+from predator_si.augment.reliability import estimate, weighed
 from predator_si.augment.teacher import CROSS_ENCODER, EnsembleTeacher, SoftLabels
 from predator_si.errors import BadInput, Refused
 
@@ -231,7 +232,8 @@ def answer_by_teacher(
         New proposals in their order, with ``doc_id``, ``first_rank``, ``negatives`` (in the ensemble's order, then at random), ``teacher`` (scores of the
         answer and the negatives) and ``weight``: times the members' agreement, where there are two members to agree.
     dict
-        How many queries were labelled, left, found nothing, or were dropped for want of agreement; see :class:`Labelling` and :class:`Choice`.
+        How many queries were labelled, left, found nothing, or were dropped for want of agreement; see :class:`Labelling` and :class:`Choice`. ``weights``: of
+        the teacher's members, fitted to their votes (``reliability``), or the given ones and why.
 
     Raises
     ------
@@ -251,16 +253,18 @@ def answer_by_teacher(
         kept = choice.best + choice.others
         groups += [Group(proposal.query, one.doc_ids, one.texts, proposal.targeted, kept) for proposal, one in zip(some, found, strict=True)]
     labelling = label_within(groups, teacher, budget, on_progress=on_progress, should_stop=should_stop, clock=clock)
+    worth = estimate([labels for labels in labelling.labels if labels is not None], teacher.weights)
     counts: dict[str, object] = {**labelling.statistics(), "without_candidates": sum(len(group.doc_ids) < 2 for group in groups), "unsure": 0}
     made, unsure = [], 0
-    for proposal, group, labels in zip(proposals, groups, labelling.labels, strict=True):
-        if labels is None or len(group.doc_ids) < 2:
+    for proposal, group, cast in zip(proposals, groups, labelling.labels, strict=True):
+        if cast is None or len(group.doc_ids) < 2:
             continue
+        labels = weighed(cast, worth.weights)
         if not labels.votes or (labels.confidence is not None and labels.confidence < choice.least_confidence):
             unsure += 1
             continue
         made.append(_grouped(proposal, group, labels, choice, rng))
-    return made, {**counts, "unsure": unsure, "answered": len(made)}
+    return made, {**counts, "unsure": unsure, "answered": len(made), "weights": worth.weights, "weights_given_because": worth.reason}
 
 
 def _grouped(proposal: Proposal, group: Group, labels: SoftLabels, choice: Choice, rng: np.random.Generator) -> Proposal:
