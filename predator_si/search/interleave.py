@@ -126,4 +126,4 @@ def credited_clicks(search: pl.DataFrame, exposures: pl.DataFrame, actions: pl.D
         )
         .sort("timestamp", "query_id")
     )
-    return found.select(CREDIT_SCHEMA) if found.height else pl.DataFrame(schema=CREDIT_SCHEMA)
+    return found.select(list(CREDIT_SCHEMA)) if found.height else pl.DataFrame(schema=CREDIT_SCHEMA)
