@@ -102,7 +102,8 @@ def one_factor(correlation: FloatArray) -> FloatArray:
         if float(np.abs(new - shared).max()) < _SETTLED:
             break
         shared = new
-    return np.sign(loadings) * np.minimum(np.abs(loadings), np.sqrt(_COMMUNALITY[1]))
+    bounded: FloatArray = np.sign(loadings) * np.minimum(np.abs(loadings), np.sqrt(_COMMUNALITY[1]))
+    return bounded
 
 
 def weighed(labels: SoftLabels, weights: Mapping[str, float]) -> SoftLabels:
