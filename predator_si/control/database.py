@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from predator_si.control.leases import Lease
 from predator_si.control.ledger import stamp, unstamp
 from predator_si.control.states import ACTIVE, is_legal, reachable
 from predator_si.errors import BadInput, Missing, Refused
-from predator_si.records import Cycle, CycleState, LedgerRecord, Trigger, utc_now
+from predator_si.records import Cycle, CycleState, LedgerRecord, SealedOpening, Trigger, utc_now
 
 _MOST_A_DAY = 999
 _RELEASE_STATES = (CycleState.RELEASED.value, CycleState.WATCHING.value, CycleState.STABLE.value)
@@ -228,7 +228,8 @@ class Control:
         """Record that the sealed test queries of ``corpus`` are opened, before they are read.
 
         The same ``evaluation_id`` of the same cycle opens once, however often it is repeated (a resumed run). Another one is another
-        opening, and is counted: every look at the test set costs some of its honesty.
+        opening, and is counted: every look at the test set costs some of its honesty. What the opening is the how-manieth of is in its ledger
+        record, and :meth:`sealed_opening` says it again.
 
         Returns
         -------
@@ -236,20 +237,31 @@ class Control:
             Openings of this corpus so far, over all cycles.
         """
         table = schema.sealed_openings
-        same = sa.and_(table.c.cycle_id == cycle_id, table.c.corpus == corpus, table.c.evaluation_id == evaluation_id)
         with self._database.writing() as connection:
-            count = _openings(connection, corpus)
-            if connection.execute(sa.select(table.c.ledger_seq).where(same)).first() is not None:
-                return count
-            payload = {"corpus": corpus, "evaluation_id": evaluation_id, "opening": count + 1}
-            record = ledger.append(connection, now=self._clock(), action="sealed_test_opened", actor=actor, cycle_id=cycle_id, reason="", payload=payload)
+            earlier = _openings(connection, corpus)
+            if any(one[:2] == (cycle_id, evaluation_id) for one in earlier):
+                return len(earlier)
+            now = self._clock()
+            moments = [moment for *_, moment in earlier]
+            payload = {"corpus": corpus, "evaluation_id": evaluation_id, **_nth(moments, now).model_dump()}
+            record = ledger.append(connection, now=now, action="sealed_test_opened", actor=actor, cycle_id=cycle_id, reason="", payload=payload)
             connection.execute(table.insert().values(cycle_id=cycle_id, corpus=corpus, evaluation_id=evaluation_id, ledger_seq=record.seq))
-            return count + 1
+            return len(earlier) + 1
+
+    def sealed_opening(self, cycle_id: str, corpus: str, evaluation_id: str = "evaluation") -> SealedOpening | None:
+        """What the ledger says about an opening, counted anew from its records; null where there was none."""
+        with self._database.reading() as connection:
+            moments: list[datetime] = []
+            for cycle, evaluation, moment in _openings(connection, corpus):
+                if (cycle, evaluation) == (cycle_id, evaluation_id):
+                    return _nth(moments, moment)
+                moments.append(moment)
+        return None
 
     def sealed_openings(self, corpus: str) -> int:
         """How often the sealed test queries of ``corpus`` were opened."""
         with self._database.reading() as connection:
-            return _openings(connection, corpus)
+            return len(_openings(connection, corpus))
 
     # ------------------------------------------------------------------ ledger
 
@@ -333,6 +345,19 @@ def _kill_switch(connection: sa.Connection, contour: str) -> bool:
     return bool(connection.execute(query).scalar())
 
 
-def _openings(connection: sa.Connection, corpus: str) -> int:
-    query = sa.select(sa.func.count()).select_from(schema.sealed_openings).where(schema.sealed_openings.c.corpus == corpus)
-    return int(connection.execute(query).scalar_one())
+def _openings(connection: sa.Connection, corpus: str) -> list[tuple[str, str, datetime]]:
+    """(cycle, evaluation, when) of every opening of a corpus, oldest first."""
+    table, records = schema.sealed_openings, schema.ledger
+    query = (
+        sa.select(table.c.cycle_id, table.c.evaluation_id, records.c.timestamp)
+        .join(records, records.c.seq == table.c.ledger_seq)
+        .where(table.c.corpus == corpus)
+        .order_by(table.c.ledger_seq)
+    )
+    return [(str(cycle), str(evaluation), unstamp(str(moment))) for cycle, evaluation, moment in connection.execute(query)]
+
+
+def _nth(earlier: Sequence[datetime], now: datetime) -> SealedOpening:
+    periods = [f"{moment.astimezone(UTC):%Y-%m}" for moment in earlier]
+    period = f"{now.astimezone(UTC):%Y-%m}"
+    return SealedOpening(opening=len(periods) + 1, period=period, candidate=periods.count(period) + 1, rotation=len(set(periods) - {period}))

@@ -1,14 +1,16 @@
 """Champion against challenger on the same judged queries, candidates, depth and fusion rule, query by query.
 
 Does: ``compare`` (an Evaluation with the interval of the difference), ``evaluate_model`` (one model's per-query scores), ``equality_check``
-(may a fast backend score in another's place), ``PairScores`` (pair scores shared across stages).
-Does not: choose queries, open sealed sets, measure latency (the caller fills it in from the live service), decide.
+(may a fast backend score in another's place), ``PairScores`` (pair scores shared across stages); ``holdout_queries``, ``promotion_level``, ``seal_of`` (which
+sealed queries judge this month, and what their use may claim).
+Does not: choose other queries, open sealed sets, measure latency (the caller fills it in from the live service), decide.
 """
 
 from __future__ import annotations
 
 from predator_si.evaluate.compare import compare, evaluate_model
 from predator_si.evaluate.equality import Equality, equality_check
+from predator_si.evaluate.holdout import holdout_queries, promotion_level, seal_of
 from predator_si.evaluate.pair_scores import PairScores, score_pairs
 
-__all__ = ["Equality", "PairScores", "compare", "equality_check", "evaluate_model", "score_pairs"]
+__all__ = ["Equality", "PairScores", "compare", "equality_check", "evaluate_model", "holdout_queries", "promotion_level", "score_pairs", "seal_of"]

@@ -115,6 +115,39 @@ class Interval(Record):
     sd: float | None = None
 
 
+class SealedOpening(Record):
+    """Which use of a sealed judged set this is."""
+
+    opening: int
+    """1 for the first ever."""
+    period: str
+    """Month (UTC) in which it was opened, ``2026-11``."""
+    candidate: int
+    """1 for the first opening of that month: what its claims may spend follows from it."""
+    rotation: int
+    """Earlier months in which the set was opened: each used up its share of the queries."""
+
+
+class Holdout(Record):
+    """The sealed queries that judged a challenger, and what their use may claim."""
+
+    opening: SealedOpening
+    block: int
+    """Which share of the pool was asked, from 0."""
+    blocks: int
+    """Shares that the pool has; 1: it is too small to rotate, and every month asks the same queries."""
+    pool: int
+    """Sealed queries there are."""
+    level: float
+    """Two-sided p-value that a claim of superiority must reach: this candidate's share of the month's error."""
+    told: float
+    """Best NDCG@10 of this month's queries that may be told (Ladder): not the newest measurement, and no more exact than the set is large."""
+    rose: bool
+    """Whether this challenger raised it."""
+    power: str = ""
+    """What this set can resolve at ``level``, in words."""
+
+
 class Evaluation(Record):
     """``evaluation.json``: champion and challenger on the same judged queries, candidates, depth and fusion rule."""
 
@@ -133,6 +166,12 @@ class Evaluation(Record):
     latency: dict[str, Any] = {}
     """Per side: p50_ms, p95_ms, p99_ms, n: closed-loop searches through the service, arms interleaved."""
     per_query: str = "evaluation_per_query.parquet"
+    resolvable: float | None = None
+    """The true NDCG@10 difference that this set finds with probability .8, one-sided at 5%; null where no spread was seen."""
+    power: str = ""
+    """The same in words: "this set of 150 queries can resolve 5.1 points of NDCG@10 ..."."""
+    holdout: Holdout | None = None
+    """Where sealed queries were opened."""
     created_at: datetime
 
 

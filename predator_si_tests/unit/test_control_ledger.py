@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import sqlite3
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,27 @@ def test_the_sealed_test_set_opens_once_per_evaluation_and_is_counted(tmp_path: 
     assert control.open_sealed("si_2026_11_22_002", "python-docs", "job", evaluation_id="after-retrain") == 3
     assert control.sealed_openings("python-docs") == 3
     assert [record.payload["opening"] for record in control.records()] == [1, 1, 2, 3]
+
+
+def test_an_opening_knows_which_of_its_month_it_is(tmp_path: Path) -> None:
+    now = [datetime(2026, 11, 3, tzinfo=UTC)]
+    control = Control(tmp_path / "c.db", clock=lambda: now[0])
+    control.open_sealed("si_2026_11_03_001", "docs", "job")
+    now[0] = datetime(2026, 11, 30, 23, 59, tzinfo=UTC)
+    control.open_sealed("si_2026_11_30_001", "docs", "job")
+    control.open_sealed("si_2026_11_30_001", "other", "job")
+    now[0] = datetime(2027, 2, 1, 1, tzinfo=timezone(timedelta(hours=2)))  # still January by UTC
+    for _ in range(2):
+        control.open_sealed("si_2027_01_31_001", "docs", "job")
+    openings = [control.sealed_opening(cycle, "docs") for cycle in ("si_2026_11_03_001", "si_2026_11_30_001", "si_2027_01_31_001")]
+    assert [(one.opening, one.period, one.candidate, one.rotation) for one in openings if one] == [
+        (1, "2026-11", 1, 0),
+        (2, "2026-11", 2, 0),
+        (3, "2027-01", 1, 1),
+    ]
+    assert control.sealed_opening("si_2026_11_03_001", "other") is None
+    said = [record.payload for record in control.records() if record.payload["corpus"] == "docs"]
+    assert [(payload["candidate"], payload["rotation"]) for payload in said] == [(1, 0), (2, 0), (1, 1)]
 
 
 def test_notes_keep_json_and_forget_what_they_replaced(tmp_path: Path) -> None:
