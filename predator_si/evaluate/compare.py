@@ -15,7 +15,7 @@ from predator_si.measures import per_query
 from predator_si.records import Evaluation, Interval, ServingConfig, utc_now
 from predator_si.search.adaptive_depth import DepthRule
 from predator_si.search.rerank import Reranker
-from predator_si.statistics import holm, paired_interval, resolvable_effect
+from predator_si.statistics import holm, paired_interval, power_sentence, resolvable_effect
 
 _MEASURES = {"nDCG@10": "ndcg_at_10", "R@20": "recall_at_20", "RR@10": "rr_at_10"}
 Progress = Callable[[int, int], None]
@@ -137,6 +137,7 @@ def compare(
     frame = frame.with_columns(
         ndcg_difference=pl.col("ndcg_challenger") - pl.col("ndcg_champion"), recall_difference=pl.col("recall_challenger") - pl.col("recall_champion")
     ).join(candidate_recall(judged), on="query_id", how="left", maintain_order="left")
+    difference = paired_interval(frame["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples)
     evaluation = Evaluation(
         cycle_id=cycle_id,
         champion=configs[0],
@@ -146,10 +147,12 @@ def compare(
         n_queries=frame.height,
         ndcg_champion=_mean(frame, "ndcg_champion"),
         ndcg_challenger=_mean(frame, "ndcg_challenger"),
-        ndcg_difference=paired_interval(frame["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples),
+        ndcg_difference=difference,
         recall_champion=_mean(frame, "recall_champion"),
         recall_challenger=_mean(frame, "recall_challenger"),
         slices=slice_differences(frame, slices or {}, seed=seed, resamples=resamples),
+        resolvable=resolvable_effect(frame.height, difference.sd) if difference.sd else None,
+        power=power_sentence(frame.height, difference.sd),
         created_at=utc_now(),
     )
     return evaluation, frame

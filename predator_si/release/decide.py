@@ -15,6 +15,7 @@ from predator_si.records import Answer, Criterion, Decision, Evaluation, Experim
 from predator_si.release.latency import LATENCY_ALLOWANCE, known_or_not, latency_metrics
 
 ALPHA = 0.05
+"""Two-sided p-value of superiority where one judged set is used once. Used again and again it is the candidate's share of the month's error (``level``)."""
 NDCG_MARGIN = 0.01
 """How much lower NDCG@10 may be and still count as not worse."""
 SAMPLE_RATIO_ALPHA = 0.001
@@ -51,6 +52,8 @@ _CHEAPER = (_rule("cost_lower", "cost_change_high", "max", -_ABOVE_ZERO, "A sear
 _RECALL_UP = (
     _rule("recall_superior", "recall_difference_low", "min", _ABOVE_ZERO, "Recall@20 is higher: the whole interval is above zero",
           "Recall@20 вищий: увесь інтервал вище нуля", min_sample=30),
+    _rule("recall_significant", "recall_p_value", "max", ALPHA, "Chance does not explain the difference (sign-flip test)",
+          "Різницю не пояснити випадком (тест зміни знаків)", min_sample=30),
 )  # fmt: skip
 
 PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
@@ -65,6 +68,9 @@ PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
 """Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
 UNSPLIT = frozenset({"error_rate", "etl_lag_seconds"})
 """Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them."""
+
+_SHARES_THE_ERROR = frozenset({"ndcg_significant", "recall_significant"})
+"""Claims of superiority on judged queries that every candidate of a month meets."""
 
 _WORSE = (_rule("ndcg_not_worse", "ndcg_difference_high", "min", 0.0, "NDCG@10 is not proven lower", "Не доведено, що NDCG@10 нижчий", min_sample=30),)
 _INFERIOR = (
@@ -125,6 +131,7 @@ def decide_trial(
     approval_required: bool = False,
     latency: Mapping[str, Any] | None = None,
     latency_target_ms: float | None = None,
+    level: float | None = None,
     extra: Mapping[str, Metric] | None = None,
     evidence: Mapping[str, str] | None = None,
     drill: bool = False,
@@ -145,6 +152,10 @@ def decide_trial(
         the latency criteria do not apply yet, and only then.
     latency_target_ms
         The contour's gate for p95.
+    level
+        What a p-value of superiority must reach: the candidate's share of the month's error (``evaluate.promotion_level``), by the ledger. Null:
+        :data:`ALPHA`, for queries that nobody uses again. A trial asks for it too: one whose promotion could not follow would cost its clients for nothing.
+        Guardrails keep their own 95%: ALL must hold, which needs no correction (Berger 1982).
     extra
         Further metrics that criteria name, by name (``cost_change_high``).
     evidence
@@ -153,7 +164,7 @@ def decide_trial(
         An explicit drill pushes the model past the gates; recorded, and allowed only where the patch asset allows it.
     """
     known = comparison_metrics(evaluation, latency, latency_target_ms) | dict(extra or {})
-    gates, verdict, reason = _judge(trigger, known, before_trial=not (latency or evaluation.latency))
+    gates, verdict, reason = _judge(trigger, known, level, before_trial=not (latency or evaluation.latency))
     return _decision(evaluation, "trial", gates, verdict, reason, policy, approval_required, evidence, drill, now)
 
 
@@ -167,6 +178,7 @@ def decide_promote(
     trial_required: bool = True,
     latency: Mapping[str, Any] | None = None,
     latency_target_ms: float | None = None,
+    level: float | None = None,
     extra: Mapping[str, Metric] | None = None,
     evidence: Mapping[str, str] | None = None,
     drill: bool = False,
@@ -188,7 +200,7 @@ def decide_promote(
         raise BadInput(f"the trial belongs to cycle {experiment.cycle_id}, the evaluation to {evaluation.cycle_id}. Give those of one cycle.")
     measured = latency or evaluation.latency or (_trial_latency(experiment) if experiment else None)
     known = comparison_metrics(evaluation, measured, latency_target_ms) | dict(extra or {})
-    gates, verdict, reason = _judge(trigger, known, before_trial=False)
+    gates, verdict, reason = _judge(trigger, known, level, before_trial=False)
     if experiment is None:
         if trial_required and verdict is Verdict.PROMOTE:
             verdict, reason = Verdict.INCONCLUSIVE, f"{reason}; there was no trial, and this contour asks for one"
@@ -233,9 +245,11 @@ def approve(decision: Decision, actor: str, *, overridden_by: Collection[str] = 
 def comparison_metrics(evaluation: Evaluation, latency: Mapping[str, Any] | None = None, latency_target_ms: float | None = None) -> dict[str, Metric]:
     """The numbers that the criteria name, from an evaluation and a latency measurement. What was not measured is null with its reason."""
     found = evaluation.ndcg_difference
+    constant = found.sd == 0.0 and found.estimate != 0.0  # a spread that was never seen is not zero; no difference at all is the same ranking
+    why = f"all {found.n} differences are {found.estimate:+.4f}, so nothing says how sure that is"
     known = [
-        known_or_not("ndcg_difference_low", found.low, found.n),
-        known_or_not("ndcg_difference_high", found.high, found.n),
+        known_or_not("ndcg_difference_low", None if constant else found.low, found.n, why),
+        known_or_not("ndcg_difference_high", None if constant else found.high, found.n, why),
         known_or_not("ndcg_p_value", found.p_value, found.n, "the evaluation holds no p-value"),
         known_or_not("ndcg_gain", found.estimate / evaluation.ndcg_champion if evaluation.ndcg_champion > 0 else None, found.n, "the champion's NDCG is 0"),
         known_or_not("recall_difference_low", None, 0, "no interval of the recall difference was computed"),
@@ -273,9 +287,10 @@ def judge_criterion(criterion: Criterion, metrics: Mapping[str, Metric]) -> Gate
     return GateResult(criterion=criterion, answer=answer, value=value, limit=limit, n=n, reason=reason)
 
 
-def _judge(trigger: str, metrics: Mapping[str, Metric], *, before_trial: bool) -> tuple[list[GateResult], Verdict, str]:
+def _judge(trigger: str, metrics: Mapping[str, Metric], level: float | None, *, before_trial: bool) -> tuple[list[GateResult], Verdict, str]:
     signal = signal_of(trigger)
-    promotion = [judge_criterion(_not_yet(criterion) if before_trial else criterion, metrics) for criterion in PROMOTION_CRITERIA[signal]]
+    asked = [_at_level(criterion, level) for criterion in PROMOTION_CRITERIA[signal]]
+    promotion = [judge_criterion(_not_yet(criterion) if before_trial else criterion, metrics) for criterion in asked]
     rejection = [judge_criterion(criterion, metrics) for criterion in REJECTION_CRITERIA[signal]]
     worse = [gate for gate in rejection if gate.answer is Answer.FAIL]
     open_ones = [gate for gate in promotion if gate.criterion.critical and gate.answer not in (Answer.PASS, Answer.NOT_APPLICABLE)]
@@ -285,6 +300,11 @@ def _judge(trigger: str, metrics: Mapping[str, Metric], *, before_trial: bool) -
         return promotion + rejection, Verdict.INCONCLUSIVE, "neither proven better nor worse: " + _reasons(open_ones)
     shown = _reasons([gate for gate in promotion if gate.answer is Answer.PASS])
     return promotion + rejection, Verdict.PROMOTE, shown or f"{signal}: the service is to be brought back, and the watch says whether it is"
+
+
+def _at_level(criterion: Criterion, level: float | None) -> Criterion:
+    """A claim of superiority at this candidate's share of the month's error."""
+    return criterion if level is None or criterion.name not in _SHARES_THE_ERROR else criterion.model_copy(update={"threshold": level})
 
 
 def _not_yet(criterion: Criterion) -> Criterion:

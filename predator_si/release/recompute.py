@@ -75,6 +75,7 @@ def recompute_decision(
     card_of: Callable[[str], ModelCard] | None = None,
     trial_required: bool = True,
     latency_target_ms: float | None = None,
+    level: float | None = None,
     extra: Mapping[str, Metric] | None = None,
     allow_drill: bool = False,
     seed: int = 0,
@@ -94,8 +95,8 @@ def recompute_decision(
         The deny list at the branch's head.
     card_of
         The model store's card of a digest, for the digest of the weights behind the challenger.
-    trial_required, latency_target_ms, extra
-        As given to ``decide_trial`` and ``decide_promote``.
+    trial_required, latency_target_ms, level, extra
+        As given to ``decide_trial`` and ``decide_promote``; ``level`` by the ledger, the file's own is not believed.
     allow_drill
         Whether a decision marked as a drill may pass; the mark in the file alone is not enough.
     seed, n_boot
@@ -123,6 +124,7 @@ def recompute_decision(
         "approval_required": decision.approval_required,
         "latency": latency,
         "latency_target_ms": latency_target_ms,
+        "level": level,
         "extra": {**recall, **(extra or {})},
         "drill": decision.drill,
     }
@@ -155,11 +157,12 @@ def evidence_metrics(folder: Path, evaluation: Evaluation) -> dict[str, Metric]:
 
 
 def recall_metric(scores: pl.DataFrame, seed: int = 0, n_boot: int = 10_000) -> dict[str, Metric]:
-    """``recall_difference_low`` from per-query scores that hold ``recall_difference``; empty where they do not. Give it as ``extra``."""
+    """``recall_difference_low`` and ``recall_p_value`` from per-query scores that hold ``recall_difference``; empty where they do not. Give it as ``extra``."""
     if "recall_difference" not in scores.columns:
         return {}
     found = paired_interval(_numbers(scores, "recall_difference", "per-query scores"), seed=seed, n_boot=n_boot)
-    return {"recall_difference_low": Metric(name="recall_difference_low", value=found.low, n=found.n)}
+    known = {"recall_difference_low": found.low, "recall_p_value": found.p_value}
+    return {name: Metric(name=name, value=value, n=found.n) for name, value in known.items()}
 
 
 # --------------------------------------------------------------------------- evidence

@@ -86,6 +86,32 @@ def test_the_verdict_of_each_row(trigger: str, low: float, high: float, p: float
         assert all(gate.reason for gate in decision.gates)
 
 
+def test_superiority_is_claimed_at_the_candidates_share_of_the_months_error() -> None:
+    evaluation = _evaluation(0.02, 0.06, 0.001, EQUAL)
+    for decision in (_trial(evaluation, level=0.0005), _promote(evaluation, _experiment(), level=0.0005)):
+        assert decision.verdict is Verdict.INCONCLUSIVE and "ndcg_p_value 0.001 misses <= 0.0005" in decision.reason
+    assert _trial(_evaluation(0.02, 0.06, 0.0004, EQUAL), level=0.0005).verdict is Verdict.PROMOTE
+    assert _trial(_evaluation(0.02, 0.06, 0.0, EQUAL), level=0.0).verdict is Verdict.PROMOTE  # only a p-value of 0, which no sign-flip test gives
+    assert _trial(_evaluation(-0.009, 0.01, 0.9, EQUAL), "user_satisfaction_down", level=0.0005).verdict is Verdict.PROMOTE  # guardrails keep theirs
+
+
+def test_more_recall_is_claimed_like_more_relevance() -> None:
+    def judged(p: float | None, **more: Any) -> Verdict:
+        found = {"recall_difference_low": 0.02} | ({"recall_p_value": p} if p is not None else {})
+        extra = {name: Metric(name=name, value=value, n=400) for name, value in found.items()}
+        return _trial(_evaluation(-0.005, 0.02, latency=EQUAL), "recall_at_20_down", extra=extra, **more).verdict
+
+    assert (judged(0.001), judged(0.2), judged(None)) == (Verdict.PROMOTE, Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE)
+    assert judged(0.001, level=0.0005) is Verdict.INCONCLUSIVE
+
+
+def test_differences_that_are_all_equal_prove_nothing() -> None:
+    evaluation = _evaluation(0.05, 0.05, 0.0001, EQUAL)
+    constant = evaluation.model_copy(update={"ndcg_difference": evaluation.ndcg_difference.model_copy(update={"sd": 0.0})})
+    decision = _trial(constant)
+    assert decision.verdict is Verdict.INCONCLUSIVE and "all 400 differences are +0.0500" in decision.reason
+
+
 def test_cost_is_judged_once_somebody_measures_it() -> None:
     cheaper = {"cost_change_high": Metric(name="cost_change_high", value=-0.3, n=200)}
     assert _trial(_evaluation(-0.005, 0.01, latency=EQUAL), "cost_per_1k_requests_up", extra=cheaper).verdict is Verdict.PROMOTE
@@ -242,6 +268,8 @@ def test_a_sound_decision_is_confirmed(tmp_path: Path) -> None:
     assert set(promotion.evidence) == {"evaluation.json", "evaluation_per_query.parquet", "ab_test_results.json"}
     assert _again(tmp_path, "promote") == promotion
     assert recall_metric(pl.read_parquet(tmp_path / "evaluation_per_query.parquet"))["recall_difference_low"].value == 0.0
+    with pytest.raises(Refused, match="stored trial verdict is promote, its evidence gives inconclusive"):
+        _again(tmp_path, level=0.0)  # the ledger's level is believed, not the file's
 
 
 def test_a_forged_verdict_is_refused(tmp_path: Path) -> None:

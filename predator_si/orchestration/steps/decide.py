@@ -9,6 +9,7 @@ from typing import Any, Literal
 import polars as pl
 
 from predator_si.errors import Missing, Refused
+from predator_si.evaluate import promotion_level
 from predator_si.experiment import judge_ab
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
@@ -40,6 +41,17 @@ def needs_trial(loop: Loop, cycle_id: str) -> bool:
     return loop.settings.ab_testing and is_tried(loop.control.cycle(cycle_id).trigger.type)
 
 
+def promotion_level_of(loop: Loop, cycle_id: str) -> float | None:
+    """What a claim of superiority must reach in this cycle, by the ledger's record of the opening.
+
+    Null for cycles that are not about ranking; 0, which nothing reaches, where no sealed queries were opened: a drill.
+    """
+    if not is_tried(loop.control.cycle(cycle_id).trigger.type):
+        return None
+    opening = loop.control.sealed_opening(cycle_id, loop.corpus.name)
+    return 0.0 if opening is None else promotion_level(opening)
+
+
 def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, tracker: ExperimentTracker | None = None) -> Decision:
     """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits.
 
@@ -59,6 +71,7 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, trac
         "policy": loop.settings.policy,
         "latency": read_latency(folder, evidence),
         "latency_target_ms": latency_target_ms(loop),
+        "level": promotion_level_of(loop, cycle_id),
         "evidence": evidence,
         "extra": evidence_metrics(folder, evaluation),
         "drill": drill,
@@ -172,6 +185,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     folder = loop.artifacts(cycle_id)
     cycle = loop.control.cycle(cycle_id)
     loop.repo.sync()
+    level = promotion_level_of(loop, cycle_id)
     decision = recompute_decision(
         folder,
         stage,
@@ -181,10 +195,13 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         card_of=loop.models.card,
         trial_required=needs_trial(loop, cycle_id),
         latency_target_ms=latency_target_ms(loop),
+        level=level,
         allow_drill=allow_drill,
     )
     if decision.drill:
         _require_drill(loop, cycle_id, decision.challenger.model)
+    elif level == 0.0:
+        raise Refused(f"cycle {cycle_id}: the ledger knows of no opening of {loop.corpus.name}'s sealed queries, so nothing was proven. Evaluate it again.")
     if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
         raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
     if stage == "trial":

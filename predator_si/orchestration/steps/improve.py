@@ -16,7 +16,7 @@ from pydantic import Field
 
 from predator_si.augment import read_examples, read_manifest, update_manifest
 from predator_si.errors import BadInput, Missing
-from predator_si.evaluate import compare, evaluate_model
+from predator_si.evaluate import compare, evaluate_model, holdout_queries, seal_of
 from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, describe, recipes
@@ -224,7 +224,7 @@ def _calibration(examples: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
 
 
 def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:
-    """Champion and challenger on the sealed test queries of what changed: same index and candidates. Opening the seal is a ledger record.
+    """Champion and challenger on this month's sealed test queries of what changed: same index and candidates. Opening the seal is a ledger record.
 
     A cycle that only brings the service back is compared on dev queries: its decision does not ask which ranks better.
     """
@@ -232,15 +232,24 @@ def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None 
     challenger = ServingConfig.read(loop.artifacts(cycle_id) / "challenger.json")
     if not is_tried(loop.control.cycle(cycle_id).trigger.type):
         return _evaluate_repair(loop, cycle_id, challenger, on_progress)
-    openings = loop.control.open_sealed(cycle_id, corpus.name, "loop")
-    queries = frozen_sample(corpus.queries(split="test", part="shift"), scale.test_queries, scale.seed)
+    loop.control.open_sealed(cycle_id, corpus.name, "loop")
+    opening = loop.control.sealed_opening(cycle_id, corpus.name)
+    if opening is None:
+        raise Missing(f"cycle {cycle_id}: the ledger does not know the opening of {corpus.name} that was just written. Run `predator-si audit verify`.")
+    pool = corpus.queries(split="test", part="shift")
+    queries, *place = holdout_queries(pool, scale.test_queries, opening.rotation, scale.seed)
     evaluation, frame = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "test", on_progress)
+    note = f"ladder/{corpus.name}/{opening.period}"
+    holdout, told = seal_of(evaluation, frame, opening, (place[0], place[1]), pool.height, loop.control.get_note(note))
+    loop.control.set_note(note, told)
+    evaluation = evaluation.model_copy(update={"holdout": holdout})
+    loop.save(cycle_id, "evaluation.json", evaluation)
     loop.control.transition(
         cycle_id,
         CycleState.EVALUATED,
         f"NDCG@10 {evaluation.ndcg_champion:.4f} -> {evaluation.ndcg_challenger:.4f} on {evaluation.n_queries} sealed queries",
         "loop",
-        {"difference": evaluation.ndcg_difference.model_dump(), "test_openings": openings},
+        {"difference": evaluation.ndcg_difference.model_dump(), "test_openings": opening.opening, "holdout": holdout.model_dump()},
     )
     return evaluation, frame
 
