@@ -144,7 +144,8 @@ def mean_change(metric: str, arms: tuple[Traffic, Traffic], margin: float, up: b
         found = _filled(means[1] - factor * means[0])
         return estimate_log_e(found, np.hypot(errors[1], factor * errors[0]), size, 0.0, prior=levels.prior, alternative=alternative)
 
-    good, bad = ("greater", "less") if up else ("less", "greater")
+    sides_of: tuple[Alternative, Alternative] = ("greater", "less") if up else ("less", "greater")
+    good, bad = sides_of
     low, high = estimate_sequence(_filled(means[1] - means[0]), np.hypot(*errors), size, SHOWN_ALPHA, prior=levels.prior)
     relative = _filled(means[1] / reference - 1.0, 0.0)
     low, high = np.fmax.accumulate(low / reference), np.fmin.accumulate(high / reference)

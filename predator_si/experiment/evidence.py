@@ -39,7 +39,7 @@ def anonymise(events: EventFrames, start: datetime, end: datetime) -> EventFrame
     named = {kind: _numbered(frame, requests, clients) for kind, frame in frames.items()}
     return EventFrames(
         named["search"], named["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), events.lost, pl.DataFrame(schema=_LOSSES), events.unknown,
-        **{f"{kind}s": named[kind] for kind in named if kind not in ("search", "action")},
+        exposures=named["exposure"], shadows=named["shadow"],
     )  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def read_evidence(root: Path, expected: dict[str, str], *, lost: int = 0) -> Eve
     }
     return EventFrames(
         frames["search"], frames["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), lost, pl.DataFrame(schema=_LOSSES),
-        **{f"{kind}s": frames[kind] for kind in frames if kind not in ("search", "action")},
+        exposures=frames["exposure"], shadows=frames["shadow"],
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def _read(path: Path, sha256: str, kind: str) -> pl.DataFrame:
 
 def _others(events: EventFrames) -> dict[str, pl.DataFrame]:
     """Frames beside the searches, by kind."""
-    return {kind: events.actions if kind == "action" else getattr(events, f"{kind}s") for kind in KIND_SCHEMA if kind != "search"}
+    return {"action": events.actions, "exposure": events.exposures, "shadow": events.shadows}
 
 
 def _own(frame: pl.DataFrame, requests: dict[str, str]) -> pl.DataFrame:

@@ -102,7 +102,7 @@ def _preference(wins: Any, design: Design) -> tuple[GateResult, GateResult, dict
     n = np.arange(1, wins.size + 1, dtype=np.float64)
     won = np.cumsum(wins)
     low, high = rate_sequence(won, n, 2.0 * design.non_inferiority_alpha)
-    places = np.unique(np.linspace(0, max(0, n.size - 1), 24).round().astype(int)) if n.size else []
+    places: list[int] = np.unique(np.linspace(0, n.size - 1, 24).round().astype(int)).tolist() if n.size else []
     points = [{"n": int(n[k]), "at": None, "estimate": float(won[k] / n[k] - 0.5), "low": float(low[k] - 0.5), "high": float(high[k] - 0.5)} for k in places]
     path = {"metric": "interleaving_wins", "kind": "absolute", "direction": "min", "margin": -MARGIN, "points": points}
     if not n.size:

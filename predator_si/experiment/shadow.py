@@ -159,7 +159,7 @@ def _latency(scored: pl.DataFrame, design: Design) -> tuple[GateResult, GateResu
 
 def _path(metric: str, kind: str, margin: float, estimate: Any, low: Any, high: Any) -> dict[str, Any]:
     """At most 24 points of the sequence by number of requests."""
-    places = np.unique(np.linspace(0, max(0, len(estimate) - 1), 24).round().astype(int)) if len(estimate) else []
+    places: list[int] = np.unique(np.linspace(0, len(estimate) - 1, 24).round().astype(int)).tolist() if len(estimate) else []
 
     def known(value: float) -> float | None:
         return float(value) if np.isfinite(value) else None

@@ -13,11 +13,13 @@ import dagster as dg
 import numpy as np
 import polars as pl
 
+from predator_si.experiment.plan import Experiment
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps.judge import Judged
-from predator_si.records import AnomalyReport, Answer, Criterion, Decision, Evaluation, GateResult, MetricsSnapshot, Record
+from predator_si.records import AnomalyReport, Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, MetricsSnapshot, Record
 from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
 from predator_si.reports.pages import window_url
+from predator_si.reports.sequences import confidence_sequences
 
 
 def gate_specs(key: Sequence[str], criteria: Sequence[Criterion], *, blocking: bool) -> list[dg.AssetCheckSpec]:
@@ -192,6 +194,27 @@ def evaluation_metadata(evaluation: Evaluation, per_query: pl.DataFrame) -> dict
     if slices:
         found["slices"] = dg.MetadataValue.md(as_markdown(ndcg_slices(slices), "NDCG@10 by slice"))
     return found
+
+
+def experiment_metadata(result: ExperimentResult, trial: Experiment) -> dict[str, Any]:
+    """A look at a trial: its verdict, the confidence sequences with their margins, validity, slices, and what would change it."""
+    found: dict[str, Any] = {
+        "verdict": result.verdict.value,
+        "reason": result.reason,
+        "requests": dg.MetadataValue.json(result.requests),
+        "step": f"{min(trial.step + 1, len(trial.plan.steps))} of {len(trial.plan.steps)}, looked at in mode {result.mode}",
+        "looks": len(trial.looks),
+        "ended": trial.reason if trial.ended_at is not None else "goes on",
+        "sample_ratio_p": "does not apply" if result.sample_ratio_p is None else float(result.sample_ratio_p),
+        "would_change": dg.MetadataValue.md("\n".join(f"- {line}" for line in result.would_change) or "nothing"),
+    }
+    if result.paths and any(path["points"] for path in result.paths):
+        found["sequences"] = dg.MetadataValue.md(as_markdown(confidence_sequences(result.paths), "confidence sequences over the trial, with their margins"))
+    for name, rows in (("gates", [*result.quality, *result.guardrails, *result.success]),):
+        records = [dg.TableRecord({"gate": gate.criterion.name, "answer": gate.answer.value, "n": gate.n, "reason": gate.reason}) for gate in rows]
+        found |= {name: dg.MetadataValue.table(records)} if records else {}
+    slices = [dg.TableRecord({"slice": row["name"], "metric": row["metric"], "answer": row["answer"], "reason": row["reason"]}) for row in result.slices]
+    return found | ({"slices": dg.MetadataValue.table(slices)} if slices else {})
 
 
 def latency_metadata(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -195,7 +195,8 @@ def job_for(loop: Loop, cycle_id: str) -> str:
 
 def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:
     """Why a cycle needs no job now: traffic is missing, a person is asked, or it has ended; null when it does."""
-    from predator_si.orchestration.steps import decide
+    from predator_si.experiment import plan
+    from predator_si.orchestration.steps import decide, trial
 
     cycle = loop.control.cycle(cycle_id)
     if loop.control.kill_switch(loop.contour) and cycle.state not in (CycleState.RELEASED, CycleState.WATCHING):
@@ -204,12 +205,9 @@ def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:
         return decide.may_commit(loop, cycle_id)
     if cycle.state is CycleState.ON_TRIAL:
         try:
-            served, needed, started = decide.trial_progress(loop, cycle_id)
+            return plan.reason_to_wait(*trial.trial_progress(loop, cycle_id), utc_now())
         except PredatorError as error:
             return f"unknown: {error}"
-        if utc_now() - started < timedelta(days=loop.settings.experiment.min_days):
-            return f"the trial runs for at least {loop.settings.experiment.min_days:g} days"
-        return f"the trial has {served} of {needed} requests" if served < needed else None
     if cycle.state in (CycleState.RELEASED, CycleState.WATCHING):
         return _watch_waits(loop, cycle_id)
     return None if cycle.state in NEXT_JOB else f"the cycle is {cycle.state.value}"

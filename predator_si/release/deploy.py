@@ -9,7 +9,8 @@ from typing import Any, Literal
 from predator_si.errors import Missing, Refused
 from predator_si.records import Deployment, HelmPatch, ServingConfig, utc_now
 from predator_si.release.gitops import GitOpsRepo
-from predator_si.release.patch import Stage, apply_patch
+from predator_si.release.patch import Mode, Stage, apply_patch, make_patch, same, step_changes
+from predator_si.release.release_file import owned_values, parse_release
 
 NO_CANDIDATE = "none"
 """``Deployment.expected_digest`` where the candidate is to be gone."""
@@ -57,6 +58,45 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
                 "It was taken back; open a new cycle."
             )
     return patch.model_copy(update={"commit": commit, "base_commit": patch.base_commit or base})
+
+
+def commit_step(repo: GitOpsRepo, trial: HelmPatch, mode: Mode, share: float, message: str, number: int) -> HelmPatch:
+    """Commit the next step of a trial that is on, and give its patch as if it had been committed so from the beginning: one reverse takes all steps back.
+
+    Safe to repeat: the commit carries the step's number as a trailer.
+
+    Parameters
+    ----------
+    trial
+        The committed patch of the trial so far.
+    number
+        Of the step, from 2.
+
+    Raises
+    ------
+    Refused
+        Somebody changed one of the keys since.
+    Unavailable
+        The repository cannot be reached or refuses the push.
+    """
+    changes = step_changes(mode, share)
+    first: dict[str, HelmPatch] = {}
+
+    def change(files: Mapping[str, str]) -> Mapping[str, str]:
+        text = _release_text(repo, files, trial.file)
+        values = owned_values(parse_release(text, trial.file))
+        moved = [key for key, value in trial.changes.items() if key in changes and not same(values[key], value) and not same(values[key], changes[key])]
+        if moved:
+            raise Refused(
+                f"{trial.file}: {', '.join(moved)} of the trial of {trial.cycle_id} was changed by somebody else meanwhile. End the trial, or put it back."
+            )
+        first["patch"] = make_patch(text, changes, cycle_id=trial.cycle_id, stage="trial", file=trial.file)
+        return {trial.file: apply_patch(text, first["patch"])}
+
+    repo.sync()
+    commit = repo.change(change, message, cycle_id=trial.cycle_id, stage=f"trial-{number}") or repo.head()
+    before = {key: value for key, value in (first["patch"].reverse if first else changes).items() if key not in trial.reverse}
+    return trial.model_copy(update={"changes": {**trial.changes, **changes}, "reverse": {**before, **trial.reverse}, "commit": commit})
 
 
 def _release_text(repo: GitOpsRepo, files: Mapping[str, str], path: str) -> str:

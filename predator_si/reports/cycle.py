@@ -14,7 +14,9 @@ from predator_si.reports.folder import CycleFolder, open_folder
 from predator_si.reports.language import Language, phrase
 from predator_si.reports.optimisation import optimisation_section
 from predator_si.reports.page import Markup, element, joined, page, picture, pill, section, table
+from predator_si.reports.pages import TRIAL_PAGE
 from predator_si.reports.plots import Theme, difference_histogram, latency_histogram, metric_history, ndcg_slices
+from predator_si.reports.sequences import evidence_over_checks
 from predator_si.reports.summary import ComparisonRow, comparison_rows, outcome
 
 NAME = "report.html"
@@ -283,7 +285,8 @@ def _trial(context: _Context) -> Markup | None:
     rows.append(("requests", *(f"{found.requests[name]:,}" if name in found.requests else unknown for name in names)))
     colour = {"promote": "good", "reject": "bad"}.get(found.verdict.value, "open")
     facts = f"{found.mode}, {found.started_at:%Y-%m-%d %H:%M} … {found.ended_at:%H:%M} UTC"
-    return section(context.say("trial"), element("p", pill(found.verdict.value, colour), found.reason), element("p", facts),
+    page_of_it = [element("p", element("a", TRIAL_PAGE, href=TRIAL_PAGE))] if (context.folder.path / TRIAL_PAGE).is_file() else []
+    return section(context.say("trial"), element("p", pill(found.verdict.value, colour), found.reason), element("p", facts), *page_of_it,
                    table(["", *names], rows, numbers=range(1, len(names) + 1)))  # fmt: skip
 
 
@@ -348,7 +351,10 @@ def _watch(context: _Context) -> Markup | None:
     line = f"{found.reason} ({found.failed_requests:,} {context.say('of')} {found.requests:,})"
     keys = list(dict.fromkeys(key for check in found.checks for key in check))[:8]
     rows = [tuple(_plain(check.get(key)) for key in keys) for check in found.checks]
-    return section(context.say("watch"), element("p", pill(found.answer, colour), line), *([table(keys, rows)] if rows else []))
+    drawn = (
+        [picture(lambda theme: evidence_over_checks(found.evidence, found.needed, theme=theme), context.say("watch"))] if any(found.evidence.values()) else []
+    )
+    return section(context.say("watch"), element("p", pill(found.answer, colour), line), *drawn, *([table(keys, rows)] if rows else []))
 
 
 def _plain(value: Any) -> str:

@@ -17,6 +17,9 @@ from predator_si.records import CYCLE_ID
 from predator_si.reports.dataset_card import DATASET_CARD
 from predator_si.reports.page import Markup, element, joined, page, section, table
 
+TRIAL_PAGE = "ab_test_results.html"
+"""As ``reports.trial`` writes it; named here so that serving pages imports no statistics."""
+
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
@@ -44,8 +47,13 @@ def dataset_url(port: int, cycle_id: str) -> str:
     return f"http://127.0.0.1:{port}/cycles/{cycle_id}/dataset"
 
 
+def trial_url(port: int, cycle_id: str) -> str:
+    """Address of the page of a cycle's trial."""
+    return f"http://127.0.0.1:{port}/cycles/{cycle_id}/trial"
+
+
 def create_app(home: Path) -> FastAPI:
-    """``/`` lists the pages, ``/windows/<name>``, ``/cycles/<cycle_id>`` and ``/cycles/<cycle_id>/dataset`` are the pages.
+    """``/`` lists the pages, ``/windows/<name>``, ``/cycles/<cycle_id>``, ``/cycles/<cycle_id>/dataset`` and ``/cycles/<cycle_id>/trial`` are the pages.
 
     GET only, and only for this machine's names in ``Host``.
     """
@@ -83,6 +91,10 @@ def create_app(home: Path) -> FastAPI:
     async def dataset(cycle_id: str) -> HTMLResponse:
         return answer(folders.artifacts / cycle_id / DATASET_CARD if CYCLE_ID.match(cycle_id) else Path(DATASET_CARD))
 
+    @app.get("/cycles/{cycle_id}/trial")
+    async def trial(cycle_id: str) -> HTMLResponse:
+        return answer(folders.artifacts / cycle_id / TRIAL_PAGE if CYCLE_ID.match(cycle_id) else Path(TRIAL_PAGE))
+
     @app.get("/")
     async def everything() -> HTMLResponse:
         return HTMLResponse(_listing(folders), headers={"Content-Security-Policy": _OURS})
@@ -98,12 +110,17 @@ def _listing(folders: Home) -> str:
     windows = sorted((path.name.removesuffix(".en.html") for path in folders.snapshots.glob("*.en.html")), reverse=True)[:_LISTED]
     cycles = sorted((path.parent.name for path in folders.artifacts.glob("*/report.html")), reverse=True)[:_LISTED]
     cards = {path.parent.name for path in folders.artifacts.glob(f"*/{DATASET_CARD}")}
-    listed = [(element("a", n, href=f"/cycles/{n}"), element("a", "data / дані", href=f"/cycles/{n}/dataset") if n in cards else "") for n in cycles]
+    trials = {path.parent.name for path in folders.artifacts.glob(f"*/{TRIAL_PAGE}")}
+    listed = [
+        (element("a", n, href=f"/cycles/{n}"), element("a", "data / дані", href=f"/cycles/{n}/dataset") if n in cards else "",
+         element("a", "trial / випробування", href=f"/cycles/{n}/trial") if n in trials else "")
+        for n in cycles
+    ]  # fmt: skip
     rows = [(name, element("a", "English", href=f"/windows/{name}.en.html"), element("a", "Українською", href=f"/windows/{name}.uk.html")) for name in windows]
     parts = [
         element("header", element("h1", "predator_si")),
         section("Windows / Вікна", table(["", "", ""], rows) if rows else element("p", "None yet: materialize observe/quality_report.")),
-        section("Cycles / Цикли", table(["", ""], listed) if cycles else element("p", "None yet.")),
+        section("Cycles / Цикли", table(["", "", ""], listed) if cycles else element("p", "None yet.")),
     ]
     return page("predator_si", "en", joined(parts))
 

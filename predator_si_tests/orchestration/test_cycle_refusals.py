@@ -245,7 +245,7 @@ def test_a_trial_is_not_judged_before_its_traffic(stage: Stage) -> None:
     cycle_id = stage.on_trial()
     stage.traffic(30)
     result = stage.run("cycle_judge_job", cycle_id)
-    assert not result.success and f"trial of {cycle_id}: 30 of 100 requests so far" in failure(result)
+    assert not result.success and f"trial of {cycle_id}: the trial has 30 of 100 requests" in failure(result)
     assert stage.state(cycle_id) is CycleState.ON_TRIAL
 
 

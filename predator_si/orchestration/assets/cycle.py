@@ -7,16 +7,27 @@ import dagster as dg
 
 from predator_si.orchestration.assets.external import JUDGMENTS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.metadata import check_results, decision_metadata, evaluation_metadata, files, gate_specs, latency_metadata, scalars
+from predator_si.orchestration.metadata import (
+    check_results,
+    decision_metadata,
+    evaluation_metadata,
+    experiment_metadata,
+    files,
+    gate_specs,
+    latency_metadata,
+    scalars,
+)
 from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps import act as acting
 from predator_si.orchestration.steps import decide as deciding
 from predator_si.orchestration.steps import improve, prepare
+from predator_si.orchestration.steps import trial as trying
 from predator_si.records import CycleState, Verdict
 from predator_si.release.decide import PROMOTION_CRITERIA
 from predator_si.reports.dataset_card import DATASET_CARD
-from predator_si.reports.pages import dataset_url
+from predator_si.reports.pages import dataset_url, trial_url
+from predator_si.reports.trial import write_trial_page
 from predator_si.train.tracking import ExperimentTracker
 
 _PROMOTION = [criterion for criteria in PROMOTION_CRITERIA.values() for criterion in criteria]
@@ -137,9 +148,11 @@ def trial_patch(context: dg.AssetExecutionContext, loop: LoopParam, tracker: Tra
 
 @cycle_asset(key=["cycle", "experiment_result"], kinds={"polars"}, deps=[trial_patch], check_specs=[_EXPERIMENT_CHECK])
 def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
-    """The trial on live traffic: guardrails, sample ratio, latency of both arms side by side."""
+    """One look at the trial on live traffic: validity, guardrails and slices by sequences that allow any look; it goes on, takes its next step, or ends."""
     with loop.working_on(context.partition_key) as cycle:
-        result, times = deciding.judge_trial(loop, cycle.cycle_id)
+        looked = trying.judge_trial(loop, cycle.cycle_id)
+    result = looked.result
+    page = write_trial_page(loop.artifacts(cycle.cycle_id), looked.trial, result)
     check = dg.AssetCheckResult(
         check_name="no_harm",
         passed=result.verdict is Verdict.PROMOTE,
@@ -147,9 +160,10 @@ def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
         metadata={"reason": result.reason, "verdict": result.verdict.value},
     )  # fmt: skip
     return Result(
-        metadata={"verdict": result.verdict.value, "reason": result.reason, "requests": dg.MetadataValue.json(result.requests), **latency_metadata(times)},
+        metadata={**experiment_metadata(result, looked.trial), **files(page), "page": dg.MetadataValue.url(trial_url(loop.settings.ports.api, cycle.cycle_id)),
+                  **(latency_metadata(looked.times) if looked.times else {})},
         check_results=[check],
-    )
+    )  # fmt: skip
 
 
 @cycle_asset(key=["cycle", "release_decision"], kinds={"python"}, deps=[experiment_result], check_specs=_RELEASE_SPECS)

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import datetime
 from typing import Any, Literal
-
-import polars as pl
 
 from predator_si.errors import Missing, Refused
 from predator_si.evaluate import promotion_level
-from predator_si.experiment import judge_ab
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
-from predator_si.orchestration.steps.observe import frozen_sample
-from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict, utc_now
+from predator_si.orchestration.steps.trial import begin_trial, trial_steps
+from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, confirm
-from predator_si.release.latency import summarise_latency
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, recompute_decision
 from predator_si.release.release_file import DENY_FILE
 from predator_si.release.rollback import rollback
-from predator_si.search.events import read_events
 from predator_si.train.tracking import ExperimentTracker
 
-Progress = Callable[[int, int], None]
 Stage = Literal["trial", "promote"]
 _CONFIRM_SECONDS = 120.0
 
@@ -205,7 +197,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
         raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
     if stage == "trial":
-        changes = trial_changes(decision.challenger, loop.settings.ab_split_ratio, decision.champion)
+        first = trial_steps(loop)[0]
+        changes = trial_changes(decision.challenger, first.share, decision.champion, first.mode)
     else:
         changes = promote_changes(decision.challenger, load_patch(folder, "trial") if loop.repo.find_commit(cycle_id, "trial") is not None else None)
     found = loop.repo.find_commit(cycle_id, stage)
@@ -265,6 +258,8 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         loop.control.transition(cycle_id, CycleState.FAILED, f"{stage} not confirmed: {deployment.reason} The commit was taken back.", "loop")
         aliases.settle(loop, tracker, cycle_id)
         raise Refused(f"cycle {cycle_id}: {deployment.reason} The commit was taken back.")
+    if stage == "trial":
+        begin_trial(loop, cycle_id, deployment.created_at)
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
     loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
     aliases.settle(loop, tracker, cycle_id)
@@ -282,65 +277,3 @@ def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
 
     result = rollback(loop.repo, patch, [], reason, gone)
     loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})
-
-
-def trial_progress(loop: Loop, cycle_id: str) -> tuple[int, int, datetime]:
-    """(served requests so far, requests needed, start) of a trial."""
-    started = Deployment.read(loop.artifacts(cycle_id) / "deployment-trial.json").created_at
-    loop.flush()
-    events = read_events(loop.home.events, started, utc_now(), open_text=False).search
-    served = events.filter((pl.col("timestamp") >= started) & ~pl.col("probe") & pl.col("stands_for").is_null()).height
-    return served, min(loop.settings.experiment.min_samples, loop.plan.scale.trial_requests), started
-
-
-def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[ExperimentResult, dict[str, list[float]]]:
-    """The trial's guardrails on its traffic, and the latency of both arms measured through the service, interleaved.
-
-    Raises
-    ------
-    Refused
-        Fewer requests than the contour wants: nothing is judged yet.
-    """
-    from predator_si.search.traffic import measure_latency
-
-    folder, scale = loop.artifacts(cycle_id), loop.plan.scale
-    served, needed, started = trial_progress(loop, cycle_id)
-    if served < needed:
-        raise Refused(f"trial of {cycle_id}: {served} of {needed} requests so far. Wait for traffic, or replay some: `predator-si traffic replay`.")
-    champion, challenger = loop.serving(), ServingConfig.read(folder / "challenger.json")
-    now = utc_now()
-    texts = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.latency_requests + 5, scale.seed)["text"].to_list()
-    arms = measure_latency(loop.search_url, texts, ["champion", "candidate"], scale.latency_requests, warmup=2, on_progress=on_progress)
-    times = {"champion": arms["champion"].tolist(), "challenger": arms["candidate"].tolist()}
-    pl.DataFrame(
-        {"arm": [arm for arm, values in times.items() for _ in values], "milliseconds": [value for values in times.values() for value in values]}
-    ).write_parquet(folder / "latency.parquet")
-    loop.flush()
-    costs = _processor_seconds(read_events(loop.home.events, now, utc_now(), open_text=False).search)
-    loop.save(cycle_id, "latency.json", summarise_latency(times["champion"], times["challenger"], seed=scale.seed, cpu_seconds=costs))
-    result = judge_ab(
-        read_events(loop.home.events, started, now, open_text=False),
-        champion.model,
-        challenger.model,
-        cycle_id=cycle_id,
-        window_start=started,
-        window_end=now,
-        now=now,
-        split=loop.settings.ab_split_ratio,
-        contour=loop.contour,
-        min_sample=needed,
-        seed=scale.seed,
-        same_model=champion.model == challenger.model,
-    )
-    loop.save(cycle_id, "ab_test_results.json", result)
-    loop.control.transition(
-        cycle_id, CycleState.DECIDED, f"trial judged: {result.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests}
-    )
-    return result, times
-
-
-def _processor_seconds(probes: pl.DataFrame) -> tuple[list[float], list[float]]:
-    """Processor time of the searches that measured the latency, by arm: the same queries for both, one after the other."""
-    timed = probes.filter(pl.col("probe") & pl.col("stands_for").is_null() & pl.col("cpu_seconds").is_not_null())
-    champion, challenger = (timed.filter(pl.col("variant") == name)["cpu_seconds"].to_list() for name in ("champion", "candidate"))
-    return champion, challenger
