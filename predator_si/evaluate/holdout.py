@@ -52,8 +52,11 @@ def holdout_queries(pool: pl.DataFrame, size: int, rotation: int, seed: int = 0)
 
 
 def promotion_level(opening: SealedOpening, design: Design = DEFAULT_DESIGN) -> float:
-    """The two-sided p-value that this candidate's superiority must reach: with it the chance of any false promotion in the month stays below the design's."""
-    return candidate_level(opening.candidate, design.promotion_alpha_per_month, design.promotion_candidates_per_month)
+    """The two-sided p-value that this candidate's superiority must reach: with it the chance of any false promotion in the month stays below the design's.
+
+    Twice the candidate's share of the error, because only one of the two sides is a promotion.
+    """
+    return 2.0 * candidate_level(opening.candidate, design.promotion_alpha_per_month, design.promotion_candidates_per_month)
 
 
 def seal_of(

@@ -18,21 +18,19 @@ from dataclasses import dataclass
 from predator_si.errors import BadInput
 from predator_si.statistics.sample import Numbers, check_share, finite
 
-_BEYOND_PLAN = 0.1
-"""Share of the month's error that is kept for candidates beyond the planned number: none is refused for coming late, it only needs better evidence."""
-
 
 def candidate_level(candidate: int, alpha: float = 0.01, planned: int = 18) -> float:
     """The error that the ``candidate``-th promotion test of a month may spend; over all candidates they add up to ``alpha``.
 
-    The planned ones get ``.9 alpha / planned`` each, the i-th beyond the plan ``.1 alpha 6 / (pi i)^2``.
+    Its share is in proportion to ``1 / k`` up to the planned number and to ``planned / k^2`` beyond it: the first test meets queries that nobody has used and
+    may spend most, and none is refused for coming late, it only needs better evidence.
 
     Parameters
     ----------
     candidate
         1 for the first test of the month on this set. A test that is repeated on the same evidence is the same test.
     alpha
-        Chance of any false promotion in the month.
+        Chance of any false promotion in the month, one-sided.
     planned
         Candidates expected in a month.
 
@@ -44,9 +42,9 @@ def candidate_level(candidate: int, alpha: float = 0.01, planned: int = 18) -> f
     check_share(alpha, "alpha")
     if candidate < 1 or planned < 1:
         raise BadInput(f"candidate {candidate} of {planned} planned: both count from 1.")
-    if candidate <= planned:
-        return (1.0 - _BEYOND_PLAN) * alpha / planned
-    return _BEYOND_PLAN * alpha * 6.0 / (math.pi * (candidate - planned)) ** 2
+    within = range(1, planned + 1)
+    whole = sum(1.0 / k for k in within) + planned * (math.pi**2 / 6.0 - sum(1.0 / k**2 for k in within))
+    return alpha / whole * min(1.0 / candidate, planned / candidate**2)
 
 
 @dataclass(frozen=True)

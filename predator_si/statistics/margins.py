@@ -32,17 +32,18 @@ class MarginVerdict:
         ``superior``: above zero. ``non_inferior``: above ``-margin``, not shown to be above zero. ``inferior``: below ``-margin``. ``inconclusive``: none of
         them shown. ``unknown``: the sample cannot show anything; ``reason`` says why.
     estimate, low, high
-        Mean difference and its one-sided bounds at ``alpha`` each; null where unknown.
+        Mean difference and its interval at ``confidence``; null where unknown.
     p_superior
-        One-sided p-value against "not above zero".
+        One-sided p-value against "not above zero", to be compared with ``alpha``.
     resolvable
-        The true difference that a sample like this finds with probability .8: "this set can resolve X points".
+        The true difference that a sample like this shows to be above zero with probability .8: "this set can resolve X points".
     """
 
     standing: Standing
     reason: str
     margin: float
     alpha: float
+    confidence: float
     n: int
     estimate: float | None = None
     low: float | None = None
@@ -56,15 +57,16 @@ def judge_difference(
     margin: float = 0.0,
     alpha: float = 0.025,
     *,
+    confidence: float = 0.95,
     method: Literal["bca", "bootstrap_t"] = "bca",
     cluster: Labels | None = None,
     seed: int = 0,
     resamples: int = 10_000,
 ) -> MarginVerdict:
-    """Superiority and non-inferiority of paired differences at once.
+    """Superiority and non-inferiority of paired differences at once, as ``release.decide`` asks for them.
 
-    Both questions are asked at the full ``alpha``: they are nested, whoever is superior is non-inferior (Morikawa and Yoshida 1995). Superiority is the
-    sign-flip test's, the margin the bootstrap bound's.
+    Superior: the sign-flip test says so at ``alpha`` (a candidate's share of a month's error, say), and the whole interval lies above zero. Non-inferior: it
+    lies above ``-margin``. The questions are nested, so that asking both costs nothing (Morikawa and Yoshida 1995).
 
     Parameters
     ----------
@@ -73,31 +75,33 @@ def judge_difference(
     margin
         How much lower the mean may be and still not count as worse, >= 0.
     alpha
-        One-sided, for each question.
+        One-sided, of superiority.
+    confidence
+        Of the interval, two-sided: non-inferiority is claimed at half of what is left.
     method
-        Of the bounds: BCa, or the studentised bootstrap where units are few and skewed.
+        Of the interval: BCa, or the studentised bootstrap where units are few and skewed.
     cluster
         One label per difference where they depend on each other (queries of one client, of one template).
 
     Raises
     ------
     BadInput
-        A negative margin, an ``alpha`` out of range, or a difference that is not a finite number.
+        A negative margin, an ``alpha`` or ``confidence`` out of range, or a difference that is not a finite number.
     """
     check_share(2.0 * alpha, "twice alpha")
+    check_share(confidence, "confidence")
     if not margin >= 0.0:
         raise BadInput(f"margin {margin}: give how much lower the mean may be, 0 or more.")
     array = np.asarray(differences, dtype=np.float64).reshape(-1)
     why = _nothing_to_judge(array, cluster)
     if why is not None:
-        return MarginVerdict("unknown", why, margin, alpha, int(array.size))
+        return MarginVerdict("unknown", why, margin, alpha, confidence, int(array.size))
     bounds = bootstrap_mean_interval if method == "bca" else bootstrap_t_interval
-    found = bounds(array, seed=seed, n_boot=resamples, confidence=1.0 - 2.0 * alpha, cluster=cluster)
+    found = bounds(array, seed=seed, n_boot=resamples, confidence=confidence, cluster=cluster)
     both_sides = sign_flip_test(array, seed=seed, n_flips=resamples, cluster=cluster)
     p = both_sides / 2.0 if found.estimate > 0.0 else 1.0 - both_sides / 2.0
     sums, sizes = cluster_totals(array, cluster, "margin")
     spread = float(np.sqrt(((sums - sizes * found.estimate) ** 2).sum() / (sums.size - 1)) / sizes.mean())
-    resolvable = resolvable_effect(sums.size, spread, alpha=alpha)
     standing: Standing = "inconclusive"
     if p <= alpha and found.low > 0.0:
         standing = "superior"
@@ -105,8 +109,9 @@ def judge_difference(
         standing = "non_inferior"
     elif found.high < -margin:
         standing = "inferior"
-    said = f"{found.estimate:+.4f}, one-sided {1 - alpha:.2%} bounds {found.low:+.4f} and {found.high:+.4f}, margin {margin:g}, n={array.size}"
-    return MarginVerdict(standing, said, margin, alpha, int(array.size), found.estimate, found.low, found.high, p, resolvable)
+    said = f"{found.estimate:+.4f}, {confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f}, margin {margin:g}, p = {p:.2g}, n={array.size}"
+    resolvable = resolvable_effect(sums.size, spread, alpha=alpha)
+    return MarginVerdict(standing, said, margin, alpha, confidence, int(array.size), found.estimate, found.low, found.high, p, resolvable)
 
 
 def any_superior(p_values: Mapping[str, float], alpha: float) -> dict[str, bool]:

@@ -11,7 +11,7 @@ import pytest
 from predator_si.errors import BadInput
 from predator_si.evaluate import holdout_queries, promotion_level, seal_of
 from predator_si.records import Evaluation, SealedOpening, ServingConfig
-from predator_si.statistics import DEFAULT_DESIGN, paired_interval
+from predator_si.statistics import DEFAULT_DESIGN, candidate_level, paired_interval
 
 POOL = pl.DataFrame({"query_id": [f"q{n}" for n in range(100)], "text": [f"text {n}" for n in range(100)]})
 
@@ -52,7 +52,7 @@ def test_a_pool_too_small_to_divide_says_so():
 
 def test_a_months_candidates_share_its_error():
     levels = [promotion_level(opening(candidate)) for candidate in range(1, 100)]
-    assert levels[0] == pytest.approx(0.0005) and sum(levels) < DEFAULT_DESIGN.promotion_alpha_per_month
+    assert levels[0] / 2 == candidate_level(1) and sum(levels) / 2 < DEFAULT_DESIGN.promotion_alpha_per_month
     strict = DEFAULT_DESIGN.replaced({"promotion_alpha_per_month": 0.001})
     assert promotion_level(opening(), strict) == pytest.approx(levels[0] / 10)
 
@@ -69,7 +69,7 @@ def test_what_is_told_rises_by_rungs_and_a_repeated_evaluation_changes_nothing()
     assert seal_of(evaluated("si_2", 0.5, large), frames["large"], opening(2), (0, 3), 240, later) == (second, later)
     third, _ = seal_of(evaluated("si_3", 0.5, small), frames["small"], opening(3), (0, 3), 240, later)
     assert not third.rose and third.told == second.told
-    assert "this set of 80 queries can resolve" in first.power and first.level == pytest.approx(0.0005) and first.pool == 240
+    assert "this set of 80 queries can resolve" in first.power and first.level == promotion_level(opening(1)) and first.pool == 240
 
 
 def test_a_holdout_needs_queries():

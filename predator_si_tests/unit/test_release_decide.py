@@ -18,7 +18,7 @@ from predator_si.release.decide import PROMOTION_CRITERIA, REJECTION_CRITERIA, U
 from predator_si.release.deny import DenyEntry
 from predator_si.release.latency import summarise_latency
 from predator_si.release.recompute import collect_evidence, decision_name, recall_metric, recompute_decision
-from predator_si.statistics import paired_interval
+from predator_si.statistics import judge_difference, paired_interval
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 CYCLE = "si_2026_11_22_001"
@@ -95,6 +95,18 @@ def test_superiority_is_claimed_at_the_candidates_share_of_the_months_error() ->
     assert _trial(_evaluation(-0.009, 0.01, 0.9, EQUAL), "user_satisfaction_down", level=0.0005).verdict is Verdict.PROMOTE  # guardrails keep theirs
 
 
+@pytest.mark.parametrize("mean", [-0.03, 0.0, 0.02, 0.05, 0.08])
+def test_the_decision_is_what_simulations_judge(mean: float) -> None:
+    """``predator-si simulate`` judges candidates by ``judge_difference``: the same scores give the same answer here."""
+    differences = np.random.default_rng(5).normal(0.0, 0.2, 150)
+    differences += mean - differences.mean()
+    found = paired_interval(differences, n_boot=2000)
+    evaluation = _evaluation(0.0, 0.0, latency=EQUAL, n=150).model_copy(update={"ndcg_difference": found})
+    for share in (0.0001, 0.002, 0.02):
+        standing = judge_difference(differences, alpha=share, resamples=2000).standing
+        assert (_trial(evaluation, level=2 * share).verdict is Verdict.PROMOTE) == (standing == "superior")
+
+
 def test_more_recall_is_claimed_like_more_relevance() -> None:
     def judged(p: float | None, **more: Any) -> Verdict:
         found = {"recall_difference_low": 0.02} | ({"recall_p_value": p} if p is not None else {})
@@ -160,8 +172,8 @@ def test_a_contour_without_trials_and_a_trial_of_another_cycle() -> None:
     assert _promote(_evaluation(0.02, 0.06, latency=EQUAL), None, trial_required=False).verdict is Verdict.PROMOTE
     with pytest.raises(BadInput, match="belongs to cycle"):
         _promote(_evaluation(0.02, 0.06), _experiment(cycle_id="si_2026_11_22_002"))
-    with pytest.raises(BadInput, match="no promotion criteria for trigger 'index_errors_up'"):
-        _trial(_evaluation(0.02, 0.06), "index_errors_up")
+    with pytest.raises(BadInput, match="no promotion criteria for trigger 'gpu_utilization_up'"):
+        _trial(_evaluation(0.02, 0.06), "gpu_utilization_up")
 
 
 @settings(max_examples=200, deadline=None)

@@ -42,7 +42,19 @@ def test_sign_flip_keeps_its_level_and_is_never_zero():
     rng = np.random.default_rng(2)
     false = sum(sign_flip_test(rng.standard_t(3, 60), n_flips=400) < 0.05 for _ in range(600))
     assert 0.03 <= false / 600 <= 0.075
-    assert sign_flip_test(np.ones(100), n_flips=999) == pytest.approx(1 / 1000)
+    assert sign_flip_test(np.ones(100), n_flips=999) == pytest.approx(2 * np.exp(-50.0))  # Hoeffding's bound of the flips' tail; exactly it is 2 / 2^100
+
+
+def test_a_tail_beyond_the_flips_is_never_smaller_than_it_is():
+    rng = np.random.default_rng(7)
+    for _ in range(5):
+        differences = rng.normal(0.9, 0.6, 14)  # one more than is counted exactly
+        signs = 1 - 2 * ((np.arange(2**14)[:, None] >> np.arange(14)) & 1)
+        exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9).mean()
+        for flips in (50, 500):
+            assert sign_flip_test(differences, seed=int(rng.integers(1000)), n_flips=flips) >= 0.2 * exact
+        bound = 2 * np.exp(-0.5 * differences.sum() ** 2 / (differences**2).sum())
+        assert bound >= exact
 
 
 def test_sign_flip_of_very_many_is_the_normal_limit():
