@@ -200,7 +200,7 @@ class ShadowJob:
 
 @dataclass(frozen=True, slots=True)
 class ShadowState:
-    """Counts since the start, how many jobs wait, the worker's priority (null: none runs), and what went wrong last."""
+    """Counts since the start, how many jobs wait or are at work, the worker's priority (null: none runs), and what went wrong last."""
 
     scored: int
     dropped: int
@@ -271,7 +271,7 @@ class ShadowQueue:
     def state(self) -> ShadowState:
         """Where it stands."""
         with self._lock:
-            return ShadowState(**self._counts, queued=self._jobs.qsize(), priority=self.scorer.priority, error=self._error)
+            return ShadowState(**self._counts, queued=self._jobs.unfinished_tasks, priority=self.scorer.priority, error=self._error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -284,6 +284,7 @@ class ShadowQueue:
                 self._warm(found)
             if not self._wanted and self._jobs.empty():
                 self.scorer.close()
+            self._jobs.task_done()
 
     def _give_up(self, found: tuple[Any, ...] | None) -> None:
         if found and isinstance(found[0], ShadowJob):

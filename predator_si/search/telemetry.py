@@ -131,7 +131,7 @@ class _AtScrape(Collector):
             ("release_error", "1 while the applied release file cannot be followed.", state.release_error is not None),
             ("candidate_weight", "Share of the clients, or in mode shadow of the requests, that the trial touches.", state.variants.candidate_weight),
             ("shadow_share", "Share of the requests that the previous champion scores again.", _share(state.variants)),
-            ("shadow_queue_length", "Requests that wait to be scored in shadow.", state.shadow.queued),
+            ("shadow_queue_length", "Requests that wait to be scored in shadow, or are being scored.", state.shadow.queued),
             ("rerank_depth", "Documents that the cross-encoder reads for a query.", state.variants.release.depth),
             ("fusion_weight", "Share of the first stage in the final score.", state.variants.release.fusion_weight),
             ("events_pending", "Events in memory, not durable yet.", spool.pending),

@@ -173,9 +173,10 @@ class Blocked:
     priority = "normal"
 
     def __init__(self) -> None:
-        self.go, self.closed = threading.Event(), 0
+        self.asked, self.go, self.closed = threading.Event(), threading.Event(), 0
 
     def ask(self, job: Any) -> dict[str, Any]:
+        self.asked.set()
         assert self.go.wait(20)
         arm = {"ms": 1.0, "cpu_seconds": 0.001, "scored": 2, "failed": False}
         return {"served": arm, "shadow": arm, "results": [["d0", 1.0, 0.5, 1.0]]}
@@ -200,9 +201,9 @@ def test_a_full_queue_drops_and_never_waits_and_the_end_drops_the_rest(home: Fak
     waiting.start()
     first, *others = jobs(home, 6)
     assert waiting.offer(first)
-    wait_until(lambda: waiting.state().queued == 0, 10, "the worker to take the first")
+    assert scorer.asked.wait(10)
     assert [waiting.offer(job) for job in others] == [True, True, False, False, False]
-    assert waiting.state().dropped == 3 and [event.status for event in found] == ["dropped"] * 3
+    assert (waiting.state().dropped, waiting.state().queued) == (3, 3) and [event.status for event in found] == ["dropped"] * 3
     waiting.stop()
     assert scorer.closed and len(found) == 6
     assert sorted(event.query_id for event in found) == [f"q{i}" for i in range(6)]
