@@ -20,7 +20,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from predator_si.search.clicks import ClickModel
 from predator_si.search.events import read_events
+from predator_si.search.interleave import credited_clicks
 from predator_si.search.personal import open_vault
 from predator_si.search.traffic import ReplayResult, measure_latency, replay
 from predator_si_tests.support.search_fakes import FakeCorpus, FakeHome, fake_home, load_fake_index
@@ -159,6 +161,20 @@ def test_replayed_traffic_is_answered_through_trial_swap_and_refused_release(hom
         service.end()
     frames = read_events(home.events, *around_now())
     assert len(frames.search) == result.requests and frames.lost == 0
+
+
+def test_clicks_on_shared_lists_credit_the_ranker_that_puts_what_was_judged_first(home: FakeHome) -> None:
+    first, second = home.model("backwards", "reverse"), home.model("forwards")
+    home.release(first, reranker={"champion": first, "candidate": second, "candidateWeight": 1.0, "candidateMode": "interleave", "depth": 12})
+    with running(home) as service:
+        result = replay(service.url, CORPUS, "base", n=400, concurrency=3, clicks=ClickModel(attraction_floor=0.0))
+        assert (result.failed, result.variants, result.digests) == (0, {"interleaved": 400}, {"interleaved": 400})
+        service.end()
+    frames = read_events(home.events, *around_now())
+    assert frames.exposures.height == 400 and set(frames.exposures["teams"].list.len()) == {10} and frames.lost == 0
+    found = credited_clicks(frames.search, frames.exposures, frames.actions)
+    # query i wants d<i>, i < 10: the candidate puts d0, d1 ... on top, the champion d11 and d10, which nobody wants: 33 clicks against 10 are expected
+    assert found["candidate_clicks"].sum() > found["champion_clicks"].sum()
 
 
 def test_arrivals_follow_the_rate_and_the_same_seed_gives_the_same_clicks(home: FakeHome) -> None:
