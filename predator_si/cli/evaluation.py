@@ -1,4 +1,4 @@
-"""`eval`: any model on any corpus, query by query."""
+"""`eval`: any model on any corpus, query by query; beside it `eval replay` and `eval verdict` (``verdicts``)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from predator_si.cli import verdicts
 from predator_si.cli.choices import settings_of
 from predator_si.cli.corpus import open_corpus
 from predator_si.cli.screen import progress, remark, say, show_json
@@ -28,14 +29,17 @@ _SEED = 20
 
 
 def register(app: typer.Typer) -> None:
-    """Put the command of this module into ``app``."""
-    app.command("eval")(evaluate)
+    """Put the command of this module into ``app``, and those about verdicts below it."""
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(evaluate)
+    verdicts.register(group)
+    app.add_typer(group, name="eval")
 
 
 def evaluate(
     context: typer.Context,
-    corpus: Annotated[str, typer.Option(help="python-docs, the name of an imported corpus, or the folder of a built one.")],
-    model: Annotated[str, typer.Option(help="sha256:..., champion, candidate, a fetched model's name, a model folder, or first-stage.")],
+    corpus: Annotated[str | None, typer.Option(help="python-docs, the name of an imported corpus, or the folder of a built one. [required]")] = None,
+    model: Annotated[str | None, typer.Option(help="sha256:..., champion, candidate, a fetched model's name, a folder, or first-stage. [required]")] = None,
     split: Annotated[str, typer.Option(help="train, dev or test.")] = "test",
     part: Annotated[str | None, typer.Option(help="base or shift; both when left out.")] = None,
     depth: Annotated[int, typer.Option(min=1, max=1000, help="Candidates that the model scores for each query.")] = 20,
@@ -50,6 +54,11 @@ def evaluate(
 
     Example: `predator-si eval --corpus python-docs --model ms-marco-MiniLM-L-12-v2 --split dev --json eval.json`
     """
+    if context.invoked_subcommand is not None:
+        return
+    if corpus is None or model is None:
+        raise typer.BadParameter(f"Missing option '--{'corpus' if corpus is None else 'model'}'.", context)
+
     from predator_si.evaluate import PairScores, evaluate_model
     from predator_si.provenance import provenance
     from predator_si.records import ServingConfig

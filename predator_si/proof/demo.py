@@ -16,15 +16,17 @@ import numpy as np
 import polars as pl
 
 from predator_si.errors import Refused, Unavailable
+from predator_si.experiment.plan import reason_to_wait
 from predator_si.monitor import Skip, probe
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import improve, keep
 from predator_si.orchestration.steps import observe as observing
+from predator_si.orchestration.steps.trial import trial_progress
 from predator_si.proof.drive import Dagster
 from predator_si.proof.machines import Memory, services
 from predator_si.proof.prepare import build_first_index, check_twin, prepare_home, register_champion
 from predator_si.provenance import provenance
-from predator_si.records import CycleState, Evaluation, Rollback, ServingConfig, Trigger
+from predator_si.records import CycleState, Evaluation, Rollback, ServingConfig, Trigger, utc_now
 from predator_si.release.patch import load_patch
 from predator_si.reports import ComparisonRow
 from predator_si.search.traffic import ReplayResult, replay
@@ -34,6 +36,8 @@ from predator_si.statistics import paired_interval
 Progress = Callable[[int, int], None]
 _INGEST_SECONDS = 900.0
 _DOCUMENT_BATCH = 200
+_MORE_TRAFFIC = 50
+"""Searches at a time while a trial goes on."""
 
 
 class Narrator:
@@ -192,12 +196,22 @@ def _cycle(loop: Loop, scale: DemoScale, told: Narrator, dagster: Dagster, traff
         traffic.send("shift", scale.trial_requests)
     with told.stage("judge the trial, measure latency"):
         _must(dagster, "cycle_judge_job", cycle_id)
+    while loop.control.cycle(cycle_id).state is CycleState.ON_TRIAL:  # neither shown nor harmful: it goes on until its maximum
+        with told.stage("more trial traffic, another look"):
+            _until_due(loop, cycle_id, traffic)
+            _must(dagster, "cycle_judge_job", cycle_id)
     with told.stage("release"):
         dagster.run("cycle_release_job", cycle_id)
     if _ended(loop, cycle_id, dagster, told, "cycle_release_job"):
         return False
     with told.stage("watch"):
         return _watch(loop, scale, told, dagster, traffic, cycle_id, scale.watch_requests) is CycleState.STABLE
+
+
+def _until_due(loop: Loop, cycle_id: str, traffic: _Traffic) -> None:
+    """Traffic in parts until the trial may be looked at again."""
+    while reason_to_wait(*trial_progress(loop, cycle_id), utc_now()) is not None:
+        traffic.send("shift", _MORE_TRAFFIC)
 
 
 def _ended(loop: Loop, cycle_id: str, dagster: Dagster, told: Narrator, job: str) -> bool:

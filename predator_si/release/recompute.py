@@ -18,7 +18,7 @@ import numpy.typing as npt
 import polars as pl
 
 from predator_si.errors import BadInput, Missing, Refused
-from predator_si.records import Decision, Evaluation, ExperimentResult, Interval, Metric, ModelCard
+from predator_si.records import Decision, Evaluation, ExperimentResult, Interval, Metric, ModelCard, Verdict
 from predator_si.release.decide import decide_promote, decide_trial
 from predator_si.release.deny import DenyEntry, check_allowed
 from predator_si.statistics import paired_interval
@@ -117,7 +117,9 @@ def recompute_decision(
     if decision.drill and not allow_drill:
         raise Refused(f"cycle {decision.cycle_id}: the {stage} decision is a drill, and no drill is going on. Only the drill command may release it.")
     evaluation, experiment, latency = _evidence(folder, decision, stage)
-    evaluation, recall = _again(folder, evaluation, seed, n_boot)
+    if experiment is not None and experiment.verdict is Verdict.PROMOTE:
+        _require_same_trial(folder, experiment)
+    evaluation, recall = recompute_evaluation(folder, evaluation, seed, n_boot)
     common: dict[str, Any] = {
         "trigger": trigger,
         "policy": decision.policy,
@@ -143,6 +145,14 @@ def recompute_decision(
     if kill_switch():
         raise Refused(f"cycle {decision.cycle_id}: the kill switch is on, nothing is released. Start the optimizer again first.")
     return decision
+
+
+def _require_same_trial(folder: Path, experiment: ExperimentResult) -> None:
+    from predator_si.release.replay import trial_again
+
+    difference = trial_again(folder, experiment)
+    if difference is not None:
+        raise Refused(f"{folder / EXPERIMENT}: the trial judged again from its events says something else ({difference}). Do not release it; find out why.")
 
 
 def evidence_metrics(folder: Path, evaluation: Evaluation) -> dict[str, Metric]:
@@ -182,8 +192,14 @@ def _evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation,
     return evaluation, experiment, read_latency(folder, decision.evidence)
 
 
-def _again(folder: Path, evaluation: Evaluation, seed: int, n_boot: int) -> tuple[Evaluation, dict[str, Metric]]:
-    """The evaluation with what its per-query scores give, or a refusal where that is something else."""
+def recompute_evaluation(folder: Path, evaluation: Evaluation, seed: int = 0, n_boot: int = 10_000) -> tuple[Evaluation, dict[str, Metric]]:
+    """The evaluation with what its per-query scores give, and the metrics that a decision needs beside it.
+
+    Raises
+    ------
+    Refused
+        The scores give something else.
+    """
     path = folder / _plain_name(evaluation.per_query)
     scores = _per_query(path)
     champion, challenger = (_numbers(scores, f"ndcg_{side}", str(path)) for side in ("champion", "challenger"))

@@ -38,6 +38,8 @@ def commands() -> list[tuple[str, ...]]:
         if not children:
             yield words
             return
+        if words and getattr(command, "invoke_without_command", False):  # a command of its own, with others below it
+            yield words
         for name, child in children.items():
             yield from walk(child, (*words, name))
 

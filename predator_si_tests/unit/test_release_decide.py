@@ -19,6 +19,7 @@ from predator_si.release.deny import DenyEntry
 from predator_si.release.latency import summarise_latency
 from predator_si.release.recompute import collect_evidence, decision_name, recall_metric, recompute_decision
 from predator_si.statistics import judge_difference, paired_interval
+from predator_si_tests.support.trials import stored_trial
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 CYCLE = "si_2026_11_22_001"
@@ -276,7 +277,7 @@ def _rewrite(folder: Path, **changes: Any) -> None:
 
 def test_a_sound_decision_is_confirmed(tmp_path: Path) -> None:
     assert _artifacts(tmp_path) == _again(tmp_path)
-    promotion = _artifacts(tmp_path, experiment=_experiment(), stage="promote")
+    promotion = _artifacts(tmp_path, experiment=stored_trial(tmp_path), stage="promote")
     assert set(promotion.evidence) == {"evaluation.json", "evaluation_per_query.parquet", "ab_test_results.json"}
     assert _again(tmp_path, "promote") == promotion
     assert recall_metric(pl.read_parquet(tmp_path / "evaluation_per_query.parquet"))["recall_difference_low"].value == 0.0
