@@ -11,7 +11,8 @@ Public functions, each in the module named by what it holds:
   ``collect_evidence``, ``recompute_decision``; ``latency``: ``summarise_latency``
 - ``release_file``: ``ReleaseFile``, ``parse_release``, ``seed_release``, ``release_name``; ``deny``: ``DenyEntry``, ``parse_deny``, ``SEED_DENY``,
   ``deny_entries``, ``add_denied``, ``find_denied``, ``is_denied``, ``check_allowed``
-- ``patch``: ``trial_changes``, ``promote_changes``, ``make_patch``, ``apply_patch``, ``make_rollback``, ``save_patch``, ``load_patch``
+- ``patch``: ``trial_changes``, ``step_changes``, ``promote_changes``, ``shadow_changes``, ``end_shadow_changes``,
+  ``make_patch``, ``apply_patch``, ``make_rollback``, ``save_patch``, ``load_patch``
 - ``gitops``: ``GitOpsRepo``; ``deploy``: ``commit_patch``, ``confirm``; ``reconcile``: ``LocalReconciler``, and the process
   ``python -m predator_si.release.reconcile``
 - ``watch``: ``WatchPlan``, ``WatchCheck``, ``judge_watch``; ``rollback``: ``rollback``

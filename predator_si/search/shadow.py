@@ -142,7 +142,9 @@ class WorkerProcess:
 
     def _answer(self, process: subprocess.Popen[str]) -> dict[str, Any]:
         assert process.stdout is not None
-        if not select.select([process.stdout], [], [], self._longest)[0]:
+        waiting = select.poll()  # select() refuses descriptors from 1024 on, which a busy service has
+        waiting.register(process.stdout, select.POLLIN)
+        if not waiting.poll(self._longest * 1e3):
             raise ValueError(f"no answer within {self._longest:g} s")
         line = process.stdout.readline()
         found = json.loads(line)  # an empty line, where the worker is gone, is no JSON

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from predator_si.monitor.intake import Intake
 from predator_si.monitor.sources import Spool
 from predator_si.records import ExposureEvent, ScoredDocument, SearchEvent, ShadowEvent, utc_now
-from predator_si.search.events import EXPOSURE_SCHEMA, SHADOW_SCHEMA, EventFrames, read_events
+from predator_si.search.events import EXPOSURE_SCHEMA, SHADOW_SCHEMA, EventFrames, hour_name, read_events
 from predator_si.search.rollup import roll_up
 from predator_si.search.spool import EventSpool
 
@@ -45,7 +45,7 @@ def test_schemas_are_those_of_the_records() -> None:
 
 
 def test_what_was_written_is_read_back_from_spool_and_parquet_alike(tmp_path: Path) -> None:
-    now = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
+    now = utc_now()
     folder = tmp_path / "home" / "service" / "events"
     spool = EventSpool(folder, now=lambda: now)
     for number in range(3):
@@ -58,11 +58,11 @@ def test_what_was_written_is_read_back_from_spool_and_parquet_alike(tmp_path: Pa
     assert ExposureEvent.model_validate(before.exposures.row(1, named=True)) == exposure("q1", now).model_copy(update={"seq": 2, "writer": spool.writer})
     assert ShadowEvent.model_validate(before.shadows.row(0, named=True)) == shadow("q0", now).model_copy(update={"seq": 1, "writer": spool.writer})
     assert before.shadows["status"].to_list() == ["scored", "dropped"] and (before.lost, before.unknown) == (0, ())
-    assert roll_up(folder, "2026112211") == 1
+    assert roll_up(folder, hour_name(now + timedelta(hours=1))) == 1
     after = read(folder, now)
     assert not list((folder / "spool").iterdir()) and after.exposures.equals(before.exposures) and after.shadows.equals(before.shadows)
     assert (after.lost, len(after.quarantine)) == (0, 0)
-    report = Intake(tmp_path / "telemetry").run([Spool(folder)])
+    report = Intake(tmp_path / "telemetry", None).run([Spool(folder)])
     assert sum(report.quarantined.values()) == 0 and report.good.get("search", 0) == 3 and set(report.good) <= {"search", "action"}
 
 
@@ -88,7 +88,7 @@ def test_the_raw_layer_takes_searches_from_a_spool_that_holds_more(tmp_path: Pat
     spool.add_search(SearchEvent(query_id="q0", timestamp=now, user_query="w", status=200, latency_ms=1.0, variant="interleaved"))
     spool.add_shadow(shadow("q0", now))
     spool.close()
-    report = Intake(tmp_path / "telemetry").run([Spool(tmp_path / "events")])
+    report = Intake(tmp_path / "telemetry", None).run([Spool(tmp_path / "events")])
     assert report.good == {"search": 1} | ({"action": 0} if "action" in report.good else {}) and sum(report.quarantined.values()) == 0
 
 
