@@ -248,7 +248,7 @@ class Watch(Block):
     checks: Annotated[int, Field(ge=1, le=1000)] = 4
     interval: Duration | None = None
     requests: Annotated[int, Field(ge=1)] | None = None
-    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of the requests that the old champion scores again, unseen, until the watch ends; 0: it is let go at once."""
 
     @model_validator(mode="after")

@@ -99,6 +99,23 @@ def commit_step(repo: GitOpsRepo, trial: HelmPatch, mode: Mode, share: float, me
     return trial.model_copy(update={"changes": {**trial.changes, **changes}, "reverse": {**before, **trial.reverse}, "commit": commit})
 
 
+def commit_changes(repo: GitOpsRepo, file: str, changes: Mapping[str, Any], message: str, cycle_id: str, stage: str) -> str:
+    """Commit changes of owned keys that nothing has to take back, and give the commit; the present one where the file says so already. Safe to repeat.
+
+    Raises
+    ------
+    Unavailable
+        The repository cannot be reached or refuses the push.
+    """
+
+    def change(files: Mapping[str, str]) -> Mapping[str, str]:
+        text = _release_text(repo, files, file)
+        return {file: apply_patch(text, make_patch(text, changes, cycle_id=cycle_id, stage="trial", file=file))}
+
+    repo.sync()
+    return repo.change(change, message, cycle_id=cycle_id, stage=stage) or repo.head()
+
+
 def _release_text(repo: GitOpsRepo, files: Mapping[str, str], path: str) -> str:
     if path not in files:
         raise Missing(f"{path} does not exist on branch {repo.branch} of {repo.url}. Seed the repository with it first.")

@@ -13,7 +13,7 @@ from predator_si.records import CycleState, Decision, Deployment, Evaluation, Ex
 from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, confirm
-from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, trial_changes
+from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, recompute_decision
 from predator_si.release.release_file import DENY_FILE
 from predator_si.release.rollback import rollback
@@ -201,6 +201,9 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         changes = trial_changes(decision.challenger, first.share, decision.champion, first.mode)
     else:
         changes = promote_changes(decision.challenger, load_patch(folder, "trial") if loop.repo.find_commit(cycle_id, "trial") is not None else None)
+        share = loop.settings.watch.shadow_share
+        if share > 0 and decision.champion.model != decision.challenger.model and is_tried(cycle.trigger.type):
+            changes |= shadow_changes(decision.champion, decision.challenger, share)
     found = loop.repo.find_commit(cycle_id, stage)
     if found is not None:  # a run that died after its push: the stored patch is the one that was committed
         patch = load_patch(folder, stage)

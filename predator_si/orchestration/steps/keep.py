@@ -14,12 +14,13 @@ from predator_si.monitor import probe
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.steps.trial import design_of
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
 from predator_si.release.decide import is_tried, signal_of
 from predator_si.release.deny import deny_entries
-from predator_si.release.deploy import confirm
-from predator_si.release.patch import load_patch
-from predator_si.release.recompute import decision_name
+from predator_si.release.deploy import commit_changes, confirm
+from predator_si.release.patch import end_shadow_changes, load_patch
+from predator_si.release.recompute import decision_name, read_latency
 from predator_si.release.rollback import rollback
 from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_margin_of
 from predator_si.reports import manifest, write_cycle_report
@@ -35,7 +36,7 @@ _CONFIRM_SECONDS = 120.0
 
 def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
     """What is watched after a cycle's release, fixed by its contour and trigger."""
-    cycle, scale = loop.control.cycle(cycle_id), loop.plan.scale
+    cycle, scale, design = loop.control.cycle(cycle_id), loop.plan.scale, design_of(loop)
     decision = Decision.read(loop.artifacts(cycle_id) / decision_name("promote"))
     return WatchPlan(
         cycle_id=cycle_id,
@@ -43,10 +44,19 @@ def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
         planned_checks=min(loop.settings.watch.checks, scale.watch_checks),
         min_requests=min(scale.watch_requests, scale.drill_requests) if decision.drill else scale.watch_requests,
         p95_limit_ms=_P95_ROLLBACK_MS,
+        design=design,
+        latency_ratio=_accepted_ratio(loop.artifacts(cycle_id), decision) * design.latency_margin,
         ndcg_margin=ndcg_margin_of(cycle.trigger.type),
         probes_expected=is_tried(cycle.trigger.type),
         max_lag_seconds=_LAG_ROLLBACK_SECONDS if signal_of(cycle.trigger.type) == "etl_lag_seconds" else None,
     )
+
+
+def _accepted_ratio(folder: Path, decision: Decision) -> float:
+    """How many times the old champion's time the released model took when it was accepted, by the medians; 1 where it was faster or nobody measured."""
+    measured = read_latency(folder, decision.evidence) or {}
+    old, new = (measured.get(side, {}).get("p50_ms") for side in ("champion", "challenger"))
+    return max(1.0, float(new) / float(old)) if old and new else 1.0
 
 
 def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, tracker: ExperimentTracker | None = None) -> WatchResult:
@@ -67,9 +77,8 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
     except (PredatorError, KeyError, TypeError):
         served = None  # counted as unknown by the digest gate: the service did not say what it serves
     now = utc_now()
-    events = read_events(loop.home.events, since, now, open_text=False).search.filter(
-        (pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null()
-    )
+    window = read_events(loop.home.events, since, now, open_text=False)
+    events = window.search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null())
     failed = int((events["status"] >= 500).sum()) if events.height else 0
     good = events.filter(pl.col("status") < 500)["latency_ms"]
     checks.append(
@@ -82,6 +91,7 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
             served_digest=served,
             lag_seconds=lag,
             probes=_probe_differences(loop, decision, scale.watch_probes, checks, on_progress) if served is not None and plan.probes_expected else {},
+            **_timed_pairs(window.shadows.filter(pl.col("timestamp") > since), decision),
         )
     )
     result = judge_watch(plan, checks, now)
@@ -92,10 +102,29 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
         "watch_check", "loop", cycle_id, result.reason, {"answer": result.answer, "requests": result.requests, "failed": result.failed_requests}
     )
     if result.answer == "keep":
+        _let_go(loop, cycle_id)
         loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
         if tracker is not None and not decision.drill:
             aliases.keep_gold(loop, tracker, cycle_id)
     return result
+
+
+def _timed_pairs(shadows: pl.DataFrame, decision: Decision) -> dict[str, Any]:
+    """Sums of the log ratio of both models' times on the same requests, where the old champion scored some in shadow."""
+    same = (pl.col("served_digest") == decision.challenger.model) & (pl.col("shadow_digest") == decision.champion.model)
+    timed = shadows.filter((pl.col("role") == "previous") & (pl.col("status") == "scored") & same & (pl.col("served_ms") > 0) & (pl.col("shadow_ms") > 0))
+    logs = (timed["served_ms"] / timed["shadow_ms"]).log()
+    return {"pairs": logs.len(), "log_ratio_sum": float(logs.sum()), "log_ratio_squares": float((logs**2).sum())} if logs.len() else {}
+
+
+def _let_go(loop: Loop, cycle_id: str) -> None:
+    """Take the old champion off its shadow, where the release keeps one: the watch is over."""
+    from predator_si.release.release_file import parse_release
+
+    if parse_release(loop.release_text(), loop.release_name).reranker.shadow is None:
+        return
+    commit = commit_changes(loop.repo, loop.release_name, end_shadow_changes(), f"watch: the old champion is let go ({cycle_id})", cycle_id, "settled")
+    loop.control.append("shadow_ended", "loop", cycle_id, "the watch is over", {"commit": commit})
 
 
 def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[WatchCheck], on_progress: Progress | None) -> dict[str, float]:
