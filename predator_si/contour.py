@@ -76,10 +76,18 @@ class Kubecost(Block):
 
 
 class H2OStudio(Block):
-    """An outside trainer of language models."""
+    """H2O LLM Studio as the teacher of a training: a language model grades the pairs, the lean loop distils its grades (docs/training.md)."""
 
     enabled: bool = False
+    """Cycles that a person opened train with it."""
     auto_trigger_training: bool = False
+    """Cycles that the loop opened by itself do, too."""
+    folder: str | None = None
+    """Its installation, with an environment of its own: the command runs there."""
+    backbone: str | None = None
+    """The language model that it tunes: a Hugging Face name or a folder."""
+    command: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("uv", "run", "python", "llm_studio/train.py")
+    gpus: Annotated[tuple[str, ...], Field(strict=False)] = ("0",)
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")

@@ -152,6 +152,11 @@ class Home:
         return self.service / "index"
 
     @property
+    def builds(self) -> Path:
+        """Indexes beside the one that serves, by name."""
+        return self.service / "builds"
+
+    @property
     def events(self) -> Path:
         """Spool and hourly files of search and action events."""
         return self.service / "events"

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from predator_si.augment.teacher import BiEncoder, ScorePairs
 from predator_si.errors import BadInput
+from predator_si.search.embedder_prefix import recorded_prefix
 from predator_si.search.models import CARD, SOURCES, weight_files
 from predator_si.search.rerank import chip_has_bf16, load_reranker
 from predator_si.search.retrieve import SentenceEmbedder
@@ -50,7 +51,7 @@ def load_bi_encoder(folder: Path, *, query_prefix: str | None = None, max_tokens
         The folder does not hold one.
     """
     folder = Path(folder)
-    prefix = _recorded_prefix(folder) if query_prefix is None else query_prefix
+    prefix = recorded_prefix(folder) if query_prefix is None else query_prefix
     if (folder / EMBEDDER_FILE).is_file():
         return BiEncoder(folder.name, HashingEmbedder.load(folder), prefix)
     if (folder / "modules.json").is_file():
@@ -139,19 +140,3 @@ class OnnxEmbedder:
             pooled = states[:, 0] if self._first else (states * mask).sum(axis=1) / mask.sum(axis=1)
             rows.update(zip(some, pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12), strict=True))
         return np.stack([rows[at] for at in range(len(texts))]).astype(np.float32) if texts else np.empty((0, 0), np.float32)
-
-
-def _recorded_prefix(folder: Path) -> str:
-    """What the folder says about queries; nothing where it says nothing."""
-    for name, keys in (("source.json", ("query_prefix",)), ("config_sentence_transformers.json", ("prompts", "query"))):
-        if not (folder / name).is_file():
-            continue
-        try:
-            found: Any = json.loads((folder / name).read_text())
-        except ValueError as error:
-            raise BadInput(f"{folder / name}: not JSON ({error}). Fetch the model again.") from error
-        for key in keys:
-            found = found.get(key) if isinstance(found, dict) else None
-        if isinstance(found, str):
-            return found
-    return ""

@@ -38,7 +38,7 @@ def recommended_actions(
     widen = [
         _action("widen_candidates", "depth", misses.get("mean_loss_retrieval")),
         _action("tune_fusion", "weight of the first stage"),
-        _action("reindex", "embedder"),
+        _action("choose_embedder", "bi-encoder of the index"),
     ]
     if not misses.get("queries"):
         return []
@@ -73,7 +73,7 @@ _OF_CAUSE: dict[tuple[str, str], tuple[tuple[str, str], ...]] = {
     ("data_fault", "encoding"): (("repair_index", "decode the damaged documents again from the source"),),
     ("data_fault", "language"): (("repair_index", "index documents in the language of the queries, or route those queries elsewhere"),),
     ("retrieval_miss", "lexical"): (("reindex", "with the analyser that queries go through"),),
-    ("retrieval_miss", "dense"): (("reindex", "embedder"), ("tune_fusion", "weight of the legs until the embedder fits the language")),
+    ("retrieval_miss", "dense"): (("choose_embedder", "bi-encoder of the index"), ("tune_fusion", "weight of the legs until the embedder fits the language")),
     ("retrieval_miss", "fusion"): (("tune_fusion", "weights of the legs"), ("widen_candidates", "depth")),
     ("rerank_miss", "reranker"): (("previous_model", "last release with these scores"), ("retrain_reranker", "champion")),
     ("rerank_miss", "fusion_weight"): (("tune_fusion", "weight of the first stage"),),

@@ -29,11 +29,13 @@ from predator_si.search.rerank import Reranker
 from predator_si.search.retrieve import Candidates
 from predator_si.statistics import paired_interval, ratio_interval
 
-Goal = Literal["latency", "recall", "cost", "errors"]
+Goal = Literal["latency", "recall", "cost", "errors", "index"]
 MARGIN = 0.01
 """NDCG@10 that an option may lose at most, by the lower end of its interval."""
 LATENCY_ALLOWANCE = 0.15
 """An option reaches a latency target when it stays within 115% of it (CONTRACT.md section 3)."""
+REPAIR = "repair_index"
+"""What comes before any other option for recall: a setting that makes up for documents that are gone would stay when they are back."""
 _ALPHA = 0.05
 _DEEPEST = 100
 """Each leg of the index brings so many documents at most."""
@@ -60,6 +62,8 @@ class Option:
     config: ServingConfig
     note: str
     candidates: Callable[[list[str], int], list[Candidates]] | None = None
+    documents_wrong: int | None = None
+    """Documents that its index lacks, holds with an old text or holds wrongly; null where no other index is tried."""
 
 
 class Tried(Record):
@@ -78,6 +82,8 @@ class Tried(Record):
     rerank_p95_ms: float | None = None
     expected_p95_ms: float | None = None
     """P95 of a search: the served one, with the champion's reranking time exchanged for the option's."""
+    documents_wrong: int | None = None
+    """Of another index: documents that are not as they were accepted, those set aside for a reason not counted."""
     passes: bool
     reason: str
 
@@ -143,6 +149,7 @@ def weigh(
     rule_of: Callable[[ServingConfig], DepthRule | None] | None = None,
     served_p95_ms: float | None = None,
     margin: float = MARGIN,
+    looks: int | None = None,
     seed: int = 0,
     resamples: int = 10_000,
     scores_cache: PairScores | None = None,
@@ -164,6 +171,8 @@ def weigh(
         Configuration -> when it stops scoring, for those that stop early. No option does: a rule holds for the settings that it was made for.
     served_p95_ms
         P95 of a search as it is now; null where nobody knows.
+    looks
+        How many options are looked at in all, where these are not all of them; the intervals of recall are corrected for so many.
     clock
         Seconds that have passed, and seconds of processor time that this process has used.
 
@@ -196,7 +205,7 @@ def weigh(
         if goal != "errors":
             raise
         before = scored(champion.model_copy(update={"depth": 0, "early_exit": False}), found)
-    confidence = 1.0 - _ALPHA / max(1, len(options))
+    confidence = 1.0 - _ALPHA / max(1, len(options), looks or 0)
     tried = []
     for number, option in enumerate(options):
         try:
@@ -221,7 +230,8 @@ def choose(goal: Goal, tried: Sequence[Tried], target_ms: float | None = None) -
     """The option to take, and why.
 
     ``latency``: the first that reaches the target, in the order of the trigger table, else the fastest; ``cost``: the one that takes the least
-    processor time; ``recall``: the fewest candidates, and of equally many the highest recall; ``errors``: the first. Only those that pass.
+    processor time; ``recall``: a repaired index, else the fewest candidates, and of equally many the highest recall; ``errors`` and ``index``: the first.
+    Only those that pass.
     """
     passing = [one for one in tried if one.passes]
     if not passing:
@@ -237,7 +247,7 @@ def choose(goal: Goal, tried: Sequence[Tried], target_ms: float | None = None) -
         best = min(passing, key=lambda one: _estimate(one.processor_ratio))
         return best, f"{best.action} costs least and loses nothing: {_estimate(best.processor_ratio):.2f} of the champion's processor time"
     if goal == "recall":
-        best = min(passing, key=lambda one: (one.config.depth, -_estimate(one.recall_difference)))
+        best = min(passing, key=lambda one: (one.action != REPAIR, one.config.depth, -_estimate(one.recall_difference)))
         gain = best.recall_difference
         assert gain is not None  # it passes by it
         return best, f"{best.note}: the cheapest with more recall@20, {gain.estimate:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}] over {len(tried)} options"
@@ -327,6 +337,9 @@ def _judged(option: Option, goal: Goal, ndcg: Interval, recall: Interval, measur
     if goal == "recall":
         passes = kept and recall.low > 0.0
         said = f"recall@20 {recall.estimate:+.4f} [{recall.low:+.4f}, {recall.high:+.4f}], {said}"
+    elif goal == "index":
+        passes = option.documents_wrong == 0
+        said = f"{option.documents_wrong} documents would still be lost or wrong, {said}"
     elif goal == "errors":
         passes, said = True, f"it can be served; {said}"
     else:
@@ -342,6 +355,7 @@ def _judged(option: Option, goal: Goal, ndcg: Interval, recall: Interval, measur
         ndcg_difference=ndcg,
         recall_difference=recall,
         **vars(measured),
+        documents_wrong=option.documents_wrong,
         passes=passes,
         reason=said,
     )

@@ -79,6 +79,7 @@ def compare(
     configs: tuple[ServingConfig, ServingConfig],
     *,
     rules: tuple[DepthRule | None, DepthRule | None] = (None, None),
+    challenger_candidates: CandidateSource | None = None,
     cycle_id: str = "",
     slices: Mapping[str, AbstractSet[str]] | None = None,
     seed: int = 0,
@@ -89,7 +90,8 @@ def compare(
 ) -> tuple[Evaluation, pl.DataFrame]:
     """Champion against challenger: the NDCG@10 difference with its BCa interval and sign-flip p-value, over all queries and per slice.
 
-    Both sides see the same candidates, fetched once; depth and fusion weight are each side's own ``configs`` entry (normally equal).
+    Both sides see the same candidates, fetched once, unless the first stage is what is tried; depth and fusion weight are each side's own ``configs`` entry
+    (normally equal).
 
     Parameters
     ----------
@@ -99,6 +101,8 @@ def compare(
         (champion's, challenger's) serving configuration.
     rules
         When each side stops scoring, for those whose configuration stops early.
+    challenger_candidates
+        What the challenger's own first stage finds, where another index is tried; null: what the champion's finds.
     slices
         Name -> query ids. Slices may overlap; their p-values are Holm-adjusted over the slices tested.
     seed, resamples
@@ -125,13 +129,15 @@ def compare(
     sides = (("champion", champion, configs[0]), ("challenger", challenger, configs[1]))
     for (_, reranker, config), rule in zip(sides, rules, strict=True):
         _same_model(reranker, config, rule)
-    judged = gather(queries, judgments, candidates_for, max(config.depth for config in configs))
-    totals = [sum(map(len, heads_to_score(judged, config.depth))) for config in configs]
+    deepest = max(config.depth for config in configs)
+    judged = gather(queries, judgments, candidates_for, deepest)
+    seen = (judged, judged if challenger_candidates is None else gather(queries, judgments, challenger_candidates, deepest))
+    totals = [sum(map(len, heads_to_score(own, config.depth))) for own, config in zip(seen, configs, strict=True)]
     frame, before = judged.queries, 0
-    for (name, reranker, config), rule, total in zip(sides, rules, totals, strict=True):
+    for (name, reranker, config), rule, total, own in zip(sides, rules, totals, seen, strict=True):
         progress = _offset(on_progress, before, sum(totals))
-        run = rerank_run(judged, reranker, config, scores_cache, rule=rule, on_progress=progress, should_stop=should_stop, skip_hopeless=True)
-        scores = per_query(run, judged.judgments, ["nDCG@10", "R@20"]).rename({"nDCG@10": f"ndcg_{name}", "R@20": f"recall_{name}"})
+        run = rerank_run(own, reranker, config, scores_cache, rule=rule, on_progress=progress, should_stop=should_stop, skip_hopeless=True)
+        scores = per_query(run, own.judgments, ["nDCG@10", "R@20"]).rename({"nDCG@10": f"ndcg_{name}", "R@20": f"recall_{name}"})
         frame = frame.join(scores, on="query_id", how="left", maintain_order="left")
         before += total
     frame = frame.with_columns(

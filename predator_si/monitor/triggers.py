@@ -71,7 +71,7 @@ TRIGGERS: tuple[TriggerRule, ...] = (
     TriggerRule(
         "recall_at_20_down",
         ("recall_at_20",),
-        ("diagnose", "widen_candidates", "tune_fusion", "repair_index"),
+        ("diagnose", "repair_index", "widen_candidates", "tune_fusion", "choose_embedder"),
         "cost within budget",
         _back("recall_at_20", "min", -0.02, "relative"),
         7200.0,

@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from predator_si.privacy import Vault
     from predator_si.release.gitops import GitOpsRepo
     from predator_si.search.models import ModelStore
-    from predator_si.search.retrieve import HybridIndex
+    from predator_si.search.retrieve import Embedder, HybridIndex
 
+OPENERS = frozenset({"quality_gate_sensor", "training_schedule"})
+"""Who opens cycles without a person."""
 _LEASE_SECONDS = 6 * 3600.0
-_INDEXES: dict[tuple[str, int], HybridIndex] = {}
-"""One index per version and process: opening one loads a bi-encoder."""
+_INDEXES: dict[tuple[str, bool], tuple[tuple[str, int], HybridIndex]] = {}
+"""By home, and whether it is a build beside the served one: the index opened last, and which files it was. Two to a process: they are large."""
+_EMBEDDERS: dict[Path, Embedder] = {}
+"""By folder: loading one takes seconds."""
 
 
 class LoopPlan(Record):
@@ -112,21 +116,48 @@ class Loop:
 
         return GitOpsRepo(self.home.gitops_bare, self.home.gitops)
 
-    def index(self) -> HybridIndex:
-        """The index that serves now, so that offline stages see the service's candidates."""
+    def index(self, build: str | None = None) -> HybridIndex:
+        """The index that serves now, so that offline stages see the service's candidates; or the build of a name, beside it.
+
+        Raises
+        ------
+        Missing
+            There is no index, or no build of this name.
+        """
+        from predator_si.search.index_builds import NOTE, IndexBuilds
         from predator_si.search.index_versions import IndexVersions
-        from predator_si.search.retrieve import HybridIndex, load_embedder
+        from predator_si.search.retrieve import HybridIndex
 
         versions = IndexVersions(self.home.index)
-        version = versions.current()
-        key = (str(self.home.index), version)
-        if key not in _INDEXES:
-            known = next((index for (root, _), index in _INDEXES.items() if root == key[0]), None)
-            embedder = known.embedder if known is not None else load_embedder(self.plan.embedder)
-            for old in [other for other in _INDEXES if other[0] == key[0]]:
-                del _INDEXES[old]
-            _INDEXES[key] = HybridIndex.load(versions.folder(version), embedder)
-        return _INDEXES[key]
+        folder, beside = versions.folder(versions.current()), build is not None and build != self.served_build()
+        if build is not None and beside:
+            builds = IndexBuilds(self.home.builds)
+            builds.note(build)
+            folder = builds.folder(build)
+        key, files = (str(self.home.index), beside), (str(folder), (folder / (NOTE if beside else "index.json")).stat().st_mtime_ns)
+        if key not in _INDEXES or _INDEXES[key][0] != files:
+            _INDEXES.pop(key, None)
+            _INDEXES[key] = (files, HybridIndex.load(folder, self.embedder(folder)))
+        return _INDEXES[key][1]
+
+    def served_build(self) -> str:
+        """Name of the build that the serving index goes back to."""
+        from predator_si.search.index_builds import FIRST, note_of
+        from predator_si.search.index_versions import IndexVersions
+
+        versions = IndexVersions(self.home.index)
+        note = note_of(versions.folder(versions.current()))
+        return FIRST if note is None else note.name
+
+    def embedder(self, index_folder: Path | None = None) -> Embedder:
+        """The bi-encoder that an index was built with; by default the home's own."""
+        from predator_si.search.index_builds import embedder_of
+        from predator_si.search.retrieve import load_embedder
+
+        folder = self.plan.embedder if index_folder is None else embedder_of(index_folder, self.plan.embedder)
+        if folder not in _EMBEDDERS:
+            _EMBEDDERS[folder] = load_embedder(folder)
+        return _EMBEDDERS[folder]
 
     # ----------------------------------------------------------------- what is served
 
@@ -147,11 +178,11 @@ class Loop:
         return parse_release(self.release_text(), self.release_name).serving
 
     def released(self) -> ServingConfig:
-        """The champion's configuration with what belongs to the whole service beside it (ingest workers), by Git: what a service that follows must report."""
+        """The champion's configuration with what belongs to the whole service beside it (workers, index), by Git: what a follower must report."""
         from predator_si.release.release_file import parse_release
 
         release = parse_release(self.release_text(), self.release_name)
-        return release.serving.model_copy(update={"ingest_workers": release.ingest.workers})
+        return release.serving.model_copy(update={"ingest_workers": release.ingest.workers, "index": release.index.build})
 
     def info(self, *, facts: bool = False) -> dict[str, Any]:
         """What the service says about itself; with ``facts`` also what its documents are like.

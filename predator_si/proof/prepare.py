@@ -229,10 +229,13 @@ def register_champion(loop: Loop) -> None:
 
 def build_first_index(loop: Loop, on_progress: Progress | None = None, part: str | None = "base") -> None:
     """Index a part of the corpus, or all of it, and publish that as the home's first version."""
+    from predator_si.search.index_builds import write_inventory
     from predator_si.search.index_versions import IndexVersions
     from predator_si.search.retrieve import HybridIndex, load_embedder
 
-    index = HybridIndex.build(loop.corpus.documents(part), load_embedder(loop.plan.embedder), on_progress)
+    documents = loop.corpus.documents(part)
+    index = HybridIndex.build(documents, load_embedder(loop.plan.embedder), on_progress)
+    write_inventory(loop.home.index, documents)
     IndexVersions(loop.home.index).publish(index)
 
 

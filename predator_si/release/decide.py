@@ -64,9 +64,10 @@ PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "cost_per_1k_requests": _NON_INFERIOR + _CHEAPER + _LATENCY_KEPT,
     "error_rate": (),
     "etl_lag_seconds": (),
+    "index_errors": (),
 }
 """Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
-UNSPLIT = frozenset({"error_rate", "etl_lag_seconds"})
+UNSPLIT = frozenset({"error_rate", "etl_lag_seconds", "index_errors"})
 """Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them."""
 
 _SHARES_THE_ERROR = frozenset({"ndcg_significant", "recall_significant"})
@@ -90,6 +91,7 @@ REJECTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "cost_per_1k_requests": _INFERIOR + _SLOWER,
     "error_rate": (),
     "etl_lag_seconds": (),
+    "index_errors": (),
 }
 """What must not be shown: a failure here is a proof that the challenger is worse."""
 

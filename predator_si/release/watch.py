@@ -72,6 +72,9 @@ class WatchPlan(Record):
     max_lag_seconds: float | None = Field(default=None, gt=0)
     """Longest wait in the ingest queue at the last planned check; null where the release is not about it."""
 
+    max_index_errors: float | None = Field(default=None, gt=0)
+    """Open dead letters of the ingest queue; null where the release is not about them."""
+
     def level(self, question: str) -> float:
         """Chance of a rollback by this question after a good release; latency is asked in two ways, which share its level."""
         design = self.design
@@ -93,6 +96,8 @@ class WatchCheck(Record):
     """What ``/info`` named as champion; null when it did not answer."""
     lag_seconds: float | None = Field(default=None, ge=0)
     """How long the oldest document waits to be indexed; null when the service did not say."""
+    index_errors: float | None = Field(default=None, ge=0)
+    """Open dead letters; null when the service did not say."""
     probes: dict[str, float] = Field(default_factory=dict)
     """Query -> NDCG@10 of the released model minus that of the old champion, on the same candidates: -1..1."""
     pairs: int = Field(default=0, ge=0)
@@ -137,6 +142,10 @@ def watch_criteria(plan: WatchPlan) -> tuple[Criterion, ...]:
         *(() if plan.max_lag_seconds is None else (Criterion(
             name="lag", metric="etl_lag_seconds", direction="max", threshold=plan.max_lag_seconds,
             description={"en": "How long the oldest unindexed document waits", "uk": "Скільки чекає найстаріший документ у черзі"},
+        ),)),
+        *(() if plan.max_index_errors is None else (Criterion(
+            name="index_errors", metric="index_errors", direction="max", threshold=plan.max_index_errors,
+            description={"en": "Documents that could not be indexed", "uk": "Документи, які не вдалося проіндексувати"},
         ),)),
     )  # fmt: skip
 
@@ -185,7 +194,7 @@ def judge_watch(plan: WatchPlan, checks: Sequence[WatchCheck], now: datetime | N
         A check that cannot be: more failures or slow requests than requests, a difference outside -1..1, times of no pairs, checks out of order.
     """
     _possible(checks)
-    digest, errors, latency, slower, ndcg, *lag = watch_criteria(plan)
+    digest, errors, latency, slower, ndcg, *queue = watch_criteria(plan)
     evidence = _evidence(plan, checks)
     gates = [
         _digest(digest, plan, checks),
@@ -193,7 +202,7 @@ def judge_watch(plan: WatchPlan, checks: Sequence[WatchCheck], now: datetime | N
         _latency(latency, plan, checks, evidence["latency"]),
         _slower(slower, plan, checks, evidence["slower"]),
         _ndcg(ndcg, plan, checks, evidence["ndcg"]),
-        *(_lag(criterion, plan, checks) for criterion in lag),
+        *({"lag": _lag, "index_errors": _index_errors}[criterion.name](criterion, plan, checks) for criterion in queue),
     ]
     failed = [gate for gate in gates if gate.answer is Answer.FAIL]
     unknown = [gate for gate in gates if gate.answer is Answer.UNKNOWN]
@@ -339,6 +348,14 @@ def _mean_gate(criterion: Criterion, plan: WatchPlan, value: float, n: int, told
     if evidence[-1] >= needed(plan.doubt) and evidence.size < _DOUBT_ENDS * plan.planned_checks:
         return _gate(criterion, Answer.UNKNOWN, value, n, f"{told}; doubtful, so the watch goes on")
     return _gate(criterion, Answer.PASS, value, n, told)
+
+
+def _index_errors(criterion: Criterion, plan: WatchPlan, checks: Sequence[WatchCheck]) -> GateResult:
+    value = checks[-1].index_errors if checks else None
+    if value is None:
+        return _gate(criterion, Answer.UNKNOWN, None, 0, "the service did not say how many documents it gave up")
+    answer = Answer.PASS if value <= criterion.threshold else Answer.FAIL
+    return _gate(criterion, answer, value, len(checks), f"{value:.0f} documents were given up, nothing answers for them; limit {criterion.threshold:.0f}")
 
 
 def _lag(criterion: Criterion, plan: WatchPlan, checks: Sequence[WatchCheck]) -> GateResult:

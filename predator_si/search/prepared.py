@@ -50,6 +50,12 @@ class PreparedEmbedder:
             while len(self._kept) > self._max_kept:
                 self._kept.pop(next(iter(self._kept)))
 
+    def encode_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors of queries, which nobody prepares."""
+        encode: Callable[[Sequence[str]], npt.NDArray[np.float32]] = getattr(self._inner, "encode_queries", self._inner.encode)
+        with self._asking:
+            return encode(texts)
+
     def encode(self, texts: Sequence[str], on_progress: Callable[[int, int], None] | None = None) -> npt.NDArray[np.float32]:
         """Unit vectors in the order of ``texts``: remembered ones where there are, computed ones otherwise."""
         with self._lock:

@@ -20,6 +20,7 @@ import polars as pl
 
 from predator_si.corpora.text import digest_lines, file_digest, words
 from predator_si.errors import BadInput, Missing
+from predator_si.search.embedder_prefix import recorded_prefix
 from predator_si.search.tiny import EMBEDDER_FILE, HashingEmbedder
 
 RRF_K = 60
@@ -57,6 +58,7 @@ class SentenceEmbedder:
         from predator_si.search.rerank import chip_has_bf16
 
         self.name = f"{Path(folder).name}@{max_tokens}"
+        self._prefix = recorded_prefix(Path(folder))
         self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
         self._model.max_seq_length = max_tokens
         self._max_tokens = max_tokens
@@ -78,6 +80,10 @@ class SentenceEmbedder:
             if on_progress:
                 on_progress(min(start + _BLOCK, len(order)), len(order))
         return out if out is not None else np.empty((0, 384), np.float32)
+
+    def encode_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Unit vectors of queries, with what the model wants put before them."""
+        return self.encode([self._prefix + text for text in texts])
 
     def _few(self, texts: list[str]) -> npt.NDArray[np.float32]:
         import torch
@@ -334,7 +340,7 @@ class HybridIndex:
             return []
         k = min(LEG_DEPTH, self.n_documents)
         bags = [[word for word in words(query) if word in self._bm25.vocab_dict] for query in queries]
-        dense = self.embedder.encode(list(queries)) @ self._vectors.T
+        dense = _queries(self.embedder, queries) @ self._vectors.T
         result = []
         for bag, similarities in zip(bags, dense, strict=True):
             if bag:
@@ -366,7 +372,7 @@ class HybridIndex:
             A document is not in the index.
         """
         places = [self._places(ids) for ids in doc_ids]
-        return [(self._vectors[at] @ vector).astype(np.float64) for at, vector in zip(places, self.embedder.encode(list(queries)), strict=True)]
+        return [(self._vectors[at] @ vector).astype(np.float64) for at, vector in zip(places, _queries(self.embedder, queries), strict=True)]
 
     def lexical_scores(self, queries: Sequence[str], doc_ids: Sequence[Sequence[str]]) -> list[FloatArray]:
         """BM25 of each query with the documents named for it, aligned with them: 0 where they share no word.
@@ -395,6 +401,12 @@ class HybridIndex:
         if unknown:
             raise Missing(f"{len(unknown)} of {len(doc_ids)} documents are not in the index, {unknown[0]!r} for one. Index them, or leave them out.")
         return np.array([self._position[doc_id] for doc_id in doc_ids], np.int64)
+
+
+def _queries(embedder: Embedder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Vectors of queries: some models read them otherwise than documents."""
+    encode: Callable[[Sequence[str]], npt.NDArray[np.float32]] = getattr(embedder, "encode_queries", embedder.encode)
+    return encode(list(texts))
 
 
 def _file_digests(folder: Path) -> dict[str, str]:

@@ -175,10 +175,10 @@ def test_a_lag_gets_more_workers_and_the_watch_looks_at_the_lag(begin: Callable[
 
 def test_where_nothing_helps_the_cycle_ends_and_says_what_was_tried(begin: Callable[..., Home]) -> None:
     home = begin()
-    cycle_id, plan = home.acted(**RECALL, actions=("diagnose", "widen_candidates", "tune_fusion", "repair_index"))
+    cycle_id, plan = home.acted(**RECALL, actions=("diagnose", "repair_index", "widen_candidates", "tune_fusion"))
     assert plan.config is None and not plan.train and len(plan.tried) > 5 and all(one.recall_difference is not None for one in plan.tried)
     assert home.state(cycle_id) is CycleState.REJECTED and "no action helps" in home.loop.control.cycle(cycle_id).reason
-    assert plan.not_built == {"repair_index": "not built yet"}
+    assert plan.not_built == {"repair_index": "the index holds all 60 documents that were accepted, each with its newest text"}
     assert not (home.folder(cycle_id) / "challenger.json").exists() and home.tracker.alias("challenger") is None
 
 

@@ -207,17 +207,9 @@ def test_the_interval_and_the_days_limit_hold(sensors: Sensors) -> None:
     assert [cycle.cycle_id for cycle in sensors.loop.control.cycles()] == [ended]
 
 
-def test_a_failing_gate_whose_actions_are_not_built_is_shown_and_starts_nothing(sensors: Sensors) -> None:
-    write_baseline(sensors.loop, sensors.champion)
-    write_snapshot(sensors.loop, sensors.champion, values={"index_errors": 50.0})
-    said = sensors.skip("quality_gate_sensor")
-    assert "fails, and its actions are not built yet: index_errors 50" in said
-    assert sensors.loop.control.cycles() == []
-
-
-def test_a_failing_gate_that_can_be_acted_upon_starts_beside_one_that_cannot(sensors: Sensors) -> None:
+def test_documents_that_were_given_up_come_before_relevance(sensors: Sensors) -> None:
     degraded(sensors, index_errors=50.0)
-    assert sensors.request("quality_gate_sensor").tags[TRIGGER] == "ndcg_at_10_down"
+    assert sensors.request("quality_gate_sensor").tags[TRIGGER] == "index_errors_up"
 
 
 def test_a_home_whose_plan_is_lost_is_unknown(sensors: Sensors) -> None:

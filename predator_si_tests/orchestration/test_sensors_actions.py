@@ -45,6 +45,7 @@ def sensors(settings: Settings, instance: dg.DagsterInstance) -> Sensors:
         ("error_rate", 0.5, "error_rate_up"),
         ("etl_lag_seconds", 900.0, "etl_lag_seconds_up"),
         ("cost_per_1k_requests", 9.0, "cost_per_1k_requests_up"),
+        ("index_errors", 9.0, "index_errors_up"),
     ],
 )
 def test_triggers_with_actions_begin_with_these_and_come_to_training_only_after(sensors: Sensors, metric: str, value: float, trigger: str) -> None:

@@ -283,8 +283,8 @@ def test_the_report_carries_causes_their_actions_and_does_not_retrain_a_model_th
         "si_2026_11_22_001", *arguments, events=now.events, indexed_ids=now.indexed_ids, reference=reference, actions=now.actions, index=now.index
     )
     cause = report.root_cause_analysis
-    assert (cause.type, cause.detail) == ("retrieval_miss", "dense") and cause.causes[0]["actions"][0]["type"] == "reindex"
-    assert report.recommended_actions[0]["type"] == report.xai_insights.suggested_action == "reindex"
+    assert (cause.type, cause.detail) == ("retrieval_miss", "dense") and cause.causes[0]["actions"][0]["type"] == "choose_embedder"
+    assert report.recommended_actions[0]["type"] == report.xai_insights.suggested_action == "choose_embedder"
     assert not {"retrain_reranker", "augment"} & {action["type"] for action in report.recommended_actions}
     assert {"retrieval_miss:dense", "losses"} <= {entry["branch"] for entry in cause.evidence}
     alone = diagnose("si_2026_11_22_001", *arguments, events=now.events)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import polars as pl
 import pytest
@@ -28,6 +26,12 @@ def candidates(texts: list[str], depth: int) -> list[Candidates]:
     return [Candidates(ids, TEXTS, 1.0 / (60.0 + ranks), ranks, ranks) for _ in texts]
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelStore, str]:
+    """One store for all: what one test exported the next finds there."""
+    return store_tiny(tmp_path_factory.mktemp("tiny"))
+
+
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     """Two backends are enough where the rule is looked at and not the backends; one is the reference."""
@@ -41,8 +45,8 @@ def choose(store: ModelStore, digest: str, **more: object) -> Optimisation:
 
 
 @pytest.mark.parametrize("margin", [10.0, -10.0], ids=["all are good enough", "none is"])
-def test_the_fastest_that_keeps_the_ranking_or_the_weights_themselves(tmp_path: Path, margin: float):
-    store, digest = store_tiny(tmp_path)
+def test_the_fastest_that_keeps_the_ranking_or_the_weights_themselves(tiny: tuple[ModelStore, str], margin: float):
+    store, digest = tiny
     found = choose(store, digest, calibration=PAIRS, margin=margin)
     assert sorted(variant.backend for variant in found.variants) == sorted(fast_backends())
     speeds = [variant.p50_ms for variant in found.variants]
@@ -60,14 +64,14 @@ def test_the_fastest_that_keeps_the_ranking_or_the_weights_themselves(tmp_path: 
     assert set(found.front) <= judged and Optimisation.model_validate_json(found.to_json()) == found
 
 
-def test_int8_is_not_tried_without_pairs_to_calibrate_on(tmp_path: Path):
-    store, digest = store_tiny(tmp_path)
+def test_int8_is_not_tried_without_pairs_to_calibrate_on(tiny: tuple[ModelStore, str]):
+    store, digest = tiny
     found = choose(store, digest)
     assert "openvino-int8" not in {variant.backend for variant in found.variants} and len(found.variants) == len(fast_backends()) - 1
 
 
-def test_a_reference_that_ranks_otherwise_is_not_the_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: tuple[str, ...]):
-    store, digest = store_tiny(tmp_path)
+def test_a_reference_that_ranks_otherwise_is_not_the_reference(tiny: tuple[ModelStore, str], monkeypatch: pytest.MonkeyPatch, cheap: tuple[str, ...]):
+    store, digest = tiny
     names = []
     real = optimising.evaluate_model
 
@@ -121,9 +125,9 @@ def test_an_inferior_variant_is_chosen_no_more_often_than_by_a_single_test():
     assert naive / 400 > 0.15
 
 
-def test_students_and_depths_are_tried_and_a_failure_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cheap: tuple[str, ...]):
-    store, digest = store_tiny(tmp_path)
-    small = store_tiny(tmp_path, seed=3, layers=1)[1]
+def test_students_and_depths_are_tried_and_a_failure_ends_it(tiny: tuple[ModelStore, str], monkeypatch: pytest.MonkeyPatch, cheap: tuple[str, ...]):
+    store, digest = tiny
+    small = store_tiny(store.root.parent, seed=3, layers=1)[1]
     found = choose(store, digest, students=[small], depths=[4], margin=10.0, usd_per_vcpu_hour=0.04)
     assert len(found.variants) == 2 * 2 * 2, "two backends with both sizes and depths"
     kinds = {(variant.layers, variant.max_length, variant.depth) for variant in found.variants}
@@ -147,14 +151,14 @@ class _frozen:
         self.orders: list[list[str]] = []
 
 
-def test_no_time_left_is_said_and_the_weights_remain(tmp_path: Path, cheap: tuple[str, ...]):
-    store, digest = store_tiny(tmp_path)
+def test_no_time_left_is_said_and_the_weights_remain(tiny: tuple[ModelStore, str], cheap: tuple[str, ...]):
+    store, digest = tiny
     found = choose(store, digest, margin=10.0, budget_seconds=1e-6)
     assert store.card(found.chosen).backend == "torch-fp32" and found.reason.startswith("the time was over before") and found.tests == 0
 
 
-def test_early_exit_is_calibrated_tested_and_kept(tmp_path: Path, cheap: tuple[str, ...]):
-    store, digest = store_tiny(tmp_path)
+def test_early_exit_is_calibrated_tested_and_kept(tiny: tuple[ModelStore, str], cheap: tuple[str, ...]):
+    store, digest = tiny
     asked = [f"{word} {topic}" for word in "abcdefgh" for topic in TOPICS]
     found = choose(store, digest, margin=10.0, early_exit=EarlyExit(asked))
     assert found.rule is not None and found.rule.depth == 8 and found.confidence == 0.975 and found.tests >= 2

@@ -69,8 +69,13 @@ def cheap() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def found(places: tuple[list[Collection], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    home = tmp_path_factory.mktemp("home")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model store for all: exports of the same weights are made once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def found(places: tuple[list[Collection], Path], home: Path) -> dict[str, Any]:
     return bench_rerank(places[0], places[1], ModelStore(home / "models"), home / "work", plan(), usd_per_vcpu_hour=0.04)
 
 
@@ -102,8 +107,8 @@ def test_students_and_the_choice_are_told(found: dict[str, Any]):
     assert found["twin"]["same"] and found["twin"]["n_queries"] > 1
 
 
-def test_students_that_are_given_are_not_made_again(places: tuple[list[Collection], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    store = ModelStore(tmp_path / "models")
+def test_students_that_are_given_are_not_made_again(places: tuple[list[Collection], Path], home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = ModelStore(home / "models")
     student = store.add(tiny_cross_encoder(tmp_path / "own", [*WORDS], 5, layers=1, hidden=32), name="own", backend="torch-fp32", max_length=48)
     monkeypatch.setattr(bench, "distil", lambda *_, **__: pytest.fail("a student was given"))
     got = bench_rerank(places[0][:1], places[1], store, tmp_path / "work", plan(queries=8), variants=[student])

@@ -48,7 +48,7 @@ EXPRESSIONS: dict[str, tuple[str, str | None]] = {
     "error_rate": (f"{_FAILED} / sum(rate({_SERVED}[{WINDOW}]))", f"sum(increase({_SERVED}[{WINDOW}]))"),
     "etl_lag_seconds": ("max(predator_si_ingest_lag_seconds)", None),
     "index_throughput": ("sum(predator_si_ingest_documents_per_second)", None),
-    "index_errors": ("sum(predator_si_ingest_dead_letters_total)", None),
+    "index_errors": ("sum(predator_si_ingest_dead_letters_open)", None),
     "gpu_utilization": ("avg(DCGM_FI_DEV_GPU_UTIL) / 100", "count(DCGM_FI_DEV_GPU_UTIL)"),
 }
 """By metric: the value, in the metric's unit, and the number of observations behind it. Names are those of our own service (``search.telemetry``) and of

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 
 import polars as pl
 
 from predator_si.errors import PredatorError
 from predator_si.evaluate.actions import ActionPlan, Goal, Option, Tried, choose, cut_options, weigh, widen_options
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, improve
+from predator_si.orchestration.steps import aliases, improve, indexes
 from predator_si.orchestration.steps.decide import latency_target_ms
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
@@ -33,18 +34,17 @@ GOALS: dict[str, Goal | None] = {
     "recall_at_20": "recall",
     "error_rate": "errors",
     "etl_lag_seconds": None,
+    "index_errors": "index",
 }
 """Signals whose cycles begin with an action instead of training, and what the options are measured by; null where there is but one."""
 TRAINING_ACTIONS = frozenset({"distil", "retrain_reranker", "retrain_with_feedback"})
 NOT_BUILT = {
     "add_replicas": "a value of the release file that only a cluster applies; this service is one process",
     "fewer_replicas": "a value of the release file that only a cluster applies; this service is one process",
-    "repair_index": "not built yet",
-    "retry": "not built yet",
-    "quarantine": "not built yet",
-    "reindex": "not built yet",
 }
 """Actions of the trigger table that this loop does not take, with the reason."""
+_COSTLY = frozenset({"choose_embedder", "reindex"})
+"""Actions that embed every document: tried where nothing cheaper passes."""
 _LEAST_WORKERS, _MOST_WORKERS = 1, 8
 _STORED = 4
 """Smaller models of the store that are weighed, the newest ones."""
@@ -71,29 +71,37 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
     goal, scale = GOALS[signal_of(cycle.trigger.type)], loop.plan.scale
     queries = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
     not_built = {action: NOT_BUILT[action] for action in cycle.trigger.actions if action in NOT_BUILT}
-    options = _options(loop, cycle, champion, queries, not_built)
+    cheap = tuple(action for action in cycle.trigger.actions if action not in _COSTLY)
+    options = _options(loop, cycle, champion, queries, not_built, cheap)
     if goal is None:
         tried = [Tried(action=one.action, config=one.config, note=one.note, passes=True, reason=one.note) for one in options]
         best, reason = (tried[0], tried[0].note) if tried else (None, "; ".join(not_built.values()) or "there is no option")
     else:
-        tried = weigh(
-            options,
-            champion,
-            goal,
-            queries,
-            loop.corpus.judgments(split="dev"),
-            loop.index().candidates,
-            lambda digest: improve.offline_reranker(loop, digest),
-            lambda digest: improve.served_reranker(loop, digest),
+        looks = len(options) + (len(indexes.embedder_folders(loop)) if "choose_embedder" in cycle.trigger.actions else 0)
+        weighed = partial(
+            weigh,
+            champion=champion,
+            goal=goal,
+            queries=queries,
+            judgments=loop.corpus.judgments(split="dev"),
+            candidates_for=loop.index().candidates,
+            scorer_of=lambda digest: improve.offline_reranker(loop, digest),
+            server_of=lambda digest: improve.served_reranker(loop, digest),
             rule_of=lambda config: improve.depth_rule(loop, config),
             served_p95_ms=cycle.trigger.value if cycle.trigger.metric == "p95_latency_ms" else None,
+            looks=looks,
             seed=scale.seed,
             resamples=scale.resamples,
             scores_cache=loop.pair_scores,
             on_progress=on_progress,
             should_stop=loop.should_stop(cycle_id),
         )
+        tried = weighed(options)
+        if not any(one.passes for one in tried):
+            costly = _options(loop, cycle, champion, queries, not_built, tuple(action for action in cycle.trigger.actions if action in _COSTLY))
+            options, tried = options + costly, tried + weighed(costly) if costly else tried
         best, reason = choose(goal, tried, latency_target_ms(loop))
+    indexes.discard(loop, options, best.config if best is not None else None)
     train = best is None and bool(TRAINING_ACTIONS.intersection(cycle.trigger.actions))
     plan = ActionPlan(
         cycle_id=cycle_id,
@@ -138,10 +146,10 @@ def _take(loop: Loop, cycle_id: str, plan: ActionPlan, config: ServingConfig, tr
 # --------------------------------------------------------------------------- the options of each action
 
 
-def _options(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame, not_built: dict[str, str]) -> list[Option]:
-    """Options of the trigger's actions in their order. An action that has none here says why in ``not_built``."""
+def _options(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame, not_built: dict[str, str], actions: tuple[str, ...]) -> list[Option]:
+    """Options of some of the trigger's actions in their order. An action that has none here says why in ``not_built``."""
     found: list[Option] = []
-    for action in cycle.trigger.actions:
+    for action in actions:
         if action not in _MAKERS:
             continue
         made = _MAKERS[action](loop, cycle, champion, queries)
@@ -149,7 +157,7 @@ def _options(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.Data
             not_built[action] = made
         else:
             found += made
-    if "quantise" in cycle.trigger.actions:  # both together, where neither alone reaches the target
+    if "quantise" in actions:  # both together, where neither alone reaches the target
         quantised = next((one for one in found if one.action == "quantise"), None)
         if quantised is not None:
             found += [
@@ -249,7 +257,9 @@ def _previous(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.Dat
         return "nothing was released before the champion"
     back = load_patch(loop.artifacts(release.cycle_id), "promote").reverse
     weights = float(back["fusion.weights.rerank"]), float(back["fusion.weights.firstStage"])
-    config = ServingConfig(model=str(back["reranker.champion"]), depth=int(back["reranker.depth"]), fusion_weight=weights[1] / sum(weights))
+    config = ServingConfig(
+        model=str(back["reranker.champion"]), depth=int(back["reranker.depth"]), fusion_weight=weights[1] / sum(weights), index=back.get("index.build")
+    )
     if config.model == champion.model or config.model not in loop.models:
         return f"{config.model} is what serves, or is gone from the model store"
     entry = find_denied(parse_deny(loop.repo.show(DENY_FILE)), loop.models.card(config.model))
@@ -279,4 +289,9 @@ _MAKERS: dict[str, Callable[[Loop, Cycle, ServingConfig, pl.DataFrame], list[Opt
     "previous_model": _previous,
     "depth_zero": _first_stage,
     "add_workers": _workers,
+    "repair_index": lambda loop, cycle, champion, queries: indexes.repaired(loop, cycle, champion),
+    "choose_embedder": lambda loop, cycle, champion, queries: indexes.other_embedders(loop, cycle, champion),
+    "retry": lambda loop, cycle, champion, queries: indexes.retried(loop, cycle, champion),
+    "quarantine": lambda loop, cycle, champion, queries: indexes.quarantined(loop, cycle, champion),
+    "reindex": lambda loop, cycle, champion, queries: indexes.reindexed(loop, cycle, champion),
 }

@@ -20,6 +20,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import references
 from predator_si.privacy import open_text
 from predator_si.records import DriftReport, MetricsSnapshot, utc_now
+from predator_si.search.index_builds import embedder_of
 from predator_si.search.index_versions import IndexVersions
 from predator_si.search.personal import existing_vault
 from predator_si.search.retrieve import load_embedder
@@ -95,7 +96,8 @@ def _documents(loop: Loop, newest: MetricsSnapshot) -> tuple[Documents, Document
         version = versions.current()
     except Missing:
         return None
-    champion = hashlib.sha256(f"{newest.champion} {loop.plan.embedder.name}".encode()).hexdigest()[:16]
+    embedder = embedder_of(versions.folder(version), loop.plan.embedder).name
+    champion = hashlib.sha256(f"{newest.champion} {embedder}".encode()).hexdigest()[:16]
     kept = loop.home.snapshots / "drift" / f"documents-{champion}.npz"
     now = _sample(versions.folder(version), str(version), loop.plan.scale.seed)
     if not kept.is_file():

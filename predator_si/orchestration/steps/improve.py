@@ -117,9 +117,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
 
     Of several averages with the starting weights the one is kept that dev queries prefer, with a correction for having looked.
     """
-    from predator_si.train.trainer import trainer_named
-
-    folder, said = loop.artifacts(cycle_id), loop.settings.values.training
+    folder, trainer = loop.artifacts(cycle_id), recipes.trainer_of(loop, cycle_id)
     path = folder / "augmented_dataset.parquet"
     examples, erased = read_examples(path, loop.vault())
     if examples.is_empty():
@@ -133,7 +131,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
     )
     status = "FAILED"
     try:
-        trained = trainer_named(said.trainer, said.processes).train(
+        trained = trainer.train(
             loop.models,
             start,
             examples,
@@ -316,6 +314,7 @@ def _compare(
         challenger_model,
         (champion, challenger),
         rules=(depth_rule(loop, champion), depth_rule(loop, challenger)),
+        challenger_candidates=loop.index(challenger.index).candidates if challenger.index is not None else None,
         cycle_id=cycle.cycle_id,
         slices={name: members for name, members in sorted(slices.items()) if members & chosen},
         scores_cache=loop.pair_scores,

@@ -26,11 +26,13 @@ from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_m
 from predator_si.reports import manifest, write_cycle_report
 from predator_si.reports.cycle import Section
 from predator_si.search.events import read_events
+from predator_si.search.index_builds import FIRST
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
 _P95_ROLLBACK_MS = 1000.0
 _LAG_ROLLBACK_SECONDS = 120.0
+_INDEX_ERRORS_ROLLBACK = 10.0
 _CONFIRM_SECONDS = 120.0
 
 
@@ -48,6 +50,7 @@ def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
         latency_ratio=_accepted_ratio(loop.artifacts(cycle_id), decision) * design.latency_margin,
         ndcg_margin=ndcg_margin_of(cycle.trigger.type),
         probes_expected=is_tried(cycle.trigger.type),
+        max_index_errors=_INDEX_ERRORS_ROLLBACK if signal_of(cycle.trigger.type) == "index_errors" else None,
         max_lag_seconds=_LAG_ROLLBACK_SECONDS if signal_of(cycle.trigger.type) == "etl_lag_seconds" else None,
     )
 
@@ -69,11 +72,11 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
     checks = [WatchCheck.model_validate(check) for check in known.checks] if known else []
     since = checks[-1].at if checks else deployment.created_at
     served: str | None = None
-    lag: float | None = None
+    ingest: dict[str, Any] = {}
     try:
         loop.flush()
         info = loop.info()
-        served, lag = info["variants"]["champion"]["model_sha"], info.get("ingest", {}).get("lag_seconds")
+        served, ingest = info["variants"]["champion"]["model_sha"], info.get("ingest", {})
     except (PredatorError, KeyError, TypeError):
         served = None  # counted as unknown by the digest gate: the service did not say what it serves
     now = utc_now()
@@ -89,7 +92,8 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
             slow=int((good > plan.p95_limit_ms).sum()) if plan.p95_limit_ms is not None else None,
             p95_ms=float(good.quantile(0.95, "higher") or 0.0) if good.len() else None,
             served_digest=served,
-            lag_seconds=lag,
+            lag_seconds=ingest.get("lag_seconds"),
+            index_errors=ingest.get("dead_letters"),
             probes=_probe_differences(loop, decision, scale.watch_probes, checks, on_progress) if served is not None and plan.probes_expected else {},
             **_timed_pairs(window.shadows.filter(pl.col("timestamp") > since), decision),
         )
@@ -142,9 +146,10 @@ def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[
     if not queries.height:
         return {}
     judgments = corpus.judgments(split="dev")
+    first_stage = loop.index() if decision.challenger.index is None else loop.index(decision.champion.index or FIRST)  # what the old champion answered with
     released = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", on_progress=on_progress).per_query
     before = evaluate_model(
-        queries, judgments, loop.index().candidates, offline_reranker(loop, decision.champion.model), decision.champion, scores_cache=loop.pair_scores
+        queries, judgments, first_stage.candidates, offline_reranker(loop, decision.champion.model), decision.champion, scores_cache=loop.pair_scores
     )
     joined = released.drop_nulls("ndcg_at_10").select("query_id", new="ndcg_at_10").join(before.select("query_id", old="ndcg_at_10"), on="query_id")
     return {query_id: new - old for query_id, new, old in joined.iter_rows()}

@@ -19,19 +19,13 @@ from predator_si.orchestration.steps.compare import keep_evidence
 from predator_si.orchestration.steps.remeasure import counted, remeasure
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
-from predator_si.records import Answer, GateResult, MetricsSnapshot, utc_now
+from predator_si.records import GateResult, MetricsSnapshot, utc_now
 from predator_si.search.events import EventFrames
 from predator_si.search.personal import existing_vault
 
 _FIRST_WINDOW = timedelta(hours=1)
 _ASKED = 2000
 """Requests whose text tells what people ask about."""
-ACTED_UPON = frozenset(
-    {
-        "ndcg_at_10", "recall_at_20", "p95_latency_ms", "avg_latency_ms", "user_satisfaction", "cost_per_1k_requests", "error_rate", "etl_lag_seconds",
-    }
-)  # fmt: skip
-"""Metrics whose row of the trigger table this loop can act on (``steps.act``, training). Other failing gates are shown, and start nothing."""
 
 
 def take_snapshot(loop: Loop, *, probes: bool = True, on_progress: Callable[[int, int], None] | None = None) -> MetricsSnapshot:
@@ -144,9 +138,4 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
         cycle_interval=loop.settings.cycle_interval,
         mock_signals=loop.settings.mock_signals,
     )
-    judged = gates(loop, snapshot, now)
-    idle = [gate for gate in judged if gate.answer is Answer.FAIL and gate.criterion.metric not in ACTED_UPON]
-    answer = decide(snapshot, [gate for gate in judged if gate not in idle], state, now, force=force)
-    if isinstance(answer, Skip) and idle:
-        return Skip((*answer.reasons, *(f"fails, and its actions are not built yet: {gate.reason}" for gate in idle)), answer.retry_at)
-    return answer
+    return decide(snapshot, gates(loop, snapshot, now), state, now, force=force)

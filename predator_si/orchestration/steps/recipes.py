@@ -6,18 +6,21 @@ What belongs here: from the contour's and the home's settings to arguments of ``
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from predator_si.errors import Missing
 from predator_si.evaluate import evaluate_model, score_pairs
-from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, ServingConfig
 from predator_si.search.rerank import fuse, load_reranker, reference_backend
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.replay import EarlierData, earlier_data
 from predator_si.train.select import Choice, Scored, choose
+from predator_si.train.trainer import Trainer, trainer_named
 
 _REPLAYED_CYCLES = 5
 _TAUGHT_SHARE = 0.5
@@ -100,6 +103,28 @@ def choose_average(loop: Loop, cycle_id: str, candidates: dict[float, str]) -> C
     found = choose(scored, seed=scale.seed, resamples=scale.resamples)
     loop.save(cycle_id, "candidates.json", found)
     return found
+
+
+def trainer_of(loop: Loop, cycle_id: str) -> Trainer:
+    """Who trains a cycle: H2O LLM Studio where the contour switches it on for cycles like this one, else the contour's trainer.
+
+    Raises
+    ------
+    Missing
+        H2O LLM Studio is switched on, and the contour does not say where it is or what it tunes.
+    """
+    said, studio = loop.settings.values.training, loop.settings.values.h2o_studio
+    by_itself = loop.control.cycle(cycle_id).actor in OPENERS
+    if not studio.enabled or (by_itself and not studio.auto_trigger_training):
+        return trainer_named(said.trainer, said.processes)
+    from predator_si.train.h2o import H2OTrainer, Studio
+
+    if studio.folder is None or studio.backbone is None:
+        raise Missing(
+            "h2oStudio.enabled is true, but h2oStudio.folder and h2oStudio.backbone do not say where H2O LLM Studio is installed and which language model it "
+            "tunes. Name both (docs/training.md), or switch it off: the loop's own trainer then trains."
+        )
+    return H2OTrainer(Studio(Path(studio.folder).expanduser(), studio.backbone, studio.command, studio.gpus))
 
 
 def student_layers(loop: Loop, cycle_id: str, trained: str) -> tuple[int, ...]:
