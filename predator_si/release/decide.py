@@ -70,6 +70,8 @@ PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
 UNSPLIT = frozenset({"error_rate", "etl_lag_seconds", "index_errors"})
 """Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them."""
 
+_NAMES_NO_SUCCESS = frozenset({"user_satisfaction"})
+"""Signals whose promotion criteria ask for no more than not being worse; what is released must be shown to be better in something all the same."""
 _SHARES_THE_ERROR = frozenset({"ndcg_significant", "recall_significant"})
 """Claims of superiority on judged queries that every candidate of a month meets."""
 
@@ -212,6 +214,8 @@ def decide_promote(
         trial_gates = [*experiment.guardrails, judge_criterion(split, {"sample_ratio_p": ratio})]
         gates += trial_gates
         verdict, reason = _with_trial(verdict, reason, experiment, trial_gates)
+    if verdict is Verdict.PROMOTE and signal_of(trigger) in _NAMES_NO_SUCCESS:
+        verdict, reason = _with_success(reason, evaluation, experiment)
     return _decision(evaluation, "promote", gates, verdict, reason, policy, approval_required, evidence, drill, now)
 
 
@@ -326,6 +330,16 @@ def _with_trial(verdict: Verdict, reason: str, experiment: ExperimentResult, gat
     if open_ones:
         return Verdict.INCONCLUSIVE, f"the trial leaves open: {_reasons(open_ones)}; offline: {reason}"
     return verdict, f"{reason}; trial: {experiment.reason}"
+
+
+def _with_success(reason: str, evaluation: Evaluation, experiment: ExperimentResult | None) -> tuple[Verdict, str]:
+    """Ship only what is shown to be better somewhere (``experiment.rule``): judged queries, clicks, latency or the wins of an interleaved trial."""
+    shown = [gate.reason for gate in (experiment.success if experiment is not None else []) if gate.answer is Answer.PASS]
+    if evaluation.ndcg_difference.low >= _ABOVE_ZERO:
+        shown.append(f"NDCG@10 is higher by {evaluation.ndcg_difference.low:.4f} or more")
+    if shown:
+        return Verdict.PROMOTE, f"{reason}; better: {'; '.join(shown)}"
+    return Verdict.INCONCLUSIVE, f"not worse, and nothing is shown to be better: {reason}"
 
 
 def _reasons(gates: Sequence[GateResult]) -> str:

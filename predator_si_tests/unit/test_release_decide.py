@@ -71,7 +71,7 @@ def _promote(evaluation: Evaluation, experiment: ExperimentResult | None, trigge
         ("p95_latency_ms_up", -0.05, -0.011, 0.001, FAST, Verdict.REJECT),
         ("p95_latency_ms_up", -0.05, -0.009, 0.001, FAST, Verdict.INCONCLUSIVE),  # worse, but perhaps within the margin
         ("p95_latency_ms_up", 0.02, 0.06, 0.001, SLOW, Verdict.REJECT),
-        ("user_satisfaction_down", -0.009, 0.01, 0.9, EQUAL, Verdict.PROMOTE),
+        ("user_satisfaction_down", 0.001, 0.02, 0.01, EQUAL, Verdict.PROMOTE),
         ("cost_per_1k_requests_up", -0.009, 0.01, 0.9, EQUAL, Verdict.INCONCLUSIVE),  # nobody measured the cost
     ],
 )
@@ -123,6 +123,16 @@ def test_differences_that_are_all_equal_prove_nothing() -> None:
     constant = evaluation.model_copy(update={"ndcg_difference": evaluation.ndcg_difference.model_copy(update={"sd": 0.0})})
     decision = _trial(constant)
     assert decision.verdict is Verdict.INCONCLUSIVE and "all 400 differences are +0.0500" in decision.reason
+
+
+def test_what_is_not_worse_is_not_shipped_until_something_is_shown_to_be_better() -> None:
+    equal = _evaluation(-0.009, 0.01, 0.9, EQUAL)
+    assert _trial(equal, "user_satisfaction_down").verdict is Verdict.PROMOTE, "a trial may find out"
+    held = _promote(equal, _experiment(), "user_satisfaction_down")
+    assert held.verdict is Verdict.INCONCLUSIVE and "nothing is shown to be better" in held.reason
+    rule = Criterion(name="click_through_better", metric="click_through", direction="min", kind="relative", threshold=0.0)
+    clicked = GateResult(criterion=rule, answer=Answer.PASS, value=0.1, n=900, reason="click_through +10%: shown to be better")
+    assert _promote(equal, _experiment(success=[clicked]), "user_satisfaction_down").verdict is Verdict.PROMOTE
 
 
 def test_cost_is_judged_once_somebody_measures_it() -> None:
