@@ -11,7 +11,7 @@ import dagster as dg
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
 from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_act_job, cycle_prepare_job, observe_job, rollback_job
-from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
@@ -25,7 +25,6 @@ from predator_si.settings import Settings
 _JOB_BY_NAME = {job.name: job for job in JOBS}
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
-_OPENERS = frozenset({"quality_gate_sensor", "training_schedule"})
 _HANDED_OVER = timedelta(minutes=2)
 """How long the first run of a cycle may take to appear: run keys are remembered per sensor, so two of them would start it twice."""
 _QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
@@ -97,7 +96,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         if waiting is not None:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
-        if cycle.actor in _OPENERS and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
+        if cycle.actor in OPENERS and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
             return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {cycle.actor}")
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
         fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
