@@ -191,6 +191,7 @@ def evaluated(loops: Loops, cycle_id: str) -> str:
     assert abs(float(frame["ndcg_challenger"].mean() or 0.0) - found.ndcg_challenger) < 1e-9  # type: ignore[arg-type]
     assert (found.champion.depth, found.champion.fusion_weight) == (found.challenger.depth, found.challenger.fusion_weight)
     assert loops.loop.control.sealed_openings("toy") == 1
+    assert found.holdout is not None and found.holdout.opening.candidate == 1 and "can resolve" in found.power
     return found.challenger.model
 
 

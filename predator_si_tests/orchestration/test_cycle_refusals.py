@@ -31,6 +31,7 @@ from predator_si.release.recompute import collect_evidence
 from predator_si.release.release_file import parse_release
 from predator_si.search.traffic import replay
 from predator_si.settings import Settings, load_settings
+from predator_si.statistics import candidate_level
 from predator_si.train.tracking import NullTracker
 from predator_si_tests.support.platform import load_word_reranker, machines, on_free_port, open_cycle, prepare, tiny_scale, word_model, write_toy_corpus
 
@@ -292,6 +293,19 @@ def test_a_forged_verdict_and_a_forged_check_commit_nothing(stage: Stage) -> Non
     assert not result.success and "the stored trial verdict is promote, its evidence gives inconclusive" in failure(result)
     assert (stage.head(), stage.served()) == (head, (stage.old, None))
     assert stage.state(cycle_id) is CycleState.EVALUATED
+
+
+def test_an_opening_that_the_ledger_does_not_know_proves_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle_id, head = stage.evaluated(GOOD), stage.head()
+    decision = deciding.decide(stage.loop, cycle_id, "trial")
+    (claim,) = [gate for gate in decision.gates if gate.criterion.name == "ndcg_significant"]
+    holdout = Evaluation.read(stage.folder(cycle_id) / "evaluation.json").holdout
+    assert decision.verdict is Verdict.PROMOTE and holdout is not None
+    assert claim.limit == holdout.level == 2 * candidate_level(holdout.opening.candidate)
+    monkeypatch.setattr(stage.loop.control, "sealed_opening", lambda *_: None)
+    with pytest.raises(Refused, match="its evidence gives inconclusive"):
+        deciding.commit(stage.loop, cycle_id, "trial")
+    assert stage.head() == head
 
 
 def edit_evaluation(folder: Path) -> None:
