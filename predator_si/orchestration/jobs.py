@@ -42,6 +42,13 @@ warehouse_job = dg.define_asset_job(
     description="The marts of what has changed, tested, and compared with the newest snapshot. It yields to everything else.",
     executor_def=dg.in_process_executor,
 )
+aa_replay_job = dg.define_asset_job(
+    "aa_replay_job",
+    selection=dg.AssetSelection.assets(["observe", "aa_replay"]),
+    tags={**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
+    description="A/A: does the trial's rule call a model worse than itself? It yields to everything else.",
+    executor_def=dg.in_process_executor,
+)
 cycle_prepare_job = _job("cycle_prepare_job", Lane.CYCLE, "diagnostic_report", "synthetic_dataset", description="Why it got worse, and what to train on.")
 cycle_act_job = _job("cycle_act_job", Lane.CYCLE, "diagnostic_report", "chosen_action", description="What needs no training: backend, depth, fusion, workers.")
 cycle_train_job = _job(
@@ -60,7 +67,7 @@ watch_job = _job("watch_job", Lane.WATCH, "watch", description="One check of the
 rollback_job = _job("rollback_job", Lane.ROLLBACK, "rollback", description="The way back.", tags={"dagster/priority": "100"})
 
 JOBS = [
-    observe_job, warehouse_job, cycle_act_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job,
+    observe_job, warehouse_job, aa_replay_job, cycle_act_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job,
     cycle_release_job, watch_job, rollback_job,
 ]  # fmt: skip
 

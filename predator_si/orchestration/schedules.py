@@ -7,7 +7,7 @@ import dagster as dg
 from predator_si.contour import WEEKLY
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
-from predator_si.orchestration.jobs import cycle_prepare_job, observe_job, warehouse_job
+from predator_si.orchestration.jobs import aa_replay_job, cycle_prepare_job, observe_job, warehouse_job
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle
 from predator_si.orchestration.steps.learn import TRIGGER, next_training
@@ -15,12 +15,16 @@ from predator_si.settings import Settings
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The tick on :00, :15, :30 and :45, the warehouse once an hour between two ticks, and training by the contour's calendar.
+    """The tick on :00, :15, :30 and :45, the warehouse once an hour between two ticks, the A/A replay once a month, and training by the contour's calendar.
 
     They run from the start where the contour enables the loop; training only where it names a time, otherwise a person may switch it on.
     """
     status = dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED
-    times = {"snapshot_schedule": (observe_job, "*/15 * * * *"), "warehouse_schedule": (warehouse_job, "7 * * * *")}
+    times = {
+        "snapshot_schedule": (observe_job, "*/15 * * * *"),
+        "warehouse_schedule": (warehouse_job, "7 * * * *"),
+        "aa_replay_schedule": (aa_replay_job, "37 4 1 * *"),
+    }
     made = [
         dg.ScheduleDefinition(name=name, job=job, cron_schedule=cron, execution_timezone="UTC", default_status=status) for name, (job, cron) in times.items()
     ]

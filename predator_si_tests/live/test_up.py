@@ -111,6 +111,7 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     assert {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]} == {
         "snapshot_schedule": "RUNNING",
         "warehouse_schedule": "RUNNING",
+        "aa_replay_schedule": "RUNNING",
         "training_schedule": "STOPPED",  # by the calendar only where a contour wants it
     }
     assert ["cycle", "deployment"] in [node["assetKey"]["path"] for node in found["assetNodes"]]

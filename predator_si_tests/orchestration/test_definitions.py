@@ -70,6 +70,7 @@ def test_every_job_has_its_lane(graph: dict[str, Any]) -> None:
     lanes = {name: job["tags"][LANE] for name, job in graph["jobs"].items()}
     assert lanes.pop("observe_job") == Lane.OBSERVE
     assert lanes.pop("warehouse_job") == Lane.OBSERVE
+    assert lanes.pop("aa_replay_job") == Lane.OBSERVE
     assert lanes.pop("cycle_train_job") == Lane.TRAIN
     assert lanes.pop("watch_job") == Lane.WATCH
     assert lanes.pop("rollback_job") == Lane.ROLLBACK

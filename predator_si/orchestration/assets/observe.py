@@ -6,11 +6,21 @@ import dagster as dg
 
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.metadata import anomaly_check, anomaly_spec, check_results, gate_specs, judgment_metadata, page_metadata, snapshot_metadata
-from predator_si.orchestration.steps import judge, observe, quality, references
+from predator_si.orchestration.metadata import (
+    anomaly_check,
+    anomaly_spec,
+    check_results,
+    gate_specs,
+    judgment_metadata,
+    page_metadata,
+    scalars,
+    snapshot_metadata,
+)
+from predator_si.orchestration.steps import judge, observe, quality, references, same
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
+_NO_WOLF = dg.AssetCheckSpec("no_false_alarms", asset=dg.AssetKey(["observe", "aa_replay"]), description="A model is not called worse than itself")
 
 
 def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -51,4 +61,14 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         """Labels by origin, what clicks and votes of the newest week add, and the examination propensities behind the click metrics."""
         return dg.MaterializeResult(metadata=judgment_metadata(judge.refresh(loop)))
 
-    return [metrics_snapshot, quality_report, judgments]
+    @dg.asset(
+        key=["observe", "aa_replay"], group_name="observe", kinds={"polars"}, owners=["team:search"], code_version="1", deps=[EVENTS], check_specs=[_NO_WOLF]
+    )
+    def aa_replay(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+        """A/A: the newest week of the champion's own traffic through the trial's rule, split at random a hundred times; any harm found is a false alarm."""
+        found = same.replay_month(loop, on_progress=lambda done, total: context.log.debug("split %s of %s", done, total))
+        told = {"reasons": "; ".join(found.reasons) or "none", "upper": found.false_alarm_upper, "promised": found.promised}
+        check = dg.AssetCheckResult(check_name="no_false_alarms", passed=found.holds, severity=dg.AssetCheckSeverity.WARN, metadata=told)
+        return dg.MaterializeResult(metadata=scalars(found), check_results=[check])
+
+    return [metrics_snapshot, quality_report, judgments, aa_replay]
