@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from predator_si.orchestration.assets.characteristics import operating_characteristics
 from predator_si.orchestration.assets.cycle import CYCLE_ASSETS
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS, SERVICE
 from predator_si.orchestration.assets.keep import KEEP_ASSETS
@@ -41,7 +42,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
         **{name: value if isinstance(value, dg.ResourceDefinition) else dg.ResourceDefinition.hardcoded_resource(value) for name, value in overrides.items()},
     }
     return dg.Definitions(
-        assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *warehouse_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS],
+        assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *warehouse_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS, operating_characteristics],
         asset_checks=warehouse_checks(),
         jobs=JOBS,
         schedules=schedules(settings),

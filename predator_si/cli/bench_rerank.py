@@ -66,7 +66,7 @@ def rerank(
     if split not in ("dev", "test"):
         raise BadInput(f"--split {split!r}: the reported figures are of dev or of test.")
     lengths = tuple(dict.fromkeys(length or [128]))
-    collections = [_collection(settings, reference, embedder) for reference in corpus or _found(settings)]
+    collections = [collection_named(settings, reference, embedder) for reference in corpus or _found(settings)]
     with progress(f"fetching {_MODEL}") as report:
         zero_shot = fetch_models(settings.cache, (_MODEL,), report)[_MODEL]
     if floor:
@@ -113,7 +113,8 @@ def _found(settings: Settings) -> list[str]:
     return ["python-docs:shift", *imported]
 
 
-def _collection(settings: Settings, reference: str, embedder: str) -> Collection:
+def collection_named(settings: Settings, reference: str, embedder: str) -> Collection:
+    """The collection that a person means by ``python-docs:shift`` or the name of a corpus, with its index."""
     from predator_si.proof.bench_rerank import Collection
 
     name, colon, part = reference.rpartition(":")

@@ -11,7 +11,25 @@ from typing import Annotated
 import typer
 
 from predator_si import __version__
-from predator_si.cli import adapt, audit, bench, corpus, cycle, dataset, demo, erase, evaluation, judgments, machine, models, serve, switch, traffic, warehouse
+from predator_si.cli import (
+    adapt,
+    audit,
+    bench,
+    corpus,
+    cycle,
+    dataset,
+    demo,
+    erase,
+    evaluation,
+    judgments,
+    machine,
+    models,
+    serve,
+    simulate,
+    switch,
+    traffic,
+    warehouse,
+)
 from predator_si.cli.choices import Choices
 
 app = typer.Typer(
@@ -50,6 +68,7 @@ switch.register(app)
 erase.register(app)
 evaluation.register(app)
 adapt.register(app)
+simulate.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(dataset.app, name="dataset")

@@ -1,0 +1,22 @@
+"""What a contour's settings make of the watch and of the promotion: the plan that is simulated.
+
+What belongs here: reading settings. What must not: levels or margins of its own.
+"""
+
+from __future__ import annotations
+
+from predator_si.release.watch import WatchPlan, ndcg_margin_of
+from predator_si.settings import Settings
+from predator_si.statistics.design import DEFAULT_DESIGN
+
+
+def plan_of(settings: Settings) -> WatchPlan:
+    """The watch of a contour after a cycle for relevance, where every proven loss is too much: the strictest question that production asks."""
+    return WatchPlan(
+        cycle_id="si_2026_01_01_001",
+        released_digest="sha256:simulated",
+        planned_checks=settings.watch.checks,
+        design=DEFAULT_DESIGN.replaced(settings.experiment.design),
+        ndcg_margin=ndcg_margin_of("ndcg_at_10_down"),
+        shadow_expected=True,
+    )
