@@ -189,10 +189,20 @@ def evaluation_metadata(evaluation: Evaluation, per_query: pl.DataFrame) -> dict
         "interval": f"[{difference.low:+.4f}, {difference.high:+.4f}]",
         "p_value": float(difference.p_value) if difference.p_value is not None else "unknown",
         "queries": evaluation.n_queries,
+        "resolves": evaluation.power or "unknown",
         "differences": dg.MetadataValue.md(as_markdown(difference_histogram(per_query["ndcg_difference"].to_numpy(), difference), "challenger minus champion")),
     }
     if slices:
         found["slices"] = dg.MetadataValue.md(as_markdown(ndcg_slices(slices), "NDCG@10 by slice"))
+    holdout = evaluation.holdout
+    if holdout is not None:
+        found |= {
+            "promotion_needs_p": holdout.level,
+            "sealed_queries": f"block {holdout.block + 1} of {holdout.blocks} of {holdout.pool} queries",
+            "candidate": f"{holdout.opening.candidate} of {holdout.opening.period}",
+            "resolves_for_promotion": holdout.power,
+            "best_told": f"{holdout.told:.4f}" + (" (raised)" if holdout.rose else ""),
+        }
     return found
 
 

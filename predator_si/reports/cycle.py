@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from predator_si.records import Answer, GateResult, LedgerRecord, MetricsSnapshot, utc_now
+from predator_si.records import Answer, Evaluation, GateResult, LedgerRecord, MetricsSnapshot, utc_now
 from predator_si.reports.explanations import explanation_section
 from predator_si.reports.folder import CycleFolder, open_folder
 from predator_si.reports.language import Language, phrase
@@ -229,6 +229,20 @@ def _dataset(context: _Context) -> Markup | None:
     return section(context.say("dataset"), *content)
 
 
+def _worth(evaluation: Evaluation) -> list[str]:
+    """What the judged set can show, and what its use may claim."""
+    lines = [f"{evaluation.power}."] if evaluation.power else []
+    sealed = evaluation.holdout
+    if sealed is not None:
+        which = f"block {sealed.block + 1} of {sealed.blocks}" if sealed.blocks > 1 else "a pool too small to rotate"
+        lines.append(
+            f"Sealed queries: candidate {sealed.opening.candidate} of {sealed.opening.period}, {which}; "
+            f"superiority needs p <= {sealed.level:.2g}, and for that {sealed.power}. "
+            f"Best NDCG@10 that may be told: {sealed.told:.4f}{', raised by this challenger' if sealed.rose else ''}."
+        )
+    return lines
+
+
 def _evaluation(context: _Context) -> Markup | None:
     found = context.folder.evaluation
     if found is None and not context.latencies:
@@ -240,6 +254,7 @@ def _evaluation(context: _Context) -> Markup | None:
         sides = f"{found.ndcg_champion:.4f} → {found.ndcg_challenger:.4f}"
         numbers = f"{sides}: {gain.estimate:+.4f}, 95% {gain.low:+.4f} … {gain.high:+.4f}{p_value}, n = {found.n_queries}"
         content += [element("p", numbers), element("p", element("code", found.champion.model), " → ", element("code", found.challenger.model))]
+        content += [element("p", line) for line in _worth(found)]
     differences = context.folder.differences
     if found is not None and differences is not None and len(differences):
         content.append(picture(lambda theme: difference_histogram(differences.to_numpy(), found.ndcg_difference, theme=theme), context.say("difference")))

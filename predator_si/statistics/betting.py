@@ -12,6 +12,7 @@ mean given the past lies on the null side.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,7 +37,7 @@ def bounded_mean_log_e(
     null
         The mean under the null hypothesis; where one-sided: or anything on the other side of it. Strictly between ``low`` and ``high``.
     bets
-        Shares of the largest bet, each in 0..1; they divide the money equally.
+        Shares of the largest bet, each in 0..1; they divide the money equally, so that a bet named twice has twice as much.
 
     Returns
     -------
@@ -104,9 +105,9 @@ def _wealth(x: Array, null: float | Array, low: float, high: float, side: float,
     """Log of the mean money of the bettors after each observation; ``side`` +1 bets on more than ``null``, -1 on less."""
     room = null - low if side > 0 else high - null
     wealth = np.full(x.shape, -np.inf)
-    for bet in bets:
-        np.logaddexp(wealth, np.cumsum(np.log1p(bet * side * (x - null) / room), axis=-1), out=wealth)
-    return np.asarray(wealth - np.log(len(bets)), dtype=np.float64)
+    for bet, times in sorted(Counter(bets).items()):
+        np.logaddexp(wealth, np.cumsum(np.log1p(bet * side * (x - null) / room), axis=-1) + np.log(times / len(bets)), out=wealth)
+    return wealth
 
 
 def _bound(x: Array, low: float, high: float, top: float, bets: Sequence[float]) -> Array:

@@ -150,7 +150,7 @@ def test_the_evidence_is_that_of_the_formulas_and_the_levels_sum_to_half_a_thous
     money = np.mean([np.prod([1 - bet * x for x in (-0.3, 0.1, -0.5)]) for bet in PLAN.design.ndcg_bets])
     assert found.evidence["ndcg"] == pytest.approx([0.0, np.log(money)])
     assert sum(PLAN.level(question) for question in QUESTIONS) == pytest.approx(0.0005) == PLAN.design.watch_alpha
-    assert found.needed["ndcg"] == pytest.approx(-np.log(0.0003)) and WatchPlan.model_validate(found.plan) == PLAN
+    assert found.needed["ndcg"] == pytest.approx(-np.log(PLAN.design.ndcg_alpha)) and WatchPlan.model_validate(found.plan) == PLAN
 
 
 def test_pairs_in_shadow_show_a_slower_model() -> None:

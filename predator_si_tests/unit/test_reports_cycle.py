@@ -25,11 +25,13 @@ from predator_si.records import (
     ExperimentResult,
     GateResult,
     HelmPatch,
+    Holdout,
     Interval,
     LedgerRecord,
     Metric,
     Rollback,
     RootCause,
+    SealedOpening,
     ServingConfig,
     Verdict,
     WatchResult,
@@ -96,6 +98,10 @@ def records(weird: str = "") -> dict[str, Any]:
             ndcg_difference=Interval(estimate=0.031, low=0.012, high=0.05, p_value=0.0004, n=420),
             slices=[{"name": "torch", "n": 200, "champion": 0.4, "challenger": 0.47, "difference": {"low": 0.03, "high": 0.11}}],
             latency={"champion": {"p95_ms": 1240.0, "n": 100}, "challenger": {"p95_ms": 210.0, "n": 100}},
+            power="this set of 420 queries can resolve 2.4 points of NDCG@10 (one-sided 0.05, power 80%)",
+            holdout=Holdout(
+                opening=SealedOpening(opening=7, period="2026-11", candidate=3, rotation=1), block=1, blocks=2, pool=900, level=0.0015, told=0.512, rose=True
+            ),
             created_at=NOW,
         ),
         "ab_test_results.json": ExperimentResult(
@@ -209,7 +215,20 @@ def test_a_whole_cycle_tells_its_story(tmp_path: Path):
         "tensor",
     ):
         assert text in page.text, text
-    for text in ("ndcg_superior", "lower end above 0", "of 160", "of 200", "cycle_opened", "round_trip", "reranker.champion", "simulated traffic", "4,740"):
+    for text in (
+        "can resolve 2.4 points",
+        "candidate 3 of 2026-11, block 2 of 2",
+        "raised by this challenger",
+        "ndcg_superior",
+        "lower end above 0",
+        "of 160",
+        "of 200",
+        "cycle_opened",
+        "round_trip",
+        "reranker.champion",
+        "simulated traffic",
+        "4,740",
+    ):
         assert text in page.text, text
     assert page.tags.count("img") == page.tags.count("source") == 3
     assert "Not there" not in page.text

@@ -197,7 +197,7 @@ def test_what_cannot_be_is_refused(call):
 
 @pytest.mark.parametrize(("alternative", "side"), [("greater", 1.0), ("less", -1.0)])
 def test_money_is_the_mean_over_bets_of_the_products(alternative, side):
-    x, null, bets = np.random.default_rng(2).uniform(-1, 1, 12), -0.1, (0.2, 0.7)
+    x, null, bets = np.random.default_rng(2).uniform(-1, 1, 12), -0.1, (0.2, 0.7, 0.7)
     room = null + 1 if side > 0 else 1 - null
     money = [np.mean([np.prod([1 + bet * side * (one - null) / room for one in x[:n]]) for bet in bets]) for n in range(1, 13)]
     assert np.exp(bounded_mean_log_e(x, null, alternative=alternative, bets=bets)) == pytest.approx(money)
