@@ -29,14 +29,13 @@ def anonymise(events: EventFrames, start: datetime, end: datetime) -> EventFrame
     Rows of one time keep an order that does not depend on how they were read: by writer, number and name of the request. A second row of one
     request stays: duplicates are the judge's to see.
     """
-    window = events.search.filter(pl.col("timestamp").is_between(start, end, closed="left"))
-    search = window.sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
-    requests, clients = _numbers(search["query_id"], "r"), _numbers(search["client_id"].drop_nulls(), "c")
-    frames = {"search": search} | {
-        kind: _own(frame, requests).sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
-        for kind, frame in _others(events).items()
-    }
-    named = {kind: _numbered(frame, requests, clients) for kind, frame in frames.items()}
+    inside = pl.col("timestamp").is_between(start, end, closed="left")
+    search = _in_order(events.search.filter(inside))
+    others = {"exposure": _in_order(events.exposures.filter(inside)), "shadow": _in_order(events.shadows.filter(inside))}
+    requests = _numbers(pl.concat([search["query_id"], *(frame["query_id"] for frame in others.values())]), "r")
+    clients = _numbers(search["client_id"].drop_nulls(), "c")
+    actions = _in_order(events.actions.filter(pl.col("query_id").is_in(search["query_id"].unique().to_list())))
+    named = {kind: _numbered(frame, requests, clients) for kind, frame in {"search": search, "action": actions, **others}.items()}
     return EventFrames(
         named["search"], named["action"], pl.DataFrame(schema=QUARANTINE_SCHEMA), events.lost, pl.DataFrame(schema=_LOSSES), events.unknown,
         exposures=named["exposure"], shadows=named["shadow"],
@@ -107,8 +106,8 @@ def _others(events: EventFrames) -> dict[str, pl.DataFrame]:
     return {"action": events.actions, "exposure": events.exposures, "shadow": events.shadows}
 
 
-def _own(frame: pl.DataFrame, requests: dict[str, str]) -> pl.DataFrame:
-    return frame.filter(pl.col("query_id").is_in(list(requests)))
+def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
 
 
 def _numbered(frame: pl.DataFrame, requests: dict[str, str], clients: dict[str, str]) -> pl.DataFrame:
