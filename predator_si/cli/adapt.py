@@ -5,7 +5,9 @@ What belongs here: finding corpora, models and canaries, and printing the figure
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -115,6 +117,7 @@ def _run(
     from predator_si.evaluate import PairScores
     from predator_si.proof.adapt import Clock, Site, collection_of, model_card, write_report
     from predator_si.proof.adapt import adapt as run_adapt
+    from predator_si.proof.adapt.kept import run_folder
     from predator_si.search.models import ModelStore
 
     clock = Clock(60.0 * plan.budget_minutes)
@@ -123,21 +126,28 @@ def _run(
     with clock.phase("index"):
         index = open_index(settings, corpus, embedder)
         collection = collection_of(corpus, index, part=part, max_queries=max_queries)
-    run_id = f"adapt_{corpus.name}_{datetime.now(UTC):%Y%m%dT%H%M%S}"
     home = settings.home / "adapt"
+    generators, encoders = _generators(), _bi_encoders(settings, index.embedder.name)
+    facts = {
+        "corpus": corpus.name, "index": index.fingerprint, "part": part, "max_queries": max_queries, "plan": asdict(plan), "start": start,
+        "canaries": [name for name, _ in others], "generators": [one.source for one in generators], "teachers": [one.name for one in encoders],
+    }  # fmt: skip
+    folder, held = run_folder(home, f"adapt_{corpus.name}_{datetime.now(UTC):%Y%m%dT%H%M%S}", facts)
+    run_id = folder.name
     ledger = Control(settings.folders.control_db if settings.folders.control_db.exists() else _made(home) / "ledger.db")
     elsewhere = [partial(opening, embedder) for name, opening in others if name != corpus.name]
     if "base" in corpus.queries()["part"].unique().to_list() and collection.name.endswith(" shift"):
         elsewhere.insert(0, partial(collection_of, corpus, index, part="base", max_queries=max_queries))
     with stages() as (tell, report), PairScores(settings.folders.pair_scores) as scores:
-        site = Site(store, scores, ledger, home / run_id, run_id, actor())
+        site = Site(store, scores, ledger, folder, run_id, actor(), resumable=True)
         figures = run_adapt(
-            collection, start, site, plan, canaries=elsewhere, generators=_generators(), bi_encoders=_bi_encoders(settings, index.embedder.name),
+            collection, start, site, plan, canaries=elsewhere, generators=generators, bi_encoders=encoders,
             clock=clock, tell=tell, on_progress=report,
         )  # fmt: skip
     figures |= {"scale": "full" if max_queries is None else "small", "report": str(write_report(figures, site.folder / "report.html"))}
     (site.folder / "model_card.md").write_text(model_card(figures), encoding="utf-8")
     show_json(figures, site.folder / "figures.json")
+    os.close(held)
     remark("the test queries of this corpus were read once; the ledger says so")
     return figures
 

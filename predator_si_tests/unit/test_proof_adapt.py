@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,10 @@ from predator_si.control import Control
 from predator_si.errors import BadInput
 from predator_si.evaluate import PairScores
 from predator_si.proof.adapt import Collection, Plan, Site, adapt, model_card, read_run, summarise, write_report
+from predator_si.proof.adapt.arms import Workshop
 from predator_si.proof.adapt.collection import needs
 from predator_si.proof.adapt.gate import judge
+from predator_si.proof.adapt.kept import run_folder
 from predator_si.proof.adapt.plan import Sets, share_out
 from predator_si.proof.adapt.summary import recovered
 from predator_si.proof.adapt.teaching import Lesson, Question, apart_from, distilled_groups, held_out_set, supervised_groups
@@ -203,7 +206,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "store": store, "start": start}  # fmt: skip
 
 
-def run(world: dict[str, Any], labels: str, name: str, **more: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[str, ...]]], Site]:
+def run(world: dict[str, Any], labels: str, name: str, resumable: bool = False, **more: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[str, ...]]], Site]:
     """One run, and for each reading of judgments its split and what the ledger held then: counted outside of the code that is tested."""
     ledger = Control(world["root"] / f"{name}.db")
     reads: list[tuple[str, tuple[str, ...]]] = []
@@ -218,7 +221,7 @@ def run(world: dict[str, Any], labels: str, name: str, **more: Any) -> tuple[dic
     def collection(title: str, read: Callable[[str], pl.DataFrame]) -> Collection:
         return Collection(title, world["index"], world["documents"], **world["splits"], read_judgments=read)
 
-    site = Site(world["store"], PairScores(world["root"] / "scores.db"), ledger, world["root"] / name, name, "test")
+    site = Site(world["store"], PairScores(world["root"] / "scores.db"), ledger, world["root"] / name, name, "test", resumable)
     other = collection("other", lambda split: world["judged"])
     facts = {"canaries": [lambda: other], "generators": [Titles()], **more}
     plan = replace(PLAN, labels=labels)
@@ -286,6 +289,50 @@ def test_the_figures_have_the_keys_of_the_contract_and_the_arms_share_what_they_
     assert 0 < figures["examples"] <= PLAN.examples and figures["pairs"] > 0
     assert len(figures["choice"]["standings"]) == 4, "two data mixes, each whole and averaged"
     assert sum(figures["phases"].values()) <= figures["seconds"] < 300
+
+
+def test_a_run_that_was_killed_goes_on_and_opens_nothing_twice(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    trained: list[str] = []
+    real = Workshop.train
+
+    def counted(self: Workshop, name: str, *given: Any) -> Any:
+        trained.append(name)
+        return real(self, name, *given)
+
+    monkeypatch.setattr(Workshop, "train", counted)
+
+    def until(word: str) -> Callable[[str], None]:
+        def listen(text: str) -> None:
+            if word in text:
+                raise Enough
+
+        return listen
+
+    for stop, done in (("choosing among", 2), ("queries of other", 2), ("the sealed", 3)):
+        figures, _, site = run(world, "none", "killed", resumable=True, tell=until(stop))
+        assert figures == {} and len(trained) == done, f"killed at {stop}"
+    said: list[str] = []
+    figures, _, site = run(world, "none", "killed", resumable=True, tell=said.append)
+    assert said[0].startswith("going on with killed") and len(set(trained)) == len(trained) == 3, "no training is done twice"
+    records = site.ledger.records()
+    opened = [(record.payload["purpose"], record.payload["corpus"]) for record in records if record.action == "judgments_opened"]
+    assert sorted(opened) == [("canary", "other"), ("gate", "toy"), ("oracle", "toy"), ("test", "toy")]
+    steps = [record.action for record in records if not record.action.startswith("judgments")]
+    assert sorted(steps) == ["adaptation_chosen", "adaptation_decided", "sealed_test_opened"]
+    assert (figures["judged_dev_openings"], figures["test_openings"], figures["test_openings_ever"]) == (1, 1, 1)
+    assert figures["pairs"] > 0 and sum(figures["phases"].values()) <= figures["seconds"]
+
+
+def test_a_folder_belongs_to_its_inputs_until_the_run_has_ended(tmp_path: Path):
+    first, held = run_folder(tmp_path, "first", {"seed": 0})
+    assert run_folder(tmp_path, "second", {"seed": 0})[0].name == "second", "somebody works in the first"
+    os.close(held)
+    again, held = run_folder(tmp_path, "third", {"seed": 0})
+    assert again == first
+    assert run_folder(tmp_path, "fourth", {"seed": 1})[0].name == "fourth"
+    (first / "figures.json").write_text("{}")
+    os.close(held)
+    assert run_folder(tmp_path, "fifth", {"seed": 0})[0].name in ("second", "fifth")
 
 
 def test_page_card_and_summary_of_a_run(unlabelled: Any, tmp_path: Path):

@@ -53,8 +53,12 @@ def draw_up(
     bi_encoders: Sequence[BiEncoder],
     tell: Callable[[str], None],
     on_progress: Callable[[int, int], None],
+    most: int | None = None,
 ) -> Curriculum:
-    """Queries, their candidates and the teacher's opinion: as many as a training will have time for, a fifth held out (at most ``Plan.held_out``)."""
+    """Queries, their candidates and the teacher's opinion: as many as a training will have time for, a fifth held out (at most ``Plan.held_out``).
+
+    ``most`` is what an earlier attempt of the run had time to label: this one labels no more.
+    """
     plan, index = workshop.plan, collection.index
     rng = np.random.default_rng(plan.seed)
     log, leaked = asked(collection)
@@ -70,7 +74,7 @@ def draw_up(
     tell(f"the teacher labels {len(people)} asked and {len(made)} made-up queries: {teacher.name}")
     limit = _TEACHER_SHARE * 60.0 * plan.budget_minutes
     beside = [] if signal is None else [signal.name]
-    questions = [*people, *_drawn(made, len(made), rng)]
+    questions = [*people, *_drawn(made, len(made), rng)][:most]
     lessons, reliable = ask_teacher(questions, index, teacher, plan.depth, seconds=limit, beside=beside, on_progress=on_progress)
     tell(f"the members' votes weigh {reliable}" if reliable.reason is None else f"the members keep their weights: {reliable.reason}")
     held = [lesson for own in (False, True) for lesson in _held(lessons, own, plan)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import polars as pl
 
@@ -32,9 +32,21 @@ class Judgments:
         Split -> ``query_id, doc_id, relevance``.
     ledger
         Every opening becomes one record, before anything is read.
+    once
+        Does what has a name once in a run, however many attempts it takes: an opening is counted for the run, not for the attempt.
     """
 
-    def __init__(self, corpus: str, read: Callable[[str], pl.DataFrame], mode: LabelMode, ledger: Control, run_id: str, actor: str) -> None:
+    def __init__(
+        self,
+        corpus: str,
+        read: Callable[[str], pl.DataFrame],
+        mode: LabelMode,
+        ledger: Control,
+        run_id: str,
+        actor: str,
+        once: Callable[[str, Callable[[], Any]], Any] = lambda name, do: do(),
+    ) -> None:
+        self._once = once
         self.corpus, self.mode = corpus, mode
         self._read, self._ledger, self._run, self._actor = read, ledger, run_id, actor
         self._stage = "training"
@@ -93,7 +105,10 @@ class Judgments:
     def _record(self, purpose: str, split: str, corpus: str) -> None:
         self.openings[purpose] += 1
         payload = {"corpus": corpus, "split": split, "purpose": purpose, "labels": self.mode, "run": self._run, "opening": self.openings[purpose]}
-        self._ledger.append("judgments_opened", self._actor, reason=f"predator-si adapt: {purpose}", payload=payload)
+        self._once(
+            f"opened-{purpose}-{corpus}".replace("/", "-").replace(" ", "-"),
+            lambda: self._ledger.append("judgments_opened", self._actor, reason=f"predator-si adapt: {purpose}", payload=payload).seq,
+        )
 
     def _why_not(self, purpose: Purpose) -> str:
         if purpose == "training" and self.mode != "train":
@@ -115,4 +130,11 @@ class Judgments:
             raise Refused(f"{self.corpus}: an adaptation goes from {' to '.join(_STAGES)}; it cannot go from {self._stage} to {stage}.")
         self._stage = stage
         payload = {"corpus": self.corpus, "run": self._run, stage: what}
-        self._ledger.append(f"adaptation_{stage}", self._actor, reason=f"predator-si adapt: {stage}", payload=payload)
+
+        def written() -> str:
+            self._ledger.append(f"adaptation_{stage}", self._actor, reason=f"predator-si adapt: {stage}", payload=payload)
+            return what
+
+        before = self._once(f"stage-{stage}", written)
+        if before != what:
+            raise Refused(f"{self.corpus}: an earlier attempt of this run had {stage} {before}, this one {what}. Remove the run's folder, and begin anew.")

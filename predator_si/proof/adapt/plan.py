@@ -94,15 +94,18 @@ class Clock:
     """Seconds."""
     now: Callable[[], float] = time.monotonic
     phases: dict[str, float] = field(default_factory=dict)
+    earlier: float = 0.0
+    """Seconds of attempts at the same run before this one."""
 
     def __post_init__(self) -> None:
         """Start."""
         self._began = self.now()
+        self._running: dict[str, float] = {}
 
     @property
     def spent(self) -> float:
-        """Seconds since the start."""
-        return self.now() - self._began
+        """Seconds since the start, and those of earlier attempts."""
+        return self.now() - self._began + self.earlier
 
     @property
     def left(self) -> float:
@@ -112,11 +115,18 @@ class Clock:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of what runs inside to ``name``."""
-        began = self.now()
+        began = self._running[name] = self.now()
         try:
             yield
         finally:
+            del self._running[name]
             self.phases[name] = self.phases.get(name, 0.0) + self.now() - began
+
+    @property
+    def so_far(self) -> dict[str, float]:
+        """Seconds of each phase, that of the running one as well."""
+        running = {name: self.phases.get(name, 0.0) + self.now() - began for name, began in self._running.items()}
+        return {**self.phases, **running}
 
 
 @dataclass(frozen=True)

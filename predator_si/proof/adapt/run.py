@@ -5,6 +5,7 @@ What belongs here: the order of things, and the figures. What must not: how any 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from predator_si.proof.adapt.arms import Lap, Stored, Workshop, distillation, su
 from predator_si.proof.adapt.collection import Collection, needs
 from predator_si.proof.adapt.curriculum import HELD_OUT_SHARE, draw_up, mixes
 from predator_si.proof.adapt.gate import Canary, Verdict, difference, judge
+from predator_si.proof.adapt.kept import Kept
 from predator_si.proof.adapt.labels import Judgments
 from predator_si.proof.adapt.plan import Clock, Plan, Sets, share_out
 from predator_si.proof.adapt.summary import recovered
@@ -28,6 +30,7 @@ from predator_si.provenance import provenance
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import chip_has_bf16
 from predator_si.statistics import bootstrap_mean_interval, paired_interval
+from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.select import Choice
 
 ARMS = ("zero_shot", "zero_shot_fused", "adapted", "oracle")
@@ -49,6 +52,8 @@ class Site:
     folder: Path
     run_id: str
     actor: str
+    resumable: bool = False
+    """Whether the folder belongs to these very inputs (``kept.run_folder``): then finished parts are kept in it, and found again."""
 
 
 def adapt(
@@ -88,34 +93,41 @@ def adapt(
         The collection cannot be learned from, or the time is too short.
     """
     clock = clock or Clock(60.0 * plan.budget_minutes)
-    door = Judgments(collection.name, collection.read_judgments, plan.labels, site.ledger, site.run_id, site.actor)
+    kept = Kept(site.folder / "kept" if site.resumable else None, clock)
+    if kept.resumed:
+        tell(f"going on with {site.run_id}, after {clock.earlier:.0f} s of an earlier attempt")
+    door = Judgments(collection.name, collection.read_judgments, plan.labels, site.ledger, site.run_id, site.actor, kept.get)
     workshop = Workshop(site.store, start, plan, site.folder / "training", site.scores)
     with clock.phase("teach"):
         probe = collection.train["text"].to_list()[:_PROBED]
         found = collection.index.candidates(probe, plan.depth)
         twin = workshop.check_twin(probe, found)
-        rate = workshop.pairs_per_second([(text, one) for text, own in zip(probe, found, strict=True) for one in own.texts])
-        taught = draw_up(collection, workshop, door, rate, generators, bi_encoders, tell, on_progress)
+        rate = kept.get("rate", lambda: workshop.pairs_per_second([(text, one) for text, own in zip(probe, found, strict=True) for one in own.texts]))
+        labelled = kept.known("labelled")
+        taught = draw_up(collection, workshop, door, rate, generators, bi_encoders, tell, on_progress, labelled)
+        kept.get("labelled", lambda: taught.counts["labelled"])
     others = _open_canaries(canaries, clock, tell)
     recipes = mixes(taught)
     at_hand = Sets(collection.dev.height, tuple(other.dev.height for other in others), collection.test.height)
     each = {"trainings": len(recipes) + 1, "stored": 2 * (len(recipes) + 1), "held_out": len(taught.held_out)}
-    seconds, sets = share_out(plan, clock.left, rate, judged=at_hand, **each)
+    seconds, sets = _shares(kept.get("shares", lambda: _told(share_out(plan, clock.left, rate, judged=at_hand, **each))))
     tell(f"{rate:.0f} pairs/s are scored; {seconds:.0f} s for each of {len(recipes) + 1} trainings, {sets.test} test queries")
     laps = []
     with clock.phase("train"):
         for mix in recipes:
             tell(f"training: {mix.name}, {len(mix.lessons)} queries")
             recipe = distillation(plan, seconds, epochs=_epochs(mix.lessons, plan), learning_rate=mix.pace * plan.learning_rate)
-            laps.append(workshop.train(mix.name, distilled_groups(mix.lessons, plan, plan.seed), recipe, on_progress))
+            groups = distilled_groups(mix.lessons, plan, plan.seed)
+            laps.append(_lap(kept, workshop, mix.name, groups, recipe, on_progress))
     with clock.phase("choose"):
         stored = [one for lap in laps for one in lap.stored]
         tell(f"choosing among {len(stored)} candidates on {len(taught.held_out)} held-out queries without judgments")
-        chosen, choice = workshop.choose(stored, *held_out_set(taught.held_out), on_progress)
+        chosen, choice = _choice(kept, "choice", workshop, stored, *held_out_set(taught.held_out), on_progress)
     tell(choice.reason)
     door.chosen(chosen.digest)
     # The oracle will take what one recipe took; where that was more than planned, fewer queries are judged.
-    sets = sets.within(clock.left - clock.phases["train"] / len(laps) - clock.phases["choose"] / len(laps), plan.depth, rate)
+    left = clock.left - clock.phases["train"] / len(laps) - clock.phases["choose"] / len(laps)
+    sets = _sets(kept.get("judged", lambda: asdict(sets.within(left, plan.depth, rate))))
     with clock.phase("gate"):
         verdict = _gate(collection, workshop, door, chosen, others, sets, tell, on_progress)
     door.decided(verdict.decision)
@@ -123,9 +135,9 @@ def adapt(
     lap = next(lap for lap in laps if chosen in lap.stored)
     with clock.phase("oracle"):
         tell("the supervised oracle: the same trainer and time, with the train judgments")
-        best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, seconds, lap, on_progress)
+        best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, seconds, lap, kept, on_progress)
     with clock.phase("test"):
-        asked_of = Sets(0, (), sets.test).within(clock.left, plan.depth, rate).test
+        asked_of = int(kept.get("test", lambda: Sets(0, (), sets.test).within(clock.left, plan.depth, rate).test))
         tell(f"the sealed test queries are opened, once: {asked_of}")
         frame = _test(collection, workshop, door, {"adapted": chosen.digest, "oracle": best.digest}, asked_of, on_progress)
     site.folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +222,7 @@ def _canary(other: Collection, workshop: Workshop, door: Judgments, most: int) -
 
 
 def _oracle(
-    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, seconds: float, lap: Lap, on_progress: Report
+    collection: Collection, workshop: Workshop, door: Judgments, plan: Plan, seconds: float, lap: Lap, kept: Kept, on_progress: Report
 ) -> tuple[Stored, Lap, Choice]:
     """Trained on judgments for as long and on as many pairs as the candidate was, and chosen on held-out judged train queries."""
     judgments = door.open("oracle")
@@ -218,9 +230,34 @@ def _oracle(
     held, rest = collection.train.head(most), collection.train.slice(most)
     groups = supervised_groups(rest, judgments, collection.index, plan, plan.seed)
     epochs = min(3.0, max(1.0, lap.pairs / groups.height))
-    trained = workshop.train("oracle", groups, supervision(plan, seconds, epochs=epochs), on_progress)
-    best, choice = workshop.choose(trained.stored, held, judgments, collection.index.candidates(held["text"].to_list(), plan.depth), on_progress)
+    trained = _lap(kept, workshop, "oracle", groups, supervision(plan, seconds, epochs=epochs), on_progress)
+    found = collection.index.candidates(held["text"].to_list(), plan.depth)
+    best, choice = _choice(kept, "oracle-choice", workshop, trained.stored, held, judgments, found, on_progress)
     return best, trained, choice
+
+
+def _lap(kept: Kept, workshop: Workshop, name: str, groups: pl.DataFrame, recipe: TrainingRecipe, on_progress: Report) -> Lap:
+    """A training, unless an earlier attempt finished it; one that was cut short goes on from its checkpoint."""
+    told = kept.get(f"training-{name}".replace(", ", "-").replace(" ", "-"), lambda: asdict(workshop.train(name, groups, recipe, on_progress)))
+    return Lap(**{**told, "stored": [Stored(**one) for one in told["stored"]]})
+
+
+def _choice(kept: Kept, name: str, workshop: Workshop, stored: Sequence[Stored], *given: Any) -> tuple[Stored, Choice]:
+    told = kept.get(name, lambda: workshop.choose(stored, *given)[1].model_dump(mode="json"))
+    choice = Choice.model_validate_json(json.dumps(told))
+    return next(one for one in stored if one.name == choice.chosen), choice
+
+
+def _told(shares: tuple[float, Sets]) -> tuple[float, dict[str, Any]]:
+    return shares[0], asdict(shares[1])
+
+
+def _shares(told: Any) -> tuple[float, Sets]:
+    return float(told[0]), _sets(told[1])
+
+
+def _sets(told: dict[str, Any]) -> Sets:
+    return Sets(told["dev"], tuple(told["canaries"]), told["test"])
 
 
 def _test(collection: Collection, workshop: Workshop, door: Judgments, digests: dict[str, str], most: int, on_progress: Report) -> pl.DataFrame:
