@@ -53,12 +53,15 @@ class Design:
     trial_tuned_for: int = 1000
     trial_burn_in: int = 50
     interleaving_alpha: float = 0.01
-    interleaving_strength: float = 100.0
+    interleaving_strength: float = 10.0
+    """Of 10, 20, 30, 50, 100 and 200 the one that stays within 1.8 times a fixed-N test for shares of wins from .55 to .9 (1,000 lives each, at level .01)."""
     sample_ratio_alpha: float = 0.001
     sample_ratio_strength: float = 100.0
 
     # Promotion on judged queries that are used again and again.
-    promotion_alpha_per_month: float = 0.01
+    promotion_alpha_per_month: float = 0.008
+    """Promised is 1%. The sign-flip test is exact for symmetric differences only: on real, skewed ones a month at .01 made false promotions in .90% of 20,000
+    months (95% interval .77% to 1.04%), though the planned candidates' shares add up to .78%."""
     promotion_candidates_per_month: int = 18
 
     def __post_init__(self) -> None:

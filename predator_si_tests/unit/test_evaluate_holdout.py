@@ -52,9 +52,9 @@ def test_a_pool_too_small_to_divide_says_so():
 
 def test_a_months_candidates_share_its_error():
     levels = [promotion_level(opening(candidate)) for candidate in range(1, 100)]
-    assert levels[0] / 2 == candidate_level(1) and sum(levels) / 2 < DEFAULT_DESIGN.promotion_alpha_per_month
+    assert levels[0] / 2 == candidate_level(1, DEFAULT_DESIGN.promotion_alpha_per_month) and sum(levels) / 2 < DEFAULT_DESIGN.promotion_alpha_per_month
     strict = DEFAULT_DESIGN.replaced({"promotion_alpha_per_month": 0.001})
-    assert promotion_level(opening(), strict) == pytest.approx(levels[0] / 10)
+    assert promotion_level(opening(), strict) == pytest.approx(levels[0] * 0.001 / DEFAULT_DESIGN.promotion_alpha_per_month)
 
 
 def test_what_is_told_rises_by_rungs_and_a_repeated_evaluation_changes_nothing():

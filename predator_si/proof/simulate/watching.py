@@ -30,6 +30,7 @@ _FEW = 4
 """Of each portion, lives that the Mann-Whitney judge sees: it counts all pairwise differences at every check."""
 _SEARCH = 45
 _NO_SPREAD = 1e-13
+_STEP = 0.02
 SLOW_SHARE = 0.05
 HEALTHY_SLOW = 0.8
 """P95 of a healthy service over the limit at which it is rolled back: the trigger table warns at 800 ms and rolls back at 1000."""
@@ -168,8 +169,13 @@ def by_rivals(plan: WatchPlan, metric: str, seen: Seen, looks: Sequence[int]) ->
     return {
         "guide": rivals.guide_share(seen.bad, SLOW_SHARE, looks),
         "z_peeking": rivals.z_mean(seen.paired, looks, 1.0),
-        "mann_whitney": rivals.mann_whitney(few.old, few.new, looks, lower_is_bad=False),
+        "mann_whitney": rivals.mann_whitney(_coarse(few.old), _coarse(few.new), looks, lower_is_bad=False),
     }
+
+
+def _coarse(ms: Floats) -> Floats:
+    """Times to the nearest 2%: the Mann-Whitney judge counts every pair of different values."""
+    return np.asarray(np.exp(np.round(np.log(ms) / _STEP) * _STEP), dtype=np.float64)
 
 
 def false_rollbacks(
