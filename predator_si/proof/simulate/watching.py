@@ -152,7 +152,8 @@ def slower_share(plan: WatchPlan, log_ratios: Floats) -> Floats:
     raw = np.cumsum(log_ratios**2, axis=1) / n
     variance = raw - mean**2
     above = np.maximum(mean - math.log(plan.latency_ratio), 0.0) ** 2
-    return np.divide(above, above + variance, out=np.zeros_like(above), where=variance > _NO_SPREAD * raw)
+    share: Floats = np.divide(above, above + variance, out=np.zeros_like(above), where=variance > _NO_SPREAD * raw)
+    return share
 
 
 def by_rivals(plan: WatchPlan, metric: str, seen: Seen, looks: Sequence[int]) -> dict[str, Firsts]:
