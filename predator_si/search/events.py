@@ -30,113 +30,16 @@ from predator_si.errors import BadInput, Unavailable
 from predator_si.privacy import Vault
 from predator_si.privacy import open_text as open_frame
 from predator_si.records import ActionEvent, ExposureEvent, Record, SearchEvent, ShadowEvent
+from predator_si.search.event_schemas import ACTION_SCHEMA as ACTION_SCHEMA
+from predator_si.search.event_schemas import EXPOSURE_SCHEMA as EXPOSURE_SCHEMA
+from predator_si.search.event_schemas import KIND_SCHEMA as KIND_SCHEMA
+from predator_si.search.event_schemas import QUARANTINE_SCHEMA as QUARANTINE_SCHEMA
+from predator_si.search.event_schemas import SEARCH_SCHEMA as SEARCH_SCHEMA
+from predator_si.search.event_schemas import SHADOW_SCHEMA as SHADOW_SCHEMA
 from predator_si.search.losses import Stored, WriterRecord, count_losses, read_writers
 from predator_si.search.personal import existing_vault
 from predator_si.search.spool import writer_start
 
-_TIME = pl.Datetime("us", "UTC")
-_RESULT = pl.Struct({"object_id": pl.String, "score": pl.Float64, "first_stage_score": pl.Float64, "rerank_score": pl.Float64})
-
-SEARCH_SCHEMA: dict[str, Any] = {
-    "query_id": pl.String,
-    "timestamp": _TIME,
-    "user_query": pl.String,
-    "client_id": pl.String,
-    "session_id": pl.String,
-    "variant": pl.String,
-    "model_digest": pl.String,
-    "status": pl.Int64,
-    "latency_ms": pl.Float64,
-    "retrieve_ms": pl.Float64,
-    "rerank_ms": pl.Float64,
-    "queue_ms": pl.Float64,
-    "cpu_seconds": pl.Float64,
-    "depth": pl.Int64,
-    "results": pl.List(_RESULT),
-    "simulated": pl.Boolean,
-    "probe": pl.Boolean,
-    "stands_for": pl.String,
-    "degraded": pl.Boolean,
-    "query_words": pl.Int64,
-    "script": pl.String,
-    "query_bucket": pl.Int64,
-    "seq": pl.Int64,
-    "writer": pl.String,
-}
-"""Columns of search events, as in ``records.SearchEvent``. Latencies are milliseconds, ``timestamp`` is UTC, ``results`` is best first."""
-
-ACTION_SCHEMA: dict[str, Any] = {
-    "query_id": pl.String,
-    "timestamp": _TIME,
-    "action_name": pl.String,
-    "object_id": pl.String,
-    "position": pl.Int64,
-    "value": pl.Float64,
-    "client_id": pl.String,
-    "simulated": pl.Boolean,
-    "seq": pl.Int64,
-    "writer": pl.String,
-}
-"""Columns of action events, as in ``records.ActionEvent``."""
-
-EXPOSURE_SCHEMA: dict[str, Any] = {
-    "query_id": pl.String,
-    "timestamp": _TIME,
-    "release": pl.String,
-    "mode": pl.String,
-    "weight": pl.Float64,
-    "unit": pl.String,
-    "bucket": pl.Int64,
-    "variant": pl.String,
-    "pinned": pl.Boolean,
-    "champion_digest": pl.String,
-    "candidate_digest": pl.String,
-    "shadow_digest": pl.String,
-    "answered_by": pl.String,
-    "fell_back": pl.Boolean,
-    "simulated": pl.Boolean,
-    "probe": pl.Boolean,
-    "champion_ids": pl.List(pl.String),
-    "candidate_ids": pl.List(pl.String),
-    "teams": pl.List(pl.String),
-    "draft_seed": pl.String,
-    "champion_ms": pl.Float64,
-    "candidate_ms": pl.Float64,
-    "scored_first": pl.String,
-    "seq": pl.Int64,
-    "writer": pl.String,
-}
-"""Columns of exposures, as in ``records.ExposureEvent``: one a request while the service had a candidate or a shadow."""
-
-SHADOW_SCHEMA: dict[str, Any] = {
-    "query_id": pl.String,
-    "timestamp": _TIME,
-    "role": pl.String,
-    "status": pl.String,
-    "served_digest": pl.String,
-    "shadow_digest": pl.String,
-    "release": pl.String,
-    "depth": pl.Int64,
-    "results": pl.List(_RESULT),
-    "served_ms": pl.Float64,
-    "shadow_ms": pl.Float64,
-    "served_cpu_seconds": pl.Float64,
-    "shadow_cpu_seconds": pl.Float64,
-    "served_scored": pl.Int64,
-    "shadow_scored": pl.Int64,
-    "scored_first": pl.String,
-    "waited_ms": pl.Float64,
-    "simulated": pl.Boolean,
-    "probe": pl.Boolean,
-    "seq": pl.Int64,
-    "writer": pl.String,
-}
-"""Columns of shadow events, as in ``records.ShadowEvent``: one a request that was sampled, also where it was dropped or failed."""
-
-QUARANTINE_SCHEMA: dict[str, Any] = {"origin": pl.String, "line": pl.Int64, "reason": pl.String, "text": pl.String}
-"""``origin`` is the file below the events folder, ``line`` counts from 1 (null: the whole file), ``text`` is the beginning of what was there."""
-
-KIND_SCHEMA = {"search": SEARCH_SCHEMA, "action": ACTION_SCHEMA, "exposure": EXPOSURE_SCHEMA, "shadow": SHADOW_SCHEMA}
 _RECORD: dict[str, type[Record]] = {"search": SearchEvent, "action": ActionEvent, "exposure": ExposureEvent, "shadow": ShadowEvent}
 _BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
