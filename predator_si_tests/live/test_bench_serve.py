@@ -57,6 +57,14 @@ def test_the_shadow_works_in_a_process_of_its_own_that_may_die_at_any_time(tmp_p
     wait_until(lambda: worker.pid is None, 5, "the end of the worker")
 
 
+def test_a_worker_that_does_not_answer_in_time_is_ended(tmp_path: Path) -> None:
+    worker = WorkerProcess(tmp_path, longest_seconds=0.01)  # no interpreter starts that fast
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(Unavailable, match="shadow worker ended"):
+        worker.ask({"warm": []})
+    assert worker.pid is None and {child.pid for child in psutil.Process().children()} <= before
+
+
 def test_the_worker_ends_with_the_service_that_started_it(tmp_path: Path) -> None:
     parent = (
         "import sys, time; from pathlib import Path; from predator_si.search.shadow import WorkerProcess\n"
