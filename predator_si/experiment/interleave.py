@@ -19,6 +19,7 @@ from predator_si.experiment.quality import STALE_AFTER, TOLERATED_SHARE, within_
 from predator_si.experiment.rule import conclude, weigh
 from predator_si.records import Answer, Criterion, ExperimentResult, GateResult, Verdict
 from predator_si.search.events import EventFrames
+from predator_si.search.interleave import credited_clicks, team_draft
 from predator_si.statistics.counts import rate_log_e, rate_sequence
 from predator_si.statistics.design import DEFAULT_DESIGN, Design
 from predator_si.statistics.evidence import needed
@@ -57,8 +58,6 @@ def judge_interleave(
     longest
         As ``rule.conclude`` takes it.
     """
-    from predator_si.search.interleave import credited_clicks
-
     inside = pl.col("timestamp").is_between(window_start, window_end, closed="left")
     merged = events.exposures.filter(inside & (pl.col("mode") == "interleave") & (pl.col("variant") == "interleaved") & ~pl.col("probe"))
     merged = merged.sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
@@ -163,8 +162,6 @@ def _quality(events: EventFrames, merged: pl.DataFrame, champion: str, challenge
 
 def _unfair(drafted: pl.DataFrame) -> int:
     """Of the first lists, those whose teams another draft from the same rankings and seed does not give."""
-    from predator_si.search.interleave import team_draft
-
     wrong = 0
     for row in drafted.head(_REDRAWN).iter_rows(named=True):
         if row["draft_seed"] is None:

@@ -153,7 +153,7 @@ def reason_to_wait(trial: Experiment, requests: int, now: datetime) -> str | Non
     """
     step, plan = trial.now, trial.plan
     if trial.ended_at is not None:
-        return f"the trial has ended: {trial.reason}"
+        return None  # a run that died after writing the end: the cycle is still to be told
     if now < trial.opened_at:
         return f"the trial began at {trial.opened_at:%Y-%m-%d %H:%M} UTC, which is in the future: a clock went backwards"
     if longest_of(trial, requests, now) is not None:

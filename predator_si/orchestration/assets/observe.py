@@ -1,6 +1,7 @@
 """What every tick sees."""
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -67,7 +68,7 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     def aa_replay(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """A/A: the newest week of the champion's own traffic through the trial's rule, split at random a hundred times; any harm found is a false alarm."""
         found = same.replay_month(loop, on_progress=lambda done, total: context.log.debug("split %s of %s", done, total))
-        told = {"reasons": "; ".join(found.reasons) or "none", "upper": found.false_alarm_upper, "promised": found.promised}
+        told: dict[str, Any] = {"reasons": "; ".join(found.reasons) or "none", "upper": found.false_alarm_upper, "promised": found.promised}
         check = dg.AssetCheckResult(check_name="no_false_alarms", passed=found.holds, severity=dg.AssetCheckSeverity.WARN, metadata=told)
         return dg.MaterializeResult(metadata=scalars(found), check_results=[check])
 

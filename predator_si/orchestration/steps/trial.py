@@ -138,6 +138,8 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
     """
     folder = loop.artifacts(cycle_id)
     trial, requests = trial_progress(loop, cycle_id)
+    if trial.ended_at is not None:
+        return _told_again(loop, cycle_id, trial)
     if trial.step and follow(loop, cycle_id, trial) is not trial:
         raise Refused(f"trial of {cycle_id}: step {trial.step + 1} was only just committed. Wait for its traffic.")
     now = utc_now()
@@ -160,6 +162,20 @@ def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) 
         loop.control.append("trial_look", "loop", cycle_id, result.reason, payload)
         after = follow(loop, cycle_id, after)
     return Looked(result, after, times)
+
+
+def _told_again(loop: Loop, cycle_id: str, trial: Experiment) -> Looked:
+    """What a run wrote down before it died: the cycle is told, nothing is judged twice."""
+    folder = loop.artifacts(cycle_id)
+    result = ExperimentResult.read(folder / "ab_test_results.json")
+    times: dict[str, list[float]] = {}
+    if trial.verdict is Verdict.PROMOTE:
+        for arm, value in pl.read_parquet(folder / "latency.parquet").iter_rows():
+            times.setdefault(arm, []).append(value)
+    loop.control.transition(
+        cycle_id, CycleState.DECIDED, f"trial judged: {trial.reason}", "loop", {"verdict": result.verdict.value, "requests": result.requests}
+    )
+    return Looked(result, trial, times)
 
 
 def _judged(loop: Loop, trial: Experiment, events: EventFrames, requests: int, now: datetime) -> ExperimentResult:
