@@ -33,8 +33,8 @@ def simulate(
     plots: Annotated[Path | None, typer.Option(help="Write the operating characteristics into this folder as SVG pictures.")] = None,
     measure: Annotated[Path | None, typer.Option(help="Make tables in this folder from judged collections, in place of simulating.")] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="With --measure: python-docs:shift, or the name of an imported corpus; several times.")] = None,
-    queries: Annotated[int, typer.Option(min=10, help="With --measure: judged train queries of each corpus, at most.")] = 100,
-    timed: Annotated[int, typer.Option(min=5, help="With --measure: of these, queries whose rerank calls are timed.")] = 16,
+    queries: Annotated[int, typer.Option(min=10, help="With --measure: judged train queries of each corpus, at most.")] = 150,
+    timed: Annotated[int, typer.Option(min=5, help="With --measure: of these, queries whose rerank calls are timed.")] = 20,
     seed: Annotated[int, typer.Option(help="Of all draws.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON; - is standard output.")] = None,
 ) -> None:

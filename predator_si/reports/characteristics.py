@@ -76,7 +76,7 @@ def _detection(found: Mapping[str, Any], form: Format) -> bytes:
         axes.set_ylim(-0.02, 1.02)
         axes.set_xlabel(_UNITS[metric], fontsize=8, color=_FAINT)
         if rows:
-            axes.legend(frameon=False, fontsize=7, loc="lower right")
+            axes.legend(frameon=False, fontsize=7, loc="upper left" if metric == "errors" else "lower right")
         axes.set_title({"ndcg": "NDCG@10, sd at most .15", "latency": "latency", "errors": "errors, limit 1%"}[metric], fontsize=9, color=_INK, loc="left")
     panels[0].set_ylabel("share found", fontsize=8, color=_FAINT)
     return _bytes(figure, form)

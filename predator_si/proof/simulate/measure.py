@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from predator_si.corpora.text import stable_fraction
 from predator_si.errors import BadInput
 from predator_si.evaluate import PairScores, evaluate_model
 from predator_si.evaluate.timing import WARM_UP, arm, time_arms
+from predator_si.measures import per_query
 from predator_si.proof.bench_rerank import Collection
 from predator_si.proof.simulate.world import QUALITY, SOURCES, TIMES, write_sources
 from predator_si.provenance import provenance
@@ -28,6 +31,7 @@ from predator_si.train.export import export
 Tell = Callable[[str], None]
 OnProgress = Callable[[int, int], None]
 FIRST = "first stage"
+_RUN = {"query_id": pl.String, "doc_id": pl.String, "rank": pl.Int64}
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ class TablePlan:
         Shares of the first stage that the full model is fused with.
     """
 
-    queries: int = 100
-    timed: int = 16
+    queries: int = 150
+    timed: int = 20
     depth: int = 20
     length: int = 192
     short: int = 48
@@ -97,12 +101,13 @@ def measure_tables(
     for one in collections:
         tell(f"{one.name}: scoring")
         quality.append(_scored(one, models, plan, scores, on_progress))
+    folder.mkdir(parents=True, exist_ok=True)
+    quality_table = pl.concat(quality)
+    quality_table.write_parquet(folder / QUALITY, compression="zstd")
     for one in collections:
         tell(f"{one.name}: timing")
         times.append(_timed(one, models, plan, on_progress))
-    folder.mkdir(parents=True, exist_ok=True)
-    quality_table, times_table = pl.concat(quality), pl.concat(times)
-    quality_table.write_parquet(folder / QUALITY, compression="zstd")
+    times_table = pl.concat(times)
     times_table.write_parquet(folder / TIMES, compression="zstd")
     return write_sources(
         folder / SOURCES,
@@ -142,7 +147,18 @@ def _scored(one: Collection, models: dict[str, Reranker], plan: TablePlan, score
         config = ServingConfig(model=models[model].digest, depth=depth, fusion_weight=weight)
         own = evaluate_model(queries, judgments, found, models[model], config, scores_cache=scores, on_progress=on_progress)
         frame = frame.join(own.select("query_id", pl.col("ndcg_at_10").alias(name)), on="query_id", how="inner", maintain_order="left")
+    for name, leg in (("dense", one.index.dense_scores), ("lexical", one.index.lexical_scores)):
+        scored = leg(queries["text"].to_list(), [own.doc_ids for own in found])
+        run = pl.concat([_ranked(query_id, own.doc_ids, values) for query_id, own, values in zip(queries["query_id"], found, scored, strict=True)])
+        ndcg = per_query(run, judgments, ["nDCG@10"]).rename({"nDCG@10": name})
+        frame = frame.join(ndcg, on="query_id", how="inner", maintain_order="left")
     return frame
+
+
+def _ranked(query_id: str, doc_ids: Sequence[str], scores: npt.NDArray[np.floating]) -> pl.DataFrame:
+    """The same candidates in the order of one leg alone; ties keep the first stage's."""
+    order = [doc_ids[place] for place in np.argsort(-scores, kind="stable")]
+    return pl.DataFrame({"query_id": [query_id] * len(order), "doc_id": order, "rank": range(1, len(order) + 1)}, schema=_RUN)
 
 
 def _timed(one: Collection, models: dict[str, Reranker], plan: TablePlan, on_progress: OnProgress | None) -> pl.DataFrame:
