@@ -65,10 +65,10 @@ def test_harm_is_rejected_and_named(harm, metric):
 
 
 def test_an_equal_challenger_is_rarely_rejected_and_a_worse_one_nearly_always():
-    rejected = sum(judged(trial(n=400, seed=seed)).verdict is Verdict.REJECT for seed in range(24))
-    assert rejected <= 4  # family-wise 5%: P(more than 4 of 24) = 0.6%
-    caught = sum(judged(trial(n=400, seed=seed, quality=0.4)).verdict is Verdict.REJECT for seed in range(8))
-    assert caught >= 7
+    rejected = sum(judged(trial(n=400, seed=seed)).verdict is Verdict.REJECT for seed in range(12))
+    assert rejected <= 1  # .001 for each of five guardrails and once more for the slices: P(more than 1 of 12) is below .3%
+    caught = sum(judged(trial(n=400, seed=seed, quality=0.4)).verdict is Verdict.REJECT for seed in range(4))
+    assert caught >= 3
 
 
 def test_a_broken_split_is_invalid_whatever_the_metrics_say():
