@@ -22,6 +22,7 @@ from predator_si.release.replay import trial_again
 from predator_si.release.rollback import rollback
 from predator_si.settings import Settings, load_settings
 from predator_si_tests.support import windows
+from predator_si_tests.support.command_line import CommandLine
 from predator_si_tests.support.platform import fake_model, open_cycle, prepare
 from predator_si_tests.support.trials import shadowed
 
@@ -100,7 +101,7 @@ def on_trial(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Trial(settings, tmp_path, monkeypatch)
 
 
-def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(on_trial: Trial) -> None:
+def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(on_trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
     loop, cycle_id = on_trial.loop, on_trial.cycle_id
     assert (on_trial.release().candidate_mode, on_trial.release().candidate_weight) == ("shadow", 0.3)
     with pytest.raises(Refused, match=r"the trial has 0 of 30 requests in step 1 of 3 \(shadow at 30%\)"):
@@ -121,6 +122,15 @@ def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(on_trial: 
     for name in ("trial/1-shadow/result.json", "trial/2-ab/result.json", "trial/3-ab/result.json", "ab_test_results.json"):
         assert trial_again(on_trial.folder, ExperimentResult.read(on_trial.folder / name)) is None, "each step's verdict comes out the same again"
     assert [record.action for record in loop.control.records(50, cycle_id=cycle_id)].count("trial_step") == 2
+    told = CommandLine(loop.home.path, capsys)
+    assert told("eval", "replay", cycle_id).code == 0
+    answer = told("eval", "verdict", cycle_id, "--json", "-")
+    assert answer.code == 0 and (answer.json["verdict"], answer.json["stage"], answer.json["reproducible"]) == ("promote", "experiment", True)
+    path = on_trial.folder / "ab_test_results.json"
+    path.write_text(path.read_text().replace('"simulated": false', '"simulated": true'))
+    broken = told("eval", "replay", cycle_id)
+    assert broken.code == 1 and "DIFFERS ab_test_results.json: simulated: stored true, recomputed false" in broken.out
+    assert told("eval", "verdict", cycle_id).code == 1 and told("eval", "replay", "si_2020_01_01_001").code == 2
 
 
 def test_harm_in_shadow_ends_the_trial_and_what_shows_nothing_is_rejected_at_the_maximum(on_trial: Trial) -> None:
