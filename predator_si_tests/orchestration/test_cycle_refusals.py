@@ -302,7 +302,7 @@ def test_an_opening_that_the_ledger_does_not_know_proves_nothing(stage: Stage, m
     (claim,) = [gate for gate in decision.gates if gate.criterion.name == "ndcg_significant"]
     holdout = Evaluation.read(stage.folder(cycle_id) / "evaluation.json").holdout
     assert decision.verdict is Verdict.PROMOTE and holdout is not None
-    assert claim.limit == holdout.level == 2 * candidate_level(holdout.opening.candidate)
+    assert claim.limit == holdout.level == 2 * candidate_level(holdout.opening.candidate, DEFAULT_DESIGN.promotion_alpha_per_month)
     monkeypatch.setattr(stage.loop.control, "sealed_opening", lambda *_: None)
     with pytest.raises(Refused, match="its evidence gives inconclusive"):
         deciding.commit(stage.loop, cycle_id, "trial")
