@@ -138,7 +138,7 @@ class WrittenQueries:
                 writing = opened.enter_context(Conversation(self._writer, self._cache, self._cycle, self._budget, replay=self._replay, sleep=self._sleep))
                 judging = opened.enter_context(self._judge.conversation(self._budget, self._cycle, replay=self._replay))
                 opened.callback(self._settle, writing, judging)
-                for proposal in self._proposals(material, rng, writing, judging, tally):
+                for proposal in self._proposals(material, wanted, rng, writing, judging, tally):
                     tally["proposed"] += 1
                     yield proposal
                     if tally["proposed"] >= wanted:
@@ -151,14 +151,17 @@ class WrittenQueries:
         self.stopped = self.stopped or writing.reason or judging.reason
         self._spent = (writing.usd + judging.usd, writing.tokens + judging.tokens, writing.estimated or judging.estimated)
 
-    def _proposals(self, material: Material, rng: np.random.Generator, writing: Conversation, judging: Conversation, tally: Counter[str]) -> Iterator[Proposal]:
+    def _proposals(
+        self, material: Material, wanted: int, rng: np.random.Generator, writing: Conversation, judging: Conversation, tally: Counter[str]
+    ) -> Iterator[Proposal]:
         seeds = seeds_of(material)
         weak = frozenset(doc_id for doc_id, targeted in zip(seeds.doc_ids, seeds.targeted.tolist(), strict=True) if targeted)
         examples = shared_queries(material.log, material.guard, self._least, seeds.words, weak)[: self._examples]
         tally["examples"] = len(examples)
         barren, began = 0, time.monotonic()
         shown_documents = self._shown(material, rng)
-        while batch := list(itertools.islice(shown_documents, self._at_once)):
+        # Nothing is paid for beyond what is wanted, should each answer bring one query.
+        while batch := list(itertools.islice(shown_documents, min(self._at_once, max(1, wanted - tally["proposed"])))):
             if self._should_stop():
                 self.stopped = "it was told to stop"
                 return
