@@ -134,15 +134,18 @@ def _let_go(loop: Loop, cycle_id: str) -> None:
 def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[WatchCheck], on_progress: Progress | None) -> dict[str, float]:
     """NDCG@10 of the released model over HTTP minus the old champion's on the same candidates, per dev query.
 
-    Queries that no check has asked yet, as long as there are some: one that is asked again is no new evidence.
+    Queries that no check has asked yet, as long as there are some: one that is asked again is no new evidence. Those of the shift come first, for which the
+    model was trained, then all others: a release serves them too.
     """
     from predator_si.evaluate import evaluate_model
     from predator_si.orchestration.steps.improve import offline_reranker
 
     corpus, scale = loop.corpus, loop.plan.scale
-    pool = corpus.queries(split="dev", part="shift")
+    every, first = corpus.queries(split="dev"), corpus.queries(split="dev", part="shift")
+    others = every.join(first, on="query_id", how="anti")
+    pool = pl.concat([frozen_sample(part.select("query_id", "text"), part.height, scale.seed + 11) for part in (first, others)])
     asked = {query_id for check in checks for query_id in check.probes}
-    queries = frozen_sample(pool, pool.height, scale.seed + 11).filter(~pl.col("query_id").is_in(list(asked))).head(n)
+    queries = pool.filter(~pl.col("query_id").is_in(list(asked))).head(n)
     if not queries.height:
         return {}
     judgments = corpus.judgments(split="dev")
