@@ -13,8 +13,8 @@ import typer
 
 from predator_si.cli.choices import settings_of
 from predator_si.cli.corpus import open_corpus
-from predator_si.cli.evaluation import open_index
-from predator_si.cli.screen import progress, say, show_json, show_table, stages
+from predator_si.cli.evaluation import model_folder, open_index
+from predator_si.cli.screen import say, show_json, show_table, stages
 from predator_si.errors import BadInput
 
 
@@ -45,7 +45,6 @@ def serve(
     Example: `predator-si bench serve --corpus python-docs --rounds 20 --json serve.json`
     """
     from predator_si.proof.bench_serve import ServePlan, bench_serve
-    from predator_si.search.models import SOURCES, fetch_models
     from predator_si.search.rerank import BACKENDS, reference_backend
 
     chosen = reference_backend() if backend == "auto" else backend
@@ -55,12 +54,7 @@ def serve(
     settings.folders.ensure()
     collection = open_corpus(settings, corpus)
     index = open_index(settings, collection, embedder)
-    folder = Path(model)
-    if not folder.is_dir():
-        if model not in SOURCES:
-            raise BadInput(f"--model {model!r}: no such folder, and not one of {', '.join(SOURCES)}.")
-        with progress(f"fetching {model}") as report:
-            folder = fetch_models(settings.cache, (model,), report)[model]
+    folder = model_folder(settings, model)
     queries = collection.queries("train").sort("query_id").sample(fraction=1.0, shuffle=True, seed=seed)["text"].to_list()
     plan = ServePlan(rounds, requests, share, depth, length, chosen, threads, seed)
     with tempfile.TemporaryDirectory(prefix="bench-serve-") as work, stages() as (tell, report):

@@ -12,8 +12,8 @@ import typer
 
 from predator_si.cli.choices import settings_of
 from predator_si.cli.corpus import open_corpus
-from predator_si.cli.evaluation import open_index
-from predator_si.cli.screen import progress, say, show_json, show_table, stages
+from predator_si.cli.evaluation import model_folder, open_index
+from predator_si.cli.screen import say, show_json, show_table, stages
 from predator_si.errors import BadInput
 
 _GOAL, _NEVER_SLOWER = 2.5, 1.0
@@ -44,7 +44,6 @@ def train(
     Example: `predator-si bench train --corpus python-docs --steps 40 --json train.json`
     """
     from predator_si.proof.bench_train import bench_train
-    from predator_si.search.models import SOURCES, fetch_models
     from predator_si.train.recipe import LABEL_LOSSES
 
     if loss not in LABEL_LOSSES:
@@ -53,12 +52,7 @@ def train(
     settings.folders.ensure()
     collection = open_corpus(settings, corpus)
     index = open_index(settings, collection, embedder)
-    folder = Path(model)
-    if not folder.is_dir():
-        if model not in SOURCES:
-            raise BadInput(f"--model {model!r}: no such folder, and not one of {', '.join(SOURCES)}.")
-        with progress(f"fetching {model}") as report:
-            folder = fetch_models(settings.cache, (model,), report)[model]
+    folder = model_folder(settings, model)
     with stages() as (tell, report):
         found = bench_train(
             collection, index, folder, steps=steps, groups_per_step=groups, max_length=max_length, loss=loss, dev_queries=dev_queries, seed=seed, tell=tell,

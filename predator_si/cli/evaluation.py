@@ -215,6 +215,24 @@ def _require_cross_encoder(folder: Path) -> None:
         raise BadInput(f"{folder}: {', '.join(map(str, architectures or ['?']))} is no cross-encoder: it has no trained head for scoring pairs.")
 
 
+def model_folder(settings: Settings, model: str) -> Path:
+    """The folder of a model that is named or fetched by its name, fetched now where it is not there.
+
+    Raises
+    ------
+    BadInput
+        Neither a folder nor the name of a known source.
+    """
+    from predator_si.search.models import SOURCES, fetch_models
+
+    if Path(model).is_dir():
+        return Path(model)
+    if model not in SOURCES:
+        raise BadInput(f"--model {model!r}: no such folder, and not one of {', '.join(SOURCES)}.")
+    with progress(f"fetching {model}") as report:
+        return fetch_models(settings.cache, (model,), report)[model]
+
+
 def open_index(settings: Settings, collection: Corpus, embedder: str) -> HybridIndex:
     """The hybrid index of all documents of ``collection``, from the cache when it was built before."""
     from predator_si.search.models import fetch_models

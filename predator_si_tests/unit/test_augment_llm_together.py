@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 
 import pytest
 
 from predator_si.language_model import Budget, Conversation, Endpoint, Question
 from predator_si_tests.support.openai_peer import chat_peer
+from predator_si_tests.support.waiting import wait_until
 from predator_si_tests.support.writing import PLENTY, generator, likes, made, writes
 
 
 class Busy:
-    """Counts how many requests are being answered at the same time."""
+    """Counts how many requests are being answered at the same time; until two ever were, each waits for another, ten seconds at most."""
 
-    def __init__(self, seconds: float = 0.05) -> None:
-        self.seconds, self.now, self.most, self.lock = seconds, 0, 0, threading.Lock()
+    def __init__(self) -> None:
+        self.now, self.most, self.changed = 0, 0, threading.Condition()
 
     def __call__(self, asked):  # type: ignore[no-untyped-def]
-        with self.lock:
+        with self.changed:
             self.now += 1
             self.most = max(self.most, self.now)
-        time.sleep(self.seconds)
-        with self.lock:
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most >= 2, 10)
             self.now -= 1
         return writes(asked)
 
@@ -44,12 +44,16 @@ def test_so_many_are_on_their_way_and_the_proposals_are_those_of_one_at_a_time(t
 def test_calls_on_their_way_count_against_the_budget(tmp_path):
     """Each call may take most of what is left: two at once would pass the limit although each alone would not."""
     endpoint_tokens = 400
-    with chat_peer(likes, write=Busy(0.1)) as peer:
+    with chat_peer(likes, write=writes) as peer:
         endpoint = Endpoint(peer.url, "writer", max_answer_tokens=endpoint_tokens)
         messages = [{"role": "system", "content": "no fence"}, {"role": "user", "content": "x" * 100}]
         most = sum(endpoint.estimate(messages))
         with Conversation(endpoint, tmp_path / "llm.db", "c", Budget(10.0, int(1.5 * most)), sleep=lambda seconds: None) as asking:
-            asking._completion = lambda messages: time.sleep(0.1)  # type: ignore[assignment,method-assign,return-value]  # lost on the way
+
+            def lost(messages):  # type: ignore[no-untyped-def]
+                wait_until(lambda: asking.reason is not None, 10, "another question that the budget refuses")
+
+            asking._completion = lost  # type: ignore[method-assign]
             replies = asking.ask_many([Question(f"k{n}", messages, lambda completion: "kept") for n in range(4)], 4)
     assert [reply.origin for reply in replies] == ["left"] * 4 and "budget of c spent" in str(asking.reason)
     assert asking._reserved == (0.0, 0), "nothing stays reserved"
