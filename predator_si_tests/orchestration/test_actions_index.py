@@ -106,6 +106,7 @@ def test_another_bi_encoder_is_measured_and_its_index_takes_over(begin: Callable
     """The home's own bi-encoder hashes words into two dimensions and finds little; the one at hand has enough of them."""
     monkeypatch.setattr("predator_si_tests.support.platform.HashingEmbedder", lambda: HashingEmbedder(2))
     monkeypatch.setattr("predator_si.search.retrieve.words", lambda text: [])  # no help from the lexical leg
+    monkeypatch.setattr("predator_si.orchestration.steps.indexes.SOURCES", {})  # what this machine's cache holds is not for this test to say
     home = begin(GOOD)
     assert home.loop.index().embedder.name == "hashing@2"
     better = HashingEmbedder(512).save(home.loop.home.path / "embedders" / "hashing-512")
