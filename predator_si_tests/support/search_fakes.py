@@ -25,6 +25,8 @@ from predator_si.search.retrieve import Candidates
 DOCUMENTS = [(f"d{i}", f"Title {i}", f"body of document {i} about {'even' if i % 2 == 0 else 'odd'} numbers") for i in range(12)]
 POISON = "poison"
 """A document with this text cannot be indexed."""
+ASKED: set[str] = set()
+"""Queries that some fake model of this process has begun to score."""
 
 
 class FakeIndex:
@@ -82,6 +84,7 @@ class FakeReranker:
     def score(self, query: str, texts: Sequence[str]) -> np.ndarray:
         self.calls += 1
         self.threads.add(threading.current_thread().name)
+        ASKED.add(query)
         time.sleep(self.seconds)
         if self.behaviour == "cold" or (self.behaviour == "raise" and query != "warm up"):
             raise RuntimeError("this model cannot score")

@@ -21,7 +21,7 @@ from predator_si.search.events import EventFrames, read_events
 from predator_si.search.interleave import team_draft
 from predator_si.search.service import SearchService
 from predator_si.search.shadow import InThread, ShadowJob, ShadowQueue
-from predator_si_tests.support.search_fakes import DOCUMENTS, FakeHome, FakeIndex, fake_home, load_fake_index, load_fake_reranker
+from predator_si_tests.support.search_fakes import ASKED, DOCUMENTS, FakeHome, FakeIndex, fake_home, load_fake_index, load_fake_reranker
 from predator_si_tests.support.waiting import wait_until
 
 FORWARDS = [f"d{i}" for i in range(10)]
@@ -307,8 +307,8 @@ def test_a_request_that_began_before_the_candidate_was_taken_off_ends_as_it_bega
     home.release(first, reranker={"champion": first, "candidate": second, "candidateWeight": 1.0, "depth": 12})
 
     async def scenario(client: Client) -> None:
-        running = asyncio.create_task(client.search(client_id="c"))
-        await asyncio.sleep(0.1)
+        running = asyncio.create_task(client.search(query="one that began earlier", client_id="c"))
+        await asyncio.to_thread(wait_until, lambda: "one that began earlier" in ASKED, 10, "the candidate at work")
         home.release(first)
         await asyncio.to_thread(wait_until, lambda: client.service.follower.current.candidate is None, 10, "the end of the trial")
         answer = await running
