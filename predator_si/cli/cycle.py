@@ -48,7 +48,8 @@ def run(
     """
     from predator_si.cli.switch import actor
     from predator_si.monitor import Skip
-    from predator_si.proof.drive import Dagster, drive, open_or_resume
+    from predator_si.orchestration.steps.begin import open_or_resume
+    from predator_si.proof.drive import Dagster, drive
     from predator_si.records import CycleState
 
     loop = _loop(context)

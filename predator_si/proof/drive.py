@@ -10,11 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from predator_si.errors import BadInput, Refused, Unavailable
-from predator_si.monitor import Skip
+from predator_si.errors import Refused, Unavailable
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import observe
-from predator_si.records import Answer, Cycle, CycleState, Trigger, WatchResult
+from predator_si.records import Cycle, CycleState, WatchResult
 from predator_si.settings import Settings
 
 _ASK_THE_SERVICE = frozenset({"cycle_trial_job", "cycle_judge_job", "cycle_release_job", "watch_job"})
@@ -64,75 +62,6 @@ class Driven:
     jobs: tuple[str, ...]
     why: str
     failure: str | None = None
-
-
-def open_or_resume(loop: Loop, actor: str, trigger_type: str | None = None, reason: str = "", *, force: bool = False) -> Cycle | Skip:
-    """The active cycle, or a new one: for the newest snapshot's failed gate, or, with ``force``, for the trigger that a person names.
-
-    A named trigger without ``force`` must be the one that the snapshot gives. The kill switch and the contour's switch hold for all.
-
-    Raises
-    ------
-    BadInput
-        No trigger has this name.
-    Refused
-        Policy does not allow the forced cycle.
-    """
-    from predator_si.monitor.triggers import TRIGGERS
-
-    active = loop.control.active_cycle(loop.contour)
-    if active is not None:
-        return active
-    known = {rule.type: rule for rule in TRIGGERS}
-    if trigger_type is not None and trigger_type not in known:
-        raise BadInput(f"--trigger {trigger_type!r}: there are {', '.join(known)}.")
-    if trigger_type is not None and force:
-        trigger = _forced(loop, trigger_type, reason)
-        return loop.control.open_cycle(loop.contour, trigger, actor, trigger.reason)
-    answer = observe.next_step(loop, force=force)
-    if isinstance(answer, Skip):
-        return answer
-    if trigger_type not in (None, answer.trigger.type):
-        return Skip((f"the newest snapshot asks for {answer.trigger.type}, not {trigger_type} ({answer.reason}); --force insists",))
-    why = f"{answer.reason} ({reason})" if reason else answer.reason
-    return loop.control.open_cycle(loop.contour, answer.trigger, actor, why)
-
-
-def _forced(loop: Loop, trigger_type: str, reason: str) -> Trigger:
-    """A trigger that a person insists on, with the numbers of the newest snapshot where it has them."""
-    from predator_si.control.policy import Refusal, may_start_cycle
-    from predator_si.monitor.triggers import TRIGGERS
-    from predator_si.records import utc_now
-
-    rule = next(rule for rule in TRIGGERS if rule.type == trigger_type)
-    cycles = [cycle for cycle in loop.control.cycles(100, loop.contour) if cycle.opened_at >= loop.plan.prepared_at]
-    answer = may_start_cycle(
-        rule.type,
-        cycles,
-        now=utc_now(),
-        enabled=loop.settings.enabled,
-        kill_switch=loop.settings.kill_switch or loop.control.kill_switch(loop.contour),
-        max_cycles_per_day=loop.settings.max_cycles_per_day,
-        cycle_interval=loop.settings.cycle_interval,
-        force=True,
-    )
-    if isinstance(answer, Refusal):
-        raise Refused(f"{trigger_type}: {answer.reason}; --force does not pass this.")
-    newest = loop.snapshots(1)
-    if not newest:
-        raise Refused(f"{loop.home.snapshots}: no metrics snapshot yet, so there is nothing to diagnose. `predator-si up` takes one every 15 minutes.")
-    judged = [gate for gate in observe.gates(loop, newest[-1]) if gate.criterion.metric in rule.metrics]
-    gate = next((gate for gate in judged if gate.answer is Answer.FAIL), next(iter(judged), None))
-    value, reference = (gate.value, gate.reference) if gate is not None else (None, None)
-    return Trigger(
-        type=rule.type,
-        metric=rule.metrics[0] if gate is None else gate.criterion.metric,
-        value=value,
-        baseline=reference,
-        delta=value - reference if value is not None and reference is not None else None,
-        actions=rule.actions,
-        reason=f"a person insists: {reason or 'no reason given'}" + (f" ({gate.reason})" if gate is not None else ""),
-    )
 
 
 def recover(loop: Loop, dagster: Dagster, cycle_id: str) -> list[str]:

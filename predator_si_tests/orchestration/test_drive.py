@@ -17,7 +17,8 @@ from predator_si.errors import BadInput, Refused
 from predator_si.home import Home
 from predator_si.monitor import Skip
 from predator_si.orchestration.loop import Loop
-from predator_si.proof.drive import drive, open_or_resume
+from predator_si.orchestration.steps.begin import open_or_resume
+from predator_si.proof.drive import drive
 from predator_si.records import Cycle, CycleState
 from predator_si.settings import Settings
 from predator_si_tests.support.command_line import CommandLine
