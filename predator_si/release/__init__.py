@@ -15,6 +15,7 @@ Public functions, each in the module named by what it holds:
   ``make_patch``, ``apply_patch``, ``make_rollback``, ``save_patch``, ``load_patch``
 - ``gitops``: ``GitOpsRepo``; ``deploy``: ``commit_patch``, ``confirm``; ``reconcile``: ``LocalReconciler``, and the process
   ``python -m predator_si.release.reconcile``
+- ``helm``: ``find_helm``, ``fetch_helm``, ``render``, ``lint``
 - ``watch``: ``WatchPlan``, ``WatchCheck``, ``judge_watch``; ``rollback``: ``rollback``
 
 Nothing is imported here, so that the reconciler process stays small.
