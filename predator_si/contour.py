@@ -15,7 +15,8 @@ from pydantic import Field, field_validator, model_validator
 from predator_si.contour_augment import Augment
 from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
-from predator_si.contour_types import Block, Duration
+from predator_si.contour_notify import Backup, Monitoring, Notify
+from predator_si.contour_types import Block, Duration, http_address
 from predator_si.records import ActionEvent, Criterion, SearchEvent
 from predator_si.signals import SIGNALS, signal
 
@@ -35,28 +36,6 @@ class MockMetrics(Block):
 
     ndcg_at_10: Annotated[float, Field(ge=0, le=1, alias="ndcg_at_10")] = 0.72
     avg_latency_ms: Annotated[float, Field(ge=0, alias="avg_latency_ms")] = 350.0
-
-
-class Monitoring(Block):
-    """Alerts. ``slack_webhook`` is the name of a secret, never the address itself."""
-
-    slack_webhook: str | None = None
-    alert_on_degrade: bool = True
-
-    @field_validator("slack_webhook")
-    @classmethod
-    def _is_a_name(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value:
-            raise ValueError("is the name of a secret; an address in a values file would be readable by everybody who reads the repository")
-        return value
-
-
-class Backup(Block):
-    """Backups; ``schedule`` is a cron line, ``destination`` any fsspec URL."""
-
-    enabled: bool = False
-    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 2 * * *"
-    destination: str | None = None
 
 
 class Resources(Block):
@@ -92,14 +71,6 @@ class H2OStudio(Block):
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
-
-
-def _address(value: str | None) -> str | None:
-    if value is not None and not re.fullmatch(r"https?://[^\s/@]+[^\s@]*", value):
-        if "@" in value:  # not repeated: it may be a password
-            raise ValueError("holds a user or a password; they go into credentials, by the names of environment variables")
-        raise ValueError(f"{value!r} is not an http(s) address")
-    return value.rstrip("/") if value else value
 
 
 class Credential(Block):
@@ -184,7 +155,7 @@ class OpenSearchEvents(Block):
     """Only what this application recorded; null: all of it."""
     lookback: Duration = timedelta(hours=1)
 
-    _checked = field_validator("address")(_address)
+    _checked = field_validator("address")(http_address)
 
 
 class MetricSource(Block):
@@ -225,7 +196,7 @@ class Sources(Block):
     metrics: dict[str, Annotated[tuple[MetricSource, ...], Field(strict=False, min_length=1)]] = Field(default_factory=dict)
     """By metric: its sources in order of precedence. A metric that is not named here has the order of ``monitor.sources.resolve.PRECEDENCE``."""
 
-    _checked = field_validator("search", "prometheus", "opencost")(_address)
+    _checked = field_validator("search", "prometheus", "opencost")(http_address)
 
     @field_validator("credentials")
     @classmethod
@@ -392,12 +363,6 @@ class LanguageModelJudge(Block):
         if self.enabled and (self.base_url is None or self.model is None):
             raise ValueError("a judge that is enabled needs baseUrl and model")
         return self
-
-
-class Notify(Block):
-    """Who is told about rollbacks, approvals and unwatched releases, beside the log and the ledger."""
-
-    channels: Annotated[tuple[Literal["slack", "webhook"], ...], Field(strict=False)] = ()
 
 
 class ContourValues(Block):

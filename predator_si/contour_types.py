@@ -50,3 +50,12 @@ class Block(BaseModel):
     """A group of keys: frozen, camelCase in files, strict about types and unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, alias_generator=to_camel, populate_by_name=True)
+
+
+def http_address(value: str | None) -> str | None:
+    """The address without a slash at its end; refused where it is none, or holds a user or a password."""
+    if value is not None and not re.fullmatch(r"https?://[^\s/@]+[^\s@]*", value):
+        if "@" in value:  # not repeated: it may be a password
+            raise ValueError("holds a user or a password; they go into credentials, by the names of environment variables")
+        raise ValueError(f"{value!r} is not an http(s) address")
+    return value.rstrip("/") if value else value

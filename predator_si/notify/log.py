@@ -1,0 +1,49 @@
+"""The loop's logger, ``AutoOptimizer``: one line for each transition, verdict and refusal, with the cycle's id and never a query.
+
+What belongs here: its name, its form, where it goes. What must not: when something is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import time
+from pathlib import Path
+
+NAME = "AutoOptimizer"
+LOG = logging.getLogger(NAME)
+_FORM = "%(asctime)sZ %(name)s %(levelname)s %(message)s"
+_BYTES = 10_000_000
+
+
+class _Form(logging.Formatter):
+    """One line, whatever the message holds; UTC."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORM, "%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(super().format(record).split())
+
+
+def write_to(folder: Path) -> None:
+    """Append the loop's lines to ``<folder>/optimizer.log``, which ``predator-si logs`` shows; asking again changes nothing.
+
+    Processes share the file: each line is one write at its end. At ten megabytes the file makes room for a new one.
+    """
+    path = folder / "optimizer.log"
+    if any(isinstance(one, logging.FileHandler) and Path(one.baseFilename) == path.absolute() for one in LOG.handlers):
+        return
+    for one in [one for one in LOG.handlers if isinstance(one, logging.FileHandler)]:
+        LOG.removeHandler(one)  # another home's, in a process that works for several
+        one.close()
+    try:
+        if path.stat().st_size > _BYTES:
+            path.replace(path.with_suffix(".log.1"))
+    except FileNotFoundError:
+        pass
+    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(_Form())
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
