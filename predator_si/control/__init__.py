@@ -7,6 +7,8 @@ Public functions
 - ``Control(url_or_path)``: ``open_cycle``, ``cycle``, ``cycles``, ``active_cycle``, ``current_release``, ``transition``;
   ``acquire``, ``renew``, ``release``, ``check`` (leases with a fencing token); ``kill_switch``, ``set_kill_switch``; ``get_note``,
   ``set_note``; ``open_sealed``, ``sealed_opening``, ``sealed_openings``; ``append``, ``records``, ``head``, ``verify`` (the hash-chained ledger)
+  ``ask_approval``, ``approval``, ``approvals``, ``decide_approval``, ``close_approval``; ``override_gate``, ``end_override``, ``gate_overrides``,
+  ``overrides_of_cycle``; ``champion_changed``, ``champions``, ``restore_champions``; ``set_feature_flag``, ``feature_flags``
 - ``Lease``: a held lock with its fencing token
 - ``is_legal``, ``ACTIVE``, ``ENDED``: the state machine of a cycle
 - ``may_start_cycle`` -> ``Allowed`` or ``Refusal``: the policy, a pure function

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from predator_si.control import leases, ledger, schema
 from predator_si.control.leases import Lease
 from predator_si.control.ledger import stamp, unstamp
+from predator_si.control.registers import Registers
 from predator_si.control.states import ACTIVE, is_legal, reachable
 from predator_si.errors import BadInput, Missing, Refused
 from predator_si.records import Cycle, CycleState, LedgerRecord, SealedOpening, Trigger, utc_now
@@ -21,7 +22,7 @@ _MOST_A_DAY = 999
 _RELEASE_STATES = (CycleState.RELEASED.value, CycleState.WATCHING.value, CycleState.STABLE.value)
 
 
-class Control:
+class Control(Registers):
     """State and permission of the loop in one database.
 
     Every change of a cycle or of a flag is one ledger record in the same transaction: either both are there or neither.
@@ -29,7 +30,7 @@ class Control:
     Parameters
     ----------
     url_or_path
-        A file path or ``sqlite:///FILE``; the file and its folder are made when missing. A PostgreSQL URL is accepted and not tested yet.
+        A file path or ``sqlite:///FILE``; the file and its folder are made when missing. Or the URL of a PostgreSQL database.
     clock
         Where "now" comes from; with time zone.
     busy_seconds

@@ -17,10 +17,11 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from predator_si.control import migrate
 from predator_si.control.states import ACTIVE
 from predator_si.errors import BadInput, PredatorError, Unavailable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 30.0
 _ADVISORY_LOCK = 0x5052454441  # "PREDA": one writer at a time on PostgreSQL
 
@@ -40,9 +41,9 @@ cycles = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("actor", sa.String, nullable=False),
 )
-_is_active = cycles.c.state.in_(sorted(state.value for state in ACTIVE))
+IS_ACTIVE = cycles.c.state.in_(sorted(state.value for state in ACTIVE))
 # the rule "one cycle at a time" once more, where no program error can get past it
-sa.Index("one_active_cycle", cycles.c.contour, unique=True, sqlite_where=_is_active, postgresql_where=_is_active)
+sa.Index("one_active_cycle", cycles.c.contour, unique=True, sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE)
 
 leases = sa.Table(
     "leases",
@@ -83,7 +84,7 @@ ledger = sa.Table(
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("timestamp", sa.String, nullable=False),
-    sa.Column("action", sa.String, nullable=False),
+    sa.Column("action", sa.String, nullable=False, index=True),
     sa.Column("actor", sa.String, nullable=False),
     sa.Column("cycle_id", sa.String, nullable=True, index=True),
     sa.Column("reason", sa.Text, nullable=False),
@@ -98,6 +99,64 @@ ledger_head = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("seq", sa.Integer, nullable=False),
     sa.Column("hash", sa.String, nullable=False),
+)
+
+approvals = sa.Table(
+    "approvals",
+    metadata,
+    sa.Column("cycle_id", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, primary_key=True),
+    sa.Column("contour", sa.String, nullable=False),
+    sa.Column("evidence_hash", sa.String, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+    sa.Column("asked_at", sa.String, nullable=False),
+    sa.Column("expires_at", sa.String, nullable=False),
+    sa.Column("decision", sa.String, nullable=True),
+    sa.Column("actor", sa.String, nullable=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("at", sa.String, nullable=True),
+)
+
+gate_overrides = sa.Table(
+    "gate_overrides",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("contour", sa.String, nullable=False),
+    sa.Column("metric", sa.String, nullable=False),
+    sa.Column("threshold", sa.Float, nullable=False),
+    sa.Column("old", sa.Float, nullable=True),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("set_at", sa.String, nullable=False),
+    sa.Column("expires_at", sa.String, nullable=False),
+    sa.Column("ended_at", sa.String, nullable=True),
+)
+sa.Index("gate_overrides_of_a_contour", gate_overrides.c.contour, gate_overrides.c.expires_at)
+
+champions = sa.Table(
+    "champions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("contour", sa.String, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("cycle_id", sa.String, nullable=True),
+    sa.Column("since", sa.String, nullable=False),
+    sa.Column("until", sa.String, nullable=True),
+    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("commit", sa.String, nullable=True),
+)
+_serves_now = champions.c.until.is_(None)
+sa.Index("one_champion", champions.c.contour, unique=True, sqlite_where=_serves_now, postgresql_where=_serves_now)
+
+feature_flags = sa.Table(
+    "feature_flags",
+    metadata,
+    sa.Column("contour", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("on", sa.Boolean, nullable=False),
+    sa.Column("actor", sa.String, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("set_at", sa.String, nullable=False),
 )
 
 
@@ -195,12 +254,19 @@ class Database:
                 time.sleep(0.02)
 
     def _create_tables(self) -> None:
+        """Today's schema: made in a new database, reached by migration in an older one, refused in one from a later program."""
+        with self.reading() as connection:
+            if _version(connection) == SCHEMA_VERSION:
+                return
         with self.writing() as connection:
-            metadata.create_all(connection)
-            found = connection.execute(sa.select(sa.func.max(schema_version.c.version))).scalar()
+            found = _version(connection)  # again: another process may have been first
             if found is None:
+                metadata.create_all(connection)
                 connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
-            elif found != SCHEMA_VERSION:
+                migrate.mark(connection)
+            elif found < SCHEMA_VERSION:
+                migrate.upgrade(connection)
+            elif found > SCHEMA_VERSION:
                 raise BadInput(
                     f"{self.name}: schema version {found}, this program knows {SCHEMA_VERSION}. Use the version that wrote it, or another home folder."
                 )
@@ -232,3 +298,11 @@ class Database:
         if "disk i/o" in low or "full" in low:
             return Unavailable(f"{self.name}: the disk refuses ({text}). Free some space and try again.")
         return Unavailable(f"{self.name}: the control database answers with an error: {text}. See the database's own log; nothing was written.")
+
+
+def _version(connection: sa.Connection) -> int | None:
+    """The schema version of a database; null where it has no tables of ours."""
+    if not sa.inspect(connection).has_table("schema_version"):
+        return None
+    found = connection.execute(sa.select(sa.func.max(schema_version.c.version))).scalar()
+    return None if found is None else int(found)

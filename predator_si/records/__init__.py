@@ -68,6 +68,7 @@ from predator_si.records.metrics import (
     Provenance,
     Reference,
 )
+from predator_si.records.permission import Approval, ApprovalState, ChampionSpan, FeatureFlag, GateOverride
 
 __all__ = [
     "CYCLE_ID",
@@ -76,8 +77,11 @@ __all__ = [
     "AnomalyReport",
     "AnomalyScore",
     "Answer",
+    "Approval",
+    "ApprovalState",
     "Baseline",
     "CellMetrics",
+    "ChampionSpan",
     "ChangeAlarm",
     "ChangeWatch",
     "Criterion",
@@ -92,7 +96,9 @@ __all__ = [
     "Evaluation",
     "ExperimentResult",
     "ExposureEvent",
+    "FeatureFlag",
     "GateMemory",
+    "GateOverride",
     "GateResult",
     "HeldGate",
     "HelmPatch",
