@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from predator_si.contour_api import Api
 from predator_si.contour_augment import Augment
 from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
@@ -395,6 +396,7 @@ class ContourValues(Block):
     probes: Probes = Probes()
     llm_judge: LanguageModelJudge = LanguageModelJudge()
     augment: Augment = Augment()
+    api: Api = Api()
     notify: Notify = Notify()
     warehouse: Literal["duckdb", "postgres"] = "duckdb"
     """Where dbt makes the marts: a file in the home folder, or the database that PGHOST, PGDATABASE, PGUSER and PGPASSWORD name."""
