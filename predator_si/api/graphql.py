@@ -81,7 +81,9 @@ class DagsterGraphQL:
         """Let the connections go."""
         await self._client.aclose()
 
-    async def ask(self, document: Document, variables: Mapping[str, Any] | None = None, *, user: str | None = None, seconds: float | None = None) -> dict[str, Any]:
+    async def ask(
+        self, document: Document, variables: Mapping[str, Any] | None = None, *, user: str | None = None, seconds: float | None = None
+    ) -> dict[str, Any]:
         """The ``data`` of an answer.
 
         Parameters

@@ -60,7 +60,9 @@ def redacted(text: str) -> str:
     return text
 
 
-def problem(status: int, detail: str, *, request_id: str | None = None, errors: list[dict[str, str]] | None = None, next_step: str | None = None) -> dict[str, Any]:
+def problem(
+    status: int, detail: str, *, request_id: str | None = None, errors: list[dict[str, str]] | None = None, next_step: str | None = None
+) -> dict[str, Any]:
     """The body of a problem document."""
     body: dict[str, Any] = {
         "type": "about:blank",

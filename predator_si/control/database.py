@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from predator_si.control import leases, ledger, schema
 from predator_si.control.leases import Lease
 from predator_si.control.ledger import stamp, unstamp
+from predator_si.control.pages import Pages
 from predator_si.control.registers import Registers
 from predator_si.control.states import ACTIVE, is_legal, reachable
 from predator_si.errors import BadInput, Missing, Refused
@@ -22,7 +23,7 @@ _MOST_A_DAY = 999
 _RELEASE_STATES = (CycleState.RELEASED.value, CycleState.WATCHING.value, CycleState.STABLE.value)
 
 
-class Control(Registers):
+class Control(Registers, Pages):
     """State and permission of the loop in one database.
 
     Every change of a cycle or of a flag is one ledger record in the same transaction: either both are there or neither.
