@@ -31,18 +31,17 @@ class Pages:
 
     def count_records(self) -> int:
         """Ledger records there are: the newest sequence number less those that retention took from the beginning."""
-        table = schema.ledger
         with self._database.reading() as connection:
-            first, last = connection.execute(sa.select(sa.func.min(table.c.seq), sa.func.max(table.c.seq))).one()
-        return 0 if last is None else int(last) - int(first) + 1
+            first, last = _ends(connection)
+        return 0 if first is None or last is None else last - first + 1
 
     def actions_since(self, since: datetime) -> dict[str, int]:
         """Ledger records since a moment, by action. The chain is in the order of time, so the first of them is found by halving."""
         table = schema.ledger
         wanted = stamp(since)
         with self._database.reading() as connection:
-            low, high = connection.execute(sa.select(sa.func.min(table.c.seq), sa.func.max(table.c.seq))).one()
-            if high is None:
+            low, high = _ends(connection)
+            if low is None or high is None:
                 return {}
             high += 1
             while low < high:
@@ -58,3 +57,10 @@ class Pages:
         query = sa.select(sa.func.count()).where(table.c.contour == contour, table.c.opened_at >= stamp(since))
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar() or 0)
+
+
+def _ends(connection: sa.Connection) -> tuple[int | None, int | None]:
+    """First and last sequence number; asked apart, since one question for both would read the whole table."""
+    seq = schema.ledger.c.seq
+    first, last = connection.execute(sa.select(sa.func.min(seq))).scalar(), connection.execute(sa.select(sa.func.max(seq))).scalar()
+    return (None if first is None else int(first)), (None if last is None else int(last))
