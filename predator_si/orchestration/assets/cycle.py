@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from predator_si.orchestration.assets.external import JUDGMENTS
+from predator_si.orchestration.links import linked
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metadata import (
     check_results,
@@ -48,11 +49,11 @@ TrackerParam = dg.ResourceParam[ExperimentTracker]
 
 
 def cycle_asset(**own: Any) -> Callable[[Callable[..., Result]], dg.AssetsDefinition]:
-    """``dg.asset`` for what one cycle makes: a partition each, in one group with one owner."""
+    """``dg.asset`` for what one cycle makes: a partition each, in one group with one owner, with links to where the cycle can be looked at."""
     decorator: Callable[[Callable[..., Result]], dg.AssetsDefinition] = dg.asset(
         partitions_def=cycles, group_name="cycle", owners=["team:search"], code_version="1", **own
     )
-    return decorator
+    return lambda step: decorator(linked(step))
 
 
 class Drill(dg.Config):

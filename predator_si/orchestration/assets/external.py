@@ -3,18 +3,24 @@
 import dagster as dg
 
 SERVICE = dg.AssetSpec(
-    ["search", "service"], group_name="search", kinds={"fastapi"}, description="The search service: what people ask and get; its release file is in Git."
+    ["search", "service"],
+    group_name="search",
+    kinds={"fastapi"},
+    owners=["team:search"],
+    description="The search service: what people ask and get; its release file is in Git.",
 )
 JUDGMENTS = dg.AssetSpec(
     ["search", "judgments"],
     group_name="search",
     kinds={"parquet"},
+    owners=["team:search"],
     description="Judged queries: dev ones are probes, test ones stay sealed until a gate opens them.",
 )
 EVENTS = dg.AssetSpec(
     ["observe", "search_events"],
     group_name="observe",
     kinds={"parquet"},
+    owners=["team:search"],
     deps=[SERVICE],
     description="Served requests with their clicks: an append-only spool, rolled into Parquet by the hour.",
 )
