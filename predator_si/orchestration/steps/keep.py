@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from predator_si.errors import Missing, PredatorError
+from predator_si.errors import Missing, PredatorError, Refused
 from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
 from predator_si.orchestration.loop import Loop
@@ -189,14 +189,36 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     return result
 
 
+def order_rollback(loop: Loop, cycle_id: str, actor: str, reason: str, to_version: str | None = None) -> str:
+    """Write down that a person wants a release taken back, whatever its watch says; the rollback job believes this record alone. The digest it leads to.
+
+    Raises
+    ------
+    Refused
+        The cycle has nothing in production, or the way back leads to another version than ``to_version`` (a digest, or its first characters).
+    """
+    state = loop.control.cycle(cycle_id).state
+    if state not in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE):
+        raise Refused(f"cycle {cycle_id} is {state.value}: it has nothing in production that could be taken back.")
+    old = Decision.read(loop.artifacts(cycle_id) / decision_name("promote")).champion.model
+    if to_version is not None and not (old.startswith(to_version) or old.removeprefix("sha256:").startswith(to_version)):
+        raise Refused(f"cycle {cycle_id}: the way back leads to {old}, not to {to_version}. Leave the version out, or name this one.")
+    loop.control.append("rollback_ordered", actor, cycle_id, reason, {"to": old})
+    return old
+
+
 def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | None = None) -> Rollback:
-    """Roll back because the watch says so: the verdict is recomputed from the stored checks, a check result in Dagster is not believed.
+    """Roll back because the watch says so: the verdict is recomputed from the stored checks, a check result in Dagster is not believed. Or because a person
+    ordered it: then the ledger says so.
 
     Raises
     ------
     Missing
-        The stored checks do not ask for a rollback.
+        The stored checks do not ask for a rollback, and nobody ordered one.
     """
+    ordered = next((record for record in loop.control.records(500, cycle_id=cycle_id)[::-1] if record.action == "rollback_ordered"), None)
+    if ordered is not None:
+        return take_back(loop, cycle_id, f"{ordered.actor}: {ordered.reason}", tracker=tracker)
     folder = loop.artifacts(cycle_id)
     stored = WatchResult.read(folder / "watch.json")
     again = judge_watch(watch_plan(loop, cycle_id), [WatchCheck.model_validate(check) for check in stored.checks])
