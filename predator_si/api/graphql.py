@@ -18,6 +18,9 @@ from predator_si.api.documents import Document
 from predator_si.errors import PredatorError, Refused, Unavailable
 from predator_si.orchestration.op_tags import LANE, Lane
 
+STARTS_CYCLES = "quality_gate_sensor"
+"""The sensor that POST start and stop drive; the one that goes on with cycles stays, because it also watches releases."""
+TICK = "snapshot_schedule"
 UNFINISHED = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 _HELD_SECONDS = 2.0
 """How long the answer about sensors and daemons may be used again."""
