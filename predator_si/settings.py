@@ -4,7 +4,8 @@ What belongs here: where settings come from and in which order they win. What mu
 reading YAML (values.py), any stage.
 
 Later wins: defaults, values.yaml, values-<contour>.yaml, the file named by ``--values`` or PREDATOR_SI_VALUES; then the environment for
-PREDATOR_SI_HOME, PREDATOR_SI_CACHE, PREDATOR_SI_PORTS and PREDATOR_SI_SEARCH_URL.
+PREDATOR_SI_HOME, PREDATOR_SI_CACHE, PREDATOR_SI_PORTS and PREDATOR_SI_SEARCH_URL. PREDATOR_SI_CHART names another folder of the contours' files: in a
+cluster the one that the chart mounts.
 """
 
 from __future__ import annotations
@@ -177,6 +178,8 @@ class Settings(Record):
     search_url: str
     values_file: Path | None = None
     """The values file laid over the contour's, where there is one."""
+    chart: Path | None = None
+    """Folder of the contours' values files, where it is not the checkout's."""
     values: ContourValues
     quality_gates: tuple[Criterion, ...]
     """The contour's gates as criteria, ready for ``monitor``."""
@@ -292,6 +295,7 @@ class Settings(Record):
             "PREDATOR_SI_SEARCH_URL": self.search_url,
             "DAGSTER_HOME": str(self.folders.dagster),
             **({"PREDATOR_SI_VALUES": str(self.values_file)} if self.values_file is not None else {}),
+            **({"PREDATOR_SI_CHART": str(self.chart)} if self.chart is not None else {}),
         }
 
 
@@ -315,7 +319,7 @@ def load_settings(
     env
         Environment to read.
     chart
-        Folder of the values files; default the checkout's.
+        Folder of the values files; default PREDATOR_SI_CHART or the checkout's.
 
     Raises
     ------
@@ -326,7 +330,8 @@ def load_settings(
     """
     contour = contour or env.get("PREDATOR_SI_CONTOUR") or "local"
     extra = values_file or (Path(env["PREDATOR_SI_VALUES"]) if env.get("PREDATOR_SI_VALUES") else None)
-    values = _contour_values(contour, CHART if chart is None else chart, extra)
+    chart = _absolute(chart or env.get("PREDATOR_SI_CHART") or CHART)
+    values = _contour_values(contour, chart, extra)
     ports = _ports(env.get("PREDATOR_SI_PORTS", ""))
     url = env.get("PREDATOR_SI_SEARCH_URL") or values.sources.search or f"http://127.0.0.1:{ports.search}"
     return Settings(
@@ -336,6 +341,7 @@ def load_settings(
         ports=ports,
         search_url=url.rstrip("/"),
         values_file=_absolute(extra) if extra is not None else None,
+        chart=chart if chart != CHART else None,
         values=values,
         quality_gates=values.criteria(),
     )

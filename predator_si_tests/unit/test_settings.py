@@ -245,6 +245,17 @@ def test_a_child_process_loads_the_same_settings(values, tmp_path: Path):
     assert load_settings(env=settings.environment()) == settings
 
 
+def test_a_mounted_folder_of_values_takes_the_checkout_s_place(tmp_path: Path):
+    """As the chart mounts it: the whole block in values.yaml, nothing to add in the contour's own file."""
+    (tmp_path / "values.yaml").write_text(f"{BLOCK}: {{maxCyclesPerDay: 2}}\n")
+    (tmp_path / "values-edge-oracle.yaml").write_text(f"{BLOCK}: {{}}\n")
+    settings = load_settings("edge-oracle", env={"PREDATOR_SI_CHART": str(tmp_path)})
+    assert settings.max_cycles_per_day == 2
+    assert load_settings(env=settings.environment()) == settings
+    with pytest.raises(Missing, match="compute-nvidia"):
+        load_settings("compute-nvidia", env={"PREDATOR_SI_CHART": str(tmp_path)})
+
+
 @pytest.mark.parametrize("ports", ["3000", "dagster=", "dagster=x", "dagstr=3000", "search=70000", "search=0", "search=3000"])
 def test_bad_ports_are_refused(ports: str):
     with pytest.raises(BadInput, match="PREDATOR_SI_PORTS"):
