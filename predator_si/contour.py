@@ -17,6 +17,7 @@ from predator_si.contour_augment import Augment
 from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
 from predator_si.contour_notify import Backup, Monitoring, Notify
+from predator_si.contour_release import ApprovalValues, Promotion
 from predator_si.contour_types import Block, Duration, http_address
 from predator_si.records import ActionEvent, Criterion, SearchEvent
 from predator_si.signals import SIGNALS, signal
@@ -379,6 +380,10 @@ class ContourValues(Block):
     max_cycles_per_day: Annotated[int, Field(ge=0, le=96)] = 6
     cycle_interval: Duration = timedelta(hours=1)
     """Least time between the starts of two cycles; monitoring ticks every 15 minutes whatever it says."""
+    cool_down: Duration = timedelta(hours=2)
+    """How long a trigger waits after a cycle that came to nothing; doubled with each further one in a row, up to seven days."""
+    approval: ApprovalValues = ApprovalValues()
+    promotion: Promotion = Promotion()
     quality_gates: dict[str, Gate] = DEFAULT_GATES
     evidence: Evidence = Evidence()
     monitoring: Monitoring = Monitoring()

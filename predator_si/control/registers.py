@@ -257,9 +257,7 @@ class Registers:
         ordered = sorted(spans, key=lambda one: one.since)
         for one, following in zip(ordered, [*ordered[1:], None], strict=True):
             if one.contour != contour or (following is not None and (one.until is None or one.until > following.since)):
-                raise BadInput(
-                    f"contour {contour}: the span of {one.digest} since {one.since} does not fit the next one. Derive the history from Git again."
-                )
+                raise BadInput(f"contour {contour}: the span of {one.digest} since {one.since} does not fit the next one. Derive the history from Git again.")
         table = schema.champions
         with self._database.writing() as connection:
             connection.execute(table.delete().where(table.c.contour == contour))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from predator_si.control.policy import Refusal, may_start_cycle
-from predator_si.records import Answer, Criterion, Cycle, GateResult, MetricsSnapshot, Trigger
+from predator_si.control.policy import Standing
+from predator_si.control.policy import decide as ask_policy
+from predator_si.records import Answer, Criterion, GateResult, MetricsSnapshot, Trigger
 
 
 @dataclass(frozen=True)
@@ -109,15 +110,9 @@ cost. The cost row rolls back at 120% of the budget of which its gate is 80%."""
 
 
 @dataclass(frozen=True)
-class GateState:
-    """What :func:`decide` needs to know beside the gates: permission, and what already runs. ``cycles`` as in ``control.policy``."""
+class GateState(Standing):
+    """What :func:`decide` needs to know beside the gates: how the contour stands by policy, and how far its snapshots are believed."""
 
-    enabled: bool
-    kill_switch: bool
-    cycles: Sequence[Cycle] = ()
-    max_cycles_per_day: int = 6
-    cycle_interval: timedelta = timedelta(hours=1)
-    cool_down: timedelta = timedelta(0)
     snapshot_max_age: timedelta = timedelta(minutes=45)
     """Three ticks: an older snapshot means that monitoring itself has stopped."""
     mock_signals: bool = False
@@ -178,18 +173,8 @@ def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state:
     reasons: list[str] = []
     retry_at: datetime | None = None
     for rule, fired in ranked:
-        answer = may_start_cycle(
-            rule.type,
-            state.cycles,
-            now=now,
-            enabled=state.enabled,
-            kill_switch=state.kill_switch,
-            max_cycles_per_day=state.max_cycles_per_day,
-            cycle_interval=state.cycle_interval,
-            cool_down=state.cool_down,
-            force=force,
-        )
-        if not isinstance(answer, Refusal):
+        answer = ask_policy("start_cycle", state, now=now, trigger=rule.type, force=force)
+        if answer.answer == "allow":
             also = tuple(gate for other, waiting in ranked if other is not rule for gate in waiting)
             trigger = _trigger(rule, fired)
             return Start(trigger, rule, also, trigger.reason + (f" (also failing: {', '.join(gate.criterion.name for gate in also)})" if also else ""))

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from predator_si.control.policy import Refusal, may_start_cycle
 from predator_si.errors import BadInput, Refused
 from predator_si.monitor import Skip
 from predator_si.monitor.triggers import TRIGGERS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import observe
-from predator_si.records import Answer, Cycle, Trigger, utc_now
+from predator_si.orchestration.steps import observe, permission
+from predator_si.records import Answer, Cycle, Trigger
 
 
 def open_or_resume(
@@ -63,18 +62,8 @@ def forced_trigger(loop: Loop, trigger_type: str, reason: str) -> Trigger:
         Policy does not allow a cycle now, or nothing was measured yet.
     """
     rule = next(rule for rule in TRIGGERS if rule.type == trigger_type)
-    cycles = [cycle for cycle in loop.control.cycles(100, loop.contour) if cycle.opened_at >= loop.plan.prepared_at]
-    answer = may_start_cycle(
-        rule.type,
-        cycles,
-        now=utc_now(),
-        enabled=loop.settings.enabled,
-        kill_switch=loop.settings.kill_switch or loop.control.kill_switch(loop.contour),
-        max_cycles_per_day=loop.settings.max_cycles_per_day,
-        cycle_interval=loop.settings.cycle_interval,
-        force=True,
-    )
-    if isinstance(answer, Refusal):
+    answer = permission.ruling(loop, "start_cycle", trigger=rule.type, force=True)
+    if answer.answer != "allow":
         raise Refused(f"{trigger_type}: {answer.reason}; --force does not pass this.")
     newest = loop.snapshots(1)
     if not newest:

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
-from predator_si.control.policy import Refusal, may_start_cycle
 from predator_si.monitor import Skip
 from predator_si.monitor.intake import read_window
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import permission
 from predator_si.records import Record, Trigger, utc_now
 
 TRIGGER = "schedule"
@@ -58,16 +58,8 @@ def next_training(loop: Loop, now: datetime | None = None) -> Trigger | Skip:
     settings = loop.settings
     if settings.mock_signals:
         return Skip(("signals are mock in this contour: nothing is trained on them",))
-    answer = may_start_cycle(
-        TRIGGER,
-        [cycle for cycle in loop.control.cycles(100, loop.contour) if cycle.opened_at >= loop.plan.prepared_at],
-        now=now,
-        enabled=settings.enabled,
-        kill_switch=settings.kill_switch or loop.control.kill_switch(loop.contour),
-        max_cycles_per_day=settings.max_cycles_per_day,
-        cycle_interval=settings.cycle_interval,
-    )
-    if isinstance(answer, Refusal):
+    answer = permission.ruling(loop, "start_cycle", trigger=TRIGGER, now=now)
+    if answer.answer != "allow":
         return Skip((f"scheduled training may not start: {answer.reason}",), answer.retry_at)
     newest = loop.snapshots(1)
     if not newest:

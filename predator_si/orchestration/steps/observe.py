@@ -16,6 +16,7 @@ from predator_si.monitor.snapshot import snapshot_of
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import judge, references
 from predator_si.orchestration.steps.compare import keep_evidence
+from predator_si.orchestration.steps.permission import standing_facts
 from predator_si.orchestration.steps.remeasure import counted, remeasure
 from predator_si.orchestration.steps.telemetry import choose, take_in
 from predator_si.privacy import open_text
@@ -130,12 +131,5 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
     now = now or utc_now()
     newest = loop.snapshots(1)
     snapshot = newest[-1] if newest else None
-    state = GateState(
-        enabled=loop.settings.enabled,
-        kill_switch=loop.settings.kill_switch or loop.control.kill_switch(loop.contour),
-        cycles=[cycle for cycle in loop.control.cycles(100, loop.contour) if cycle.opened_at >= loop.plan.prepared_at],
-        max_cycles_per_day=loop.settings.max_cycles_per_day,
-        cycle_interval=loop.settings.cycle_interval,
-        mock_signals=loop.settings.mock_signals,
-    )
+    state = GateState(**standing_facts(loop, now), mock_signals=loop.settings.mock_signals)
     return decide(snapshot, gates(loop, snapshot, now), state, now, force=force)
