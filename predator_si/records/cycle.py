@@ -259,6 +259,8 @@ class Deployment(Record):
     seconds: float
     reason: str
     created_at: datetime
+    sync_seconds: float | None = None
+    """Of these, until the deployer said that the commit is in force; null where no deployer was asked."""
 
 
 class WatchResult(Record):

@@ -159,7 +159,7 @@ def confirm(
     import httpx
 
     started, served, reason = time.monotonic(), None, "the service was not asked"
-    with httpx.Client(timeout=min(5.0, max(0.5, timeout))) as client:
+    with httpx.Client(timeout=min(5.0, max(2.0, timeout))) as client:
         while True:
             try:
                 response = client.get(info_url)

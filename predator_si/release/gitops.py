@@ -18,52 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from predator_si.errors import BadInput, Missing, Refused, Unavailable
+from predator_si.release import git
 
-AUTHOR = ("predator-si", "bot@predator-si.invalid")
 OWNED = re.compile(r"^(release-[a-z0-9][a-z0-9-]*|deny)\.yaml$")
 """The only files that the loop may change; the values that hold its own policy are not among them."""
 _SHA = re.compile(r"^[0-9a-f]{40,64}$")
 _RACE = re.compile(r"\[rejected\]|non-fast-forward|fetch first|cannot lock ref|failed to update ref|incorrect old value|reference already exists", re.I)
+_TRAILER = re.compile(r"^[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)*$")
 _STALE_LOCK_SECONDS = 60.0
-_GIT_SECONDS = 60.0
 
 Change = Callable[[Mapping[str, str]], Mapping[str, str]]
 """Given the owned files at HEAD (path -> text), the files that shall have another text."""
-
-
-def clean_environment() -> dict[str, str]:
-    """The environment without what could bend Git: no user or system configuration, no hooks, no prompts, one author."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    name, email = AUTHOR
-    return kept | {
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_SYSTEM": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_TERMINAL_PROMPT": "0",
-        "GIT_ASKPASS": "true",
-        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
-        "GIT_AUTHOR_NAME": name,
-        "GIT_AUTHOR_EMAIL": email,
-        "GIT_COMMITTER_NAME": name,
-        "GIT_COMMITTER_EMAIL": email,
-        "LC_ALL": "C",
-    }
-
-
-def _run(folder: Path, *arguments: str, data: bytes | None = None, held: int | None = None) -> subprocess.CompletedProcess[bytes]:
-    command = ["git", "-c", f"core.hooksPath={os.devnull}", "-c", "gc.auto=0", *arguments]
-    # a child that outlives a killed parent keeps the lock file descriptor, and with it the lock
-    descriptors = () if held is None else (held,)
-    try:
-        return subprocess.run(
-            command, cwd=folder, input=data, capture_output=True, env=clean_environment(), timeout=_GIT_SECONDS, pass_fds=descriptors, check=False
-        )
-    except FileNotFoundError as error:
-        raise Unavailable(f"git cannot be run in {folder} ({error}). Install git 2.34 or newer, and check that the folder exists.") from error
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(
-            f"git {arguments[0]} did not end within {_GIT_SECONDS:g} s in {folder}. Check that the repository's disk or server answers."
-        ) from error
 
 
 class GitOpsRepo:
@@ -77,15 +42,21 @@ class GitOpsRepo:
         Folder of the clone; made when missing. It belongs to this class: processes that share it take turns by a lock file in it.
     branch
         The branch that the reconciler, or Argo CD, follows.
+    access
+        The way in, and who signs; default: what needs neither key nor token.
+    seconds
+        For one command of Git.
 
     Raises
     ------
     BadInput
-        ``work`` is something else than such a clone, or cannot be written.
+        The address holds a secret; ``work`` is something else than such a clone, or cannot be written.
     """
 
-    def __init__(self, url: str | Path, work: Path, branch: str = "main") -> None:
+    def __init__(self, url: str | Path, work: Path, branch: str = "main", access: git.GitAccess | None = None, seconds: float = git.SECONDS) -> None:
+        git.check_address(str(url))
         self.url, self.work, self.branch = str(url), Path(work), branch
+        self._access, self._seconds = access or git.GitAccess(), seconds
         if (self.work / ".git").exists():
             raise BadInput(f"{self.work}: is somebody's checkout, not a clone made by this program. Give another folder.")
         try:
@@ -145,12 +116,32 @@ class GitOpsRepo:
             entry, _, path = line.partition("\t")
             mode, _, blob = entry.split(" ")
             if mode in ("100644", "100755") and (only or OWNED.match(path)):
-                raw = _must(self.work, _run(self.work, "cat-file", "blob", blob))
+                raw = git.must(self.work, self._run("cat-file", "blob", blob))
                 try:
                     found[path] = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise BadInput(f"{path} in commit {rev[:12]} of {self.url} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
         return found
+
+    def includes(self, revision: str, commit: str) -> bool:
+        """Whether ``revision`` is ``commit`` or has it in its history; fetches once when it knows one of them not.
+
+        Raises
+        ------
+        Unavailable
+            The repository had to be asked and does not answer.
+        """
+        if revision == commit:
+            return True
+        if not (_SHA.match(revision) and _SHA.match(commit)):
+            return False  # a chart's version, a tag: nothing that a commit could be part of
+        for known in (True, False):
+            if not known:
+                self.sync()
+            result = self._run("merge-base", "--is-ancestor", commit, revision)
+            if result.returncode in (0, 1):
+                return result.returncode == 0
+        return False
 
     def find_commit(self, cycle_id: str, stage: str, rev: str | None = None) -> str | None:
         """The newest commit of this cycle and stage, found by its trailers: how a resumed run learns that it had already committed."""
@@ -164,7 +155,16 @@ class GitOpsRepo:
 
     # ------------------------------------------------------------------ changing
 
-    def change(self, change: Change, message: str, *, cycle_id: str | None = None, stage: str | None = None, tries: int = 12) -> str | None:
+    def change(
+        self,
+        change: Change,
+        message: str,
+        *,
+        cycle_id: str | None = None,
+        stage: str | None = None,
+        trailers: Mapping[str, str] | None = None,
+        tries: int = 12,
+    ) -> str | None:
         """Commit what ``change`` makes of the owned files, and push it.
 
         When somebody else pushed first, everything is done again on their commit: ``change`` sees the new files and may refuse.
@@ -178,6 +178,8 @@ class GitOpsRepo:
         cycle_id, stage
             Become the trailers ``Predator-Cycle`` and ``Predator-Stage``. When a commit with both exists already, nothing is done and its
             id is returned: a run that died after its push does not commit twice.
+        trailers
+            More of them, without their ``Predator-``: what was decided, on which evidence, by whom (``deploy.verdict_trailers``).
 
         Returns
         -------
@@ -193,6 +195,9 @@ class GitOpsRepo:
         """
         if (cycle_id is None) != (stage is None):
             raise BadInput("a cycle's commit needs both its cycle_id and its stage.")
+        for name in trailers or {}:
+            if not _TRAILER.match(name) or name in ("Cycle", "Stage", "Change"):
+                raise BadInput(f"{name!r} cannot be a trailer: letters, digits and hyphens, and none that this class sets itself.")
         rejection: str | None = None
         for attempt in range(tries):
             if attempt:
@@ -210,7 +215,7 @@ class GitOpsRepo:
                         raise Refused(f"{path}: the loop may change release-<contour>.yaml and deny.yaml only. Change it by hand, with a review.")
                 if not after:
                     return None
-                commit = self._commit(base, after, _with_trailers(message, cycle_id, stage), held)
+                commit = self._commit(base, after, _with_trailers(message, cycle_id, stage, trailers or {}), held)
                 rejection = self._push(commit, held)
                 if rejection is None:
                     self._git("update-ref", self._ref, commit, held=held)
@@ -237,15 +242,15 @@ class GitOpsRepo:
         except OSError as error:
             raise BadInput(f"{path}: cannot be made ({error.strerror}). Choose a folder you may write to.") from error
         ref = f"refs/heads/{branch}"
-        _must(path, _run(path, "init", "-q", "--bare", "-b", branch, "."))
-        known = _run(path, "rev-parse", "--verify", "-q", ref)
+        git.must(path, git.run(path, "init", "-q", "--bare", "-b", branch, "."))
+        known = git.run(path, "rev-parse", "--verify", "-q", ref)
         if known.returncode == 0:
             return known.stdout.decode().strip()
         tree = _tree(path, seed_files, {}, None)
-        commit = _text(path, _run(path, "commit-tree", tree, "-m", "seed: the machine-owned files")).strip()
-        created = _run(path, "update-ref", ref, commit, "0" * len(commit))
+        commit = git.text(path, git.run(path, "commit-tree", tree, "-m", "seed: the machine-owned files")).strip()
+        created = git.run(path, "update-ref", ref, commit, "0" * len(commit))
         if created.returncode:  # somebody seeded it at the same moment
-            return _text(path, _run(path, "rev-parse", "--verify", "-q", ref)).strip()
+            return git.text(path, git.run(path, "rev-parse", "--verify", "-q", ref)).strip()
         return commit
 
     # ------------------------------------------------------------------ git
@@ -259,7 +264,7 @@ class GitOpsRepo:
         """One process at a time in this clone; the kernel lets go when the holder dies."""
         descriptor = os.open(self.work / "predator.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            deadline = time.monotonic() + 2 * _GIT_SECONDS
+            deadline = time.monotonic() + 2 * self._seconds
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,39 +280,75 @@ class GitOpsRepo:
         finally:
             os.close(descriptor)
 
-    def _git(self, *arguments: str, text: str | None = None, held: int | None = None) -> str:
-        return _text(self.work, _run(self.work, *arguments, data=None if text is None else text.encode("utf-8"), held=held))
+    def _git(self, *arguments: str, data: str | None = None, held: int | None = None) -> str:
+        return git.text(self.work, self._run(*arguments, data=None if data is None else data.encode("utf-8"), held=held))
+
+    def _run(self, *arguments: str, data: bytes | None = None, held: int | None = None) -> subprocess.CompletedProcess[bytes]:
+        return git.run(self.work, *arguments, data=data, held=held, seconds=self._seconds)
+
+    def _remote(self, *arguments: str, held: int) -> subprocess.CompletedProcess[bytes]:
+        """A command that talks to the repository."""
+        return git.run(self.work, *arguments, held=held, more=self._access.environment(self.url), seconds=self._seconds)
+
+    def _why(self, result: subprocess.CompletedProcess[bytes]) -> str:
+        return self._access.redacted(git.reason(result.stderr))
 
     def _known(self) -> str | None:
-        result = _run(self.work, "rev-parse", "--verify", "-q", self._ref)
+        result = self._run("rev-parse", "--verify", "-q", self._ref)
         return result.stdout.decode().strip() if result.returncode == 0 else None
 
-    def _fetch(self, held: int) -> str:
-        listed = _run(self.work, "ls-remote", "--", self.url, f"refs/heads/{self.branch}", held=held)
+    def _listed(self, held: int) -> str:
+        """The branch's newest commit, as the repository says."""
+        listed = self._remote("ls-remote", "--", self.url, f"refs/heads/{self.branch}", held=held)
         if listed.returncode or not listed.stdout.strip():
-            why = _reason(listed.stderr) if listed.returncode else f"it has no branch {self.branch}"
+            why = self._why(listed) if listed.returncode else f"it has no branch {self.branch}"
             raise Unavailable(f"{self.url}: cannot be read ({why}). Check the address, the access and the branch.")
-        if self._known() != listed.stdout.split()[0].decode():
+        return listed.stdout.split()[0].decode()
+
+    def _fetch(self, held: int) -> str:
+        if self._known() != self._listed(held):
             # the commit that ls-remote named may already be followed by another one; what was fetched is what counts
-            self._git("fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", self.url, f"+refs/heads/{self.branch}:{self._ref}", held=held)
+            refs = f"+refs/heads/{self.branch}:{self._ref}"
+            fetched = self._remote("fetch", "-q", "--no-tags", "--no-write-fetch-head", "--", self.url, refs, held=held)
+            if fetched.returncode:
+                raise Unavailable(
+                    f"{self.url}: cannot be fetched ({self._why(fetched)}). Check the address and the access; a damaged {self.work} may be deleted."
+                )
         return self.head()
 
     def _commit(self, base: str, files: Mapping[str, str], message: str, held: int) -> str:
         listed = self._git("ls-tree", "-z", base)
         kept = {line.partition("\t")[2]: line for line in filter(None, listed.split("\0"))}
         tree = _tree(self.work, files, kept, held)
-        return self._git("commit-tree", tree, "-p", base, "-F", "-", text=message, held=held).strip()
+        more, sign = self._access.signing()
+        made = git.run(self.work, "commit-tree", *sign, tree, "-p", base, "-F", "-", data=message.encode("utf-8"), held=held, more=more, seconds=self._seconds)
+        if made.returncode and sign:
+            raise Unavailable(f"{self._access.signing_key}: the commit cannot be signed ({self._why(made)}). Give a key without a passphrase that we may read.")
+        return git.text(self.work, made).strip()
 
     def _push(self, commit: str, held: int) -> str | None:
         """``None`` when the branch took ``commit``; Git's words when somebody else was first."""
-        result = _run(self.work, "push", "-q", "--", self.url, f"{commit}:refs/heads/{self.branch}", held=held)
-        if result.returncode == 0:
+        refs = f"{commit}:refs/heads/{self.branch}"
+        try:
+            result = self._remote("push", "-q", "--", self.url, refs, held=held)
+            why = self._why(result)
+        except Unavailable as error:  # it did not end in time
+            result, why = None, str(error)
+        if result is not None and result.returncode == 0:
             return None
-        reason = _reason(result.stderr)
-        if _RACE.search(result.stderr.decode("utf-8", "replace")):
+        if result is not None and _RACE.search(result.stderr.decode("utf-8", "replace")):
             self._clear_stale_remote_lock()
-            return reason
-        raise Unavailable(f"{self.url}: refuses the push ({reason}). Check the access rights and the branch protection; nothing was changed.")
+            return why
+        try:  # the answer may have been lost on its way back
+            arrived = self._listed(held) == commit
+        except Unavailable as error:
+            raise Unavailable(
+                f"{self.url}: the push failed ({why}), and whether commit {commit[:12]} arrived cannot be seen either. "
+                "Do it again once the repository answers: a cycle's commit is found and not made twice."
+            ) from error
+        if arrived:
+            return None
+        raise Unavailable(f"{self.url}: refuses the push ({why}). Check the access rights and the branch protection; nothing was changed.")
 
     def _clear_stale_remote_lock(self) -> None:
         """A ref lock of a killed receiver would block every push to a local repository; a live one lasts milliseconds, so a minute is dead."""
@@ -322,35 +363,25 @@ class GitOpsRepo:
 def _tree(folder: Path, files: Mapping[str, str], kept: Mapping[str, str], held: int | None) -> str:
     """A tree object: the ``kept`` entries (path -> ls-tree line) with ``files`` put over them."""
     entries = dict(kept)
-    for path, text in files.items():
+    for path, content in files.items():
         if not path or "/" in path or path.startswith("."):
             raise BadInput(f"{path!r}: only plain top-level file names are written.")
-        blob = _text(folder, _run(folder, "hash-object", "-w", "--stdin", data=text.encode("utf-8"), held=held)).strip()
+        blob = git.text(folder, git.run(folder, "hash-object", "-w", "--stdin", data=content.encode("utf-8"), held=held)).strip()
         entries[path] = f"100644 blob {blob}\t{path}"
     lines = "".join(f"{line}\0" for line in entries.values())
-    return _text(folder, _run(folder, "mktree", "-z", data=lines.encode("utf-8", "surrogateescape"), held=held)).strip()
+    return git.text(folder, git.run(folder, "mktree", "-z", data=lines.encode("utf-8", "surrogateescape"), held=held)).strip()
 
 
-def _with_trailers(message: str, cycle_id: str | None, stage: str | None) -> str:
+def _with_trailers(message: str, cycle_id: str | None, stage: str | None, more: Mapping[str, str]) -> str:
     subject, _, body = message.strip().partition("\n")
     parts = [subject, body.strip()] if body.strip() else [subject]
     trailers = [] if cycle_id is None else [f"Predator-Cycle: {cycle_id}", f"Predator-Stage: {stage}"]
+    trailers += [f"Predator-{name}: {_one_line(value)}" for name, value in more.items()]
     # Two processes that make the same change in the same second would make the same commit, and both would believe that their push brought it.
     parts.append("\n".join([*trailers, f"Predator-Change: {secrets.token_hex(6)}"]))
     return "\n\n".join(parts) + "\n"
 
 
-def _must(folder: Path, result: subprocess.CompletedProcess[bytes]) -> bytes:
-    if result.returncode:
-        verb = result.args[5]
-        raise Unavailable(f"git {verb} failed in {folder}: {_reason(result.stderr)}. If the clone is damaged, delete it: it is made again from the repository.")
-    return result.stdout
-
-
-def _text(folder: Path, result: subprocess.CompletedProcess[bytes]) -> str:
-    return _must(folder, result).decode("utf-8", "surrogateescape")
-
-
-def _reason(stderr: bytes) -> str:
-    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip() and not line.startswith("hint:")]
-    return "; ".join(lines[:3])[:300] or "no reason given"
+def _one_line(value: str) -> str:
+    """A trailer's value: what is in several lines, or cannot be printed, could pass for another trailer."""
+    return "".join(letter for letter in " ".join(str(value).split()) if letter.isprintable())[:300] or "-"

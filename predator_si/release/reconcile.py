@@ -18,35 +18,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from predator_si.errors import BadInput, Missing, PredatorError, Refused
-from predator_si.records import Record, utc_now
+from predator_si.records import utc_now
 from predator_si.release.deny import find_denied, parse_deny
+from predator_si.release.deployer import STATUS_FILE, SyncStatus
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.release_file import DENY_FILE, parse_release, release_name
 from predator_si.search.models import ModelStore
 
-STATUS_FILE = "status.json"
 _log = logging.getLogger("predator_si.reconcile")
-
-
-class SyncStatus(Record):
-    """``applied/status.json``: which commit was seen, which one is in force, and why they differ if they do."""
-
-    contour: str
-    revision: str | None
-    """The newest commit seen; null when the repository was never read."""
-    applied_revision: str | None
-    """The commit whose files are in force."""
-    release_sha256: str | None
-    """Of the applied release file."""
-    synced: bool
-    error: str | None
-    healed: int = 0
-    """How often a file that somebody had changed or removed was written again, since the process started."""
-    at: datetime
 
 
 class LocalReconciler:

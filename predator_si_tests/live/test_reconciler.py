@@ -19,9 +19,11 @@ import pytest
 from predator_si.records import Deployment, HelmPatch, ServingConfig
 from predator_si.release.deny import SEED_DENY, DenyEntry, parse_deny
 from predator_si.release.deploy import commit_patch
-from predator_si.release.gitops import GitOpsRepo, clean_environment
+from predator_si.release.deployer import SyncStatus
+from predator_si.release.git import clean_environment
+from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.patch import make_patch, promote_changes
-from predator_si.release.reconcile import LocalReconciler, SyncStatus
+from predator_si.release.reconcile import LocalReconciler
 from predator_si.release.release_file import parse_release, seed_release
 from predator_si.release.rollback import rollback
 from predator_si.search.models import ModelStore

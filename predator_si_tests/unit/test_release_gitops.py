@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from predator_si.errors import BadInput, Missing, Refused, Unavailable
-from predator_si.release.gitops import AUTHOR, GitOpsRepo, clean_environment
+from predator_si.release.git import AUTHOR, clean_environment
+from predator_si.release.gitops import GitOpsRepo
 
 NAME = "release-local.yaml"
 CYCLE = "si_2026_11_22_001"
