@@ -182,7 +182,13 @@ class RollbackAnswer(Answer):
     """What ``POST rollback`` did."""
 
     model_config = _example(
-        status="completed", cycle_id="si_2026_11_23_001", from_digest="sha256:9b2c", to_digest="sha256:6f1e", revert_commit="3f2a", seconds=2.4, message="taken back"
+        status="completed",
+        cycle_id="si_2026_11_23_001",
+        from_digest="sha256:9b2c",
+        to_digest="sha256:6f1e",
+        revert_commit="3f2a",
+        seconds=2.4,
+        message="taken back",
     )
     status: Literal["completed", "started"]
     cycle_id: str
@@ -271,7 +277,13 @@ class GateChanged(Answer):
     """``POST quality-gates/{metric}``: another threshold for a time."""
 
     model_config = _example(
-        metric="ndcg_at_10", old_threshold=0.75, new_threshold=0.7, updated_at="2026-11-23T10:15:00Z", expires_at="2026-11-24T10:15:00Z", reason="", actor="api:anna"
+        metric="ndcg_at_10",
+        old_threshold=0.75,
+        new_threshold=0.7,
+        updated_at="2026-11-23T10:15:00Z",
+        expires_at="2026-11-24T10:15:00Z",
+        reason="",
+        actor="api:anna",
     )
     metric: str
     old_threshold: float | None
@@ -400,7 +412,9 @@ class Approvals(Answer):
 class ApprovalRequest(Asked):
     """``POST approvals/{cycle_id}``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra={"examples": [{"decision": "approve", "reason": "the interval convinces me"}]})
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, json_schema_extra={"examples": [{"decision": "approve", "reason": "the interval convinces me"}]}
+    )
     decision: Literal["approve", "reject"]
     reason: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
@@ -427,7 +441,9 @@ class Champions(Answer):
     """``GET champions``: who served when and why, newest first."""
 
     model_config = _example(
-        champions=[{"contour": "local", "digest": "sha256:6f1e", "cycle_id": None, "since": "2026-11-23T10:15:00Z", "until": None, "why": "seeded", "commit": None}]
+        champions=[
+            {"contour": "local", "digest": "sha256:6f1e", "cycle_id": None, "since": "2026-11-23T10:15:00Z", "until": None, "why": "seeded", "commit": None}
+        ]
     )
     champions: list[dict[str, Any]]
 

@@ -46,7 +46,9 @@ class Numbers:
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
 
     def __post_init__(self) -> None:
-        self.requests = Counter("predator_si_api_requests", "Requests answered, by call, method and status.", ["call", "method", "status"], registry=self.registry)
+        self.requests = Counter(
+            "predator_si_api_requests", "Requests answered, by call, method and status.", ["call", "method", "status"], registry=self.registry
+        )
         self.seconds = Histogram("predator_si_api_request_seconds", "Time of an answer, by call.", ["call"], buckets=_BUCKETS, registry=self.registry)
         self.open = Gauge("predator_si_api_open_requests", "Requests that are being answered.", registry=self.registry)
         self.refused = Counter("predator_si_api_refused", "Requests of callers who are not known or may not, by status.", ["status"], registry=self.registry)

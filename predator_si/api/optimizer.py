@@ -142,7 +142,9 @@ class Optimizer:
             done.append(f"{await asyncio.to_thread(job_for, self.loop, cycle.cycle_id)} launched")
         except PredatorError as error:
             log.warning("%s: its first job could not be launched: %s", cycle.cycle_id, error)
-            return _answer("started", target, f"{message}. Its first job could not be launched ({error}); the loop starts it within minutes", cycle.cycle_id, done)
+            return _answer(
+                "started", target, f"{message}. Its first job could not be launched ({error}); the loop starts it within minutes", cycle.cycle_id, done
+            )
         log.info("%s: opened by %s, run %s", cycle.cycle_id, actor, run_id)
         return _answer("started", target, message, cycle.cycle_id, done, run_id=run_id, state=cycle.state.value)
 

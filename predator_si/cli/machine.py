@@ -78,7 +78,7 @@ def down(context: typer.Context) -> None:
 
 def logs(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="search, reconciler, dagster, daemon, mlflow, pages, system; all when left out.")] = None,
+    name: Annotated[str | None, typer.Argument(help="search, reconciler, dagster, daemon, mlflow, api, system; all when left out.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="Last lines of each log to begin with.")] = 20,
 ) -> None:

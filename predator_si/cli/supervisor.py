@@ -64,10 +64,10 @@ def services(settings: Settings) -> list[Service]:
             f"http://127.0.0.1:{ports.mlflow}",
         ),
         Service(
-            "pages",
-            (python, "-m", "predator_si.reports.pages", "--home", str(settings.home), "--port", str(ports.api)),
+            "api",
+            (python, "-m", "predator_si.api", "--home", str(settings.home), "--contour", settings.contour, "--port", str(ports.api)),
             ports.api,
-            f"http://127.0.0.1:{ports.api}",
+            f"http://127.0.0.1:{ports.api}/health",
         ),
     ]
 

@@ -21,7 +21,8 @@ TRIAL_PAGE = "ab_test_results.html"
 """As ``reports.trial`` writes it; named here so that serving pages imports no statistics."""
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request, Response
+    from fastapi import APIRouter, FastAPI, Request, Response
+    from fastapi.routing import APIRoute
 
 _WINDOW = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,120}(\.(en|uk|drift))?\.html$")
 _LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -59,16 +60,9 @@ def create_app(home: Path) -> FastAPI:
     """
     from fastapi import FastAPI
     from fastapi.responses import HTMLResponse
+    from fastapi.routing import APIRoute
 
-    folders = Home(Path(home))
     app = FastAPI(title="predator_si pages", docs_url=None, redoc_url=None, openapi_url=None)
-
-    def answer(path: Path, policy: str = _OURS) -> HTMLResponse:
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return HTMLResponse(page("404", "en", element("h1", f"No page {path.name}")), 404, {"Content-Security-Policy": _OURS})
-        return HTMLResponse(content, 200, {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
 
     @app.middleware("http")
     async def this_machine_only(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -76,6 +70,30 @@ def create_app(home: Path) -> FastAPI:
         if name not in _LOCAL:  # a foreign page could otherwise read these through a name that it points here
             return HTMLResponse(f"Host {Markup(re.sub(r'[^A-Za-z0-9.:-]', '', name))}: these pages are for 127.0.0.1 and localhost only.", 403)
         return await go_on(request)
+
+    app.include_router(page_router(home, APIRoute))
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def page_router(home: Path, route_class: type[APIRoute]) -> APIRouter:
+    """The pages of a home as routes of a class, which may ask who wants them."""
+    from fastapi import APIRouter
+    from fastapi.responses import HTMLResponse
+
+    folders = Home(Path(home))
+    app = APIRouter(route_class=route_class)
+
+    def answer(path: Path, policy: str = _OURS) -> HTMLResponse:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return HTMLResponse(page("404", "en", element("h1", f"No page {path.name}")), 404, {"Content-Security-Policy": _OURS})
+        return HTMLResponse(content, 200, {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
 
     @app.get("/windows/{name}")
     async def window(name: str) -> HTMLResponse:
@@ -98,10 +116,6 @@ def create_app(home: Path) -> FastAPI:
     @app.get("/")
     async def everything() -> HTMLResponse:
         return HTMLResponse(_listing(folders), headers={"Content-Security-Policy": _OURS})
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
 
     return app
 

@@ -1,0 +1,168 @@
+"""The application: parts, calls, pages, health, and what holds around them.
+
+What belongs here: putting it together. What must not: what any call does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from starlette.middleware.cors import CORSMiddleware
+
+from predator_si import __version__
+from predator_si.api.access import BASE, Door
+from predator_si.api.docs_page import docs_page
+from predator_si.api.graphql import DagsterGraphQL
+from predator_si.api.limits import Envelope, Numbers
+from predator_si.api.once import Answers
+from predator_si.api.optimizer import Optimizer
+from predator_si.api.problems import add_problems
+from predator_si.api.routes import Guarded, Parts, parts_of, router
+from predator_si.api.tokens import TokenFile
+from predator_si.errors import PredatorError
+from predator_si.orchestration.loop import Loop
+from predator_si.reports.pages import page_router
+from predator_si.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+_DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+def token_file(settings: Settings, environment: Mapping[str, str] = os.environ) -> TokenFile:
+    """Where the tokens of this installation are: PREDATOR_SI_TOKENS, a mounted secret for example, or ``<home>/api/tokens.json``."""
+    named = environment.get("PREDATOR_SI_TOKENS")
+    return TokenFile(Path(named) if named else settings.home / "api" / "tokens.json")
+
+
+def create_app(
+    settings: Settings,
+    *,
+    dagster: httpx.AsyncBaseTransport | None = None,
+    search: httpx.AsyncBaseTransport | None = None,
+    tokens: TokenFile | None = None,
+    **limits: float,
+) -> FastAPI:
+    """The REST facade of a home.
+
+    Parameters
+    ----------
+    settings
+        Of the contour and the machine.
+    dagster, search
+        Stand in for the network to the webserver and to the search service in tests.
+    tokens
+        The tokens; by default those of :func:`token_file`.
+    limits
+        As :class:`~predator_si.api.limits.Envelope` takes them, for tests.
+    """
+    rules = settings.values.api
+    loop = Loop(settings)
+    url = rules.dagster or f"http://127.0.0.1:{settings.ports.dagster}"
+    numbers = Numbers()
+    parts = Parts(
+        Optimizer(loop, DagsterGraphQL(url, transport=dagster), search),
+        Door(settings.contour, tokens or token_file(settings), rules),
+        Answers(settings.home / "api" / "answers.db"),
+        numbers,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await parts.optimizer.close()
+
+    app = FastAPI(
+        title="predator_si optimizer",
+        version=__version__,
+        description="The loop that watches a search service, improves its reranker, proves it, releases it through Git and takes it back.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": f"http://127.0.0.1:{settings.ports.api}", "description": "this machine"}],
+    )
+    app.state.parts = parts
+    app.include_router(router)
+    app.include_router(page_router(settings.home, Guarded), include_in_schema=False)
+    _add_observation(app)
+    add_problems(app, settings.home)
+    if rules.cors_origins:
+        headers = ["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"]
+        app.add_middleware(CORSMiddleware, allow_origins=list(rules.cors_origins), allow_methods=["GET", "POST"], allow_headers=headers)
+    app.add_middleware(Envelope, numbers=numbers, **limits)
+    return app
+
+
+def _add_observation(app: FastAPI) -> None:
+    from prometheus_client import CONTENT_TYPE_LATEST, Gauge, generate_latest
+
+    registry = app.state.parts.numbers.registry
+    running = Gauge("predator_si_loop_running", "1 where the loop may start cycles by itself.", registry=registry)
+    switch = Gauge("predator_si_kill_switch", "1 where the kill switch is on.", registry=registry)
+    unwatched = Gauge("predator_si_unwatched_release", "1 where a release that should be watched is not.", registry=registry)
+    problems = Gauge("predator_si_loop_problems", "What GET status names under problems.", registry=registry)
+
+    @app.get("/health", tags=["observation"])
+    async def health() -> JSONResponse:
+        """The process answers."""
+        return JSONResponse({"status": "ok", "version": __version__})
+
+    @app.get("/ready", tags=["observation"])
+    async def ready(request: Request) -> JSONResponse:
+        """Whether calls are answered, and what does not work besides; 503 where the control database cannot be read."""
+        found = await readiness(parts_of(request))
+        return JSONResponse(found, 503 if found["status"] == "unavailable" else 200)
+
+    @app.get("/metrics", tags=["observation"])
+    async def prometheus(request: Request) -> Response:
+        """Numbers for Prometheus."""
+        parts = parts_of(request)
+        parts.door.check_place(request)
+        try:
+            now = await parts.optimizer.status()
+        except PredatorError:
+            running.set(float("nan"))
+        else:
+            running.set(now.is_running)
+            switch.set(now.kill_switch)
+            unwatched.set(now.unwatched_release is not None)
+            problems.set(len(now.problems))
+        return Response(generate_latest(parts.numbers.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> HTMLResponse:
+        parts_of(request).door.check_place(request)
+        return HTMLResponse(docs_page(app.openapi(), BASE), headers={"Content-Security-Policy": _DOCS_POLICY})
+
+
+async def readiness(parts: Parts) -> dict[str, Any]:
+    """What ``GET /ready`` says: ``ready``, ``degraded`` with the problems and what still works, or ``unavailable``."""
+    loop, problems = parts.optimizer.loop, []
+    _, dagster = await parts.optimizer.known_state()
+    if dagster is not None:
+        problems.append({"part": "dagster", "problem": dagster, "still_works": "every GET, stop, quality-gates, approvals, feedback; rollback in this process"})
+    try:
+        parts.door.tokens.tokens()
+        if not parts.door.open_locally and not parts.door.tokens.path.is_file() and loop.settings.values.api.proxy is None:
+            text = "there is no file of tokens: nobody can come in. `predator-si token create` makes one."
+            problems.append({"part": "tokens", "problem": text, "still_works": "/health, /ready, /metrics"})
+    except PredatorError as error:
+        problems.append({"part": "tokens", "problem": str(error), "still_works": "callers without a token in contour local"})
+    try:
+        await asyncio.to_thread(loop.control.head)
+    except PredatorError as error:
+        problems.append({"part": "control", "problem": str(error), "still_works": "/health, /ready"})
+        return {"status": "unavailable", "problems": _told(problems, loop)}
+    return {"status": "degraded" if problems else "ready", "problems": _told(problems, loop)}
+
+
+def _told(problems: list[dict[str, str]], loop: Loop) -> list[dict[str, str]]:
+    return [{key: text.replace(str(loop.home.path), "<home>") for key, text in one.items()} for one in problems]
