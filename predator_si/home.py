@@ -247,6 +247,11 @@ class Home:
         return self.path / "written_queries.db"
 
     @property
+    def outbox(self) -> Path:
+        """SQLite file of messages to people that are on their way, and of those that were told."""
+        return self.path / "notify.db"
+
+    @property
     def up_pid(self) -> Path:
         """Process id of the supervisor that ``predator-si up`` started."""
         return self.path / "up.pid"

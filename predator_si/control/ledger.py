@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -23,6 +24,8 @@ from predator_si.errors import BadInput
 from predator_si.records import LedgerRecord
 
 GENESIS = "0" * 64
+LOG = logging.getLogger("AutoOptimizer")
+"""The loop's logger: each record becomes one line of it once it is committed."""
 
 
 def stamp(moment: datetime) -> str:
@@ -123,11 +126,20 @@ def append(connection: sa.Connection, *, now: datetime, action: str, actor: str,
     record = LedgerRecord(**said, timestamp=moment, payload=json.loads(text), hash="")
     record = record.model_copy(update={"hash": ledger_hash(record)})
     connection.execute(schema.ledger.insert().values(**said, timestamp=stamp(moment), payload=text, hash=record.hash))
+    sa.event.listen(connection, "commit", lambda _: LOG.info("%s", line_of(record)), once=True)
     if newest is None:
         connection.execute(schema.ledger_head.insert().values(id=1, seq=seq, hash=record.hash))
     else:
         connection.execute(schema.ledger_head.update().where(schema.ledger_head.c.id == 1).values(seq=seq, hash=record.hash))
     return record
+
+
+def line_of(record: LedgerRecord) -> str:
+    """A record as one line of the loop's log."""
+    moved = f" {record.payload['from']} -> {record.payload['to']}" if {"from", "to"} <= record.payload.keys() else ""
+    verdict = f" verdict={record.payload['verdict']}" if "verdict" in record.payload else ""
+    reason = " ".join(record.reason.split())[:300]
+    return f"{record.cycle_id or '-'} {record.action}{moved}{verdict} by {record.actor}: {reason}"
 
 
 def head(connection: sa.Connection) -> tuple[int, str] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,7 +69,7 @@ class SlackChannel:
         from slack_sdk.webhook import WebhookClient
 
         try:
-            with _silenced("slack_sdk", parts_of(self.url)):
+            with _silenced(("slack_sdk",), parts_of(self.url)):
                 answer = WebhookClient(self.url, timeout=SECONDS, retry_handlers=[]).send(text=f"{event.title}: {event.text}"[:_SECTION], blocks=blocks(event))
         except Exception as error:  # urllib's and ssl's own, whichever: the address is not reached
             raise Unavailable(scrub(f"{self.name} is not reached ({type(error).__name__}: {error}); it is tried again later.", parts_of(self.url))) from None
@@ -95,12 +95,12 @@ class AppriseChannel:
         import apprise
 
         kinds = {"info": apprise.NotifyType.INFO, "warning": apprise.NotifyType.WARNING, "critical": apprise.NotifyType.FAILURE}
-        with _silenced("apprise", parts_of(self.url)):
+        with _silenced(("apprise", "urllib3"), parts_of(self.url)):
             target = apprise.Apprise()
             if not target.add(self.url):
                 raise Refused(f"{self.name}: Apprise does not understand the address {self.url.partition('://')[0]}://... Look at its list of services.")
             done = target.notify(title=event.title, body=event.plain(), notify_type=kinds[event.severity], body_format=apprise.NotifyFormat.TEXT)
-        if done is not True:
+        if not done:
             raise Unavailable(f"{self.name} ({self.url.partition('://')[0]}) did not take it; it is tried again later.")
 
 
@@ -168,10 +168,10 @@ class _Scrubbing(logging.Filter):
 
 
 @contextlib.contextmanager
-def _silenced(name: str, hidden: set[str]) -> Iterator[None]:
+def _silenced(names: Sequence[str], hidden: set[str]) -> Iterator[None]:
     """While a message is on its way, no handler of the process sees an address in the library's log lines."""
-    own = logging.getLogger(name)
-    loggers = [own] + [one for key, one in logging.root.manager.loggerDict.items() if key.startswith(f"{name}.") and isinstance(one, logging.Logger)]
+    known = {key: one for key, one in logging.root.manager.loggerDict.items() if isinstance(one, logging.Logger)}
+    loggers = [logging.getLogger(name) for name in names] + [one for key, one in known.items() if key.startswith(tuple(f"{name}." for name in names))]
     scrubbing = _Scrubbing(hidden)
     for one in loggers:
         one.addFilter(scrubbing)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import time
+from io import TextIOWrapper
 from pathlib import Path
 
 NAME = "AutoOptimizer"
@@ -27,6 +28,14 @@ class _Form(logging.Formatter):
         return " ".join(super().format(record).split())
 
 
+class _File(logging.handlers.WatchedFileHandler):
+    """Makes its folder with its first line: asking for a home's settings leaves no trace."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
+
+
 def write_to(folder: Path) -> None:
     """Append the loop's lines to ``<folder>/optimizer.log``, which ``predator-si logs`` shows; asking again changes nothing.
 
@@ -43,7 +52,7 @@ def write_to(folder: Path) -> None:
             path.replace(path.with_suffix(".log.1"))
     except FileNotFoundError:
         pass
-    handler = logging.handlers.WatchedFileHandler(path, encoding="utf-8", delay=True)
+    handler = _File(path, encoding="utf-8", delay=True)
     handler.setFormatter(_Form())
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)

@@ -81,7 +81,7 @@ class Outbox:
             rows = [(found, channel, _text(moment)) for channel in channels]
             database.executemany("INSERT INTO deliveries (event, channel, state, next_at) VALUES (?, ?, 'waiting', ?)", rows)
             self._tidy(database, moment)
-        level = {"info": 20, "warning": 30, "critical": 40}[event.severity]
+        level = {"info": 20, "warning": 30, "critical": 50}[event.severity]
         LOG.log(level, "%s %s: %s (next: %s)", event.cycle_id or "-", event.kind, event.title, event.next_step)
         return True
 

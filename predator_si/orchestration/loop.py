@@ -18,6 +18,9 @@ import polars as pl
 from predator_si.control import ACTIVE, Control
 from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.home import Home
+from predator_si.notify import Channel, Event, Outbox, Secrets, channels_of
+from predator_si.notify.log import LOG, write_to
+from predator_si.orchestration.metering import metered
 from predator_si.records import Baseline, Cycle, MetricsSnapshot, Record, ServingConfig
 from predator_si.settings import DemoScale, Settings
 
@@ -62,6 +65,7 @@ class Loop:
         self.home = Home(settings.home)
         self.contour = settings.contour
         self.search_url = settings.search_url
+        write_to(self.home.logs)
 
     @cached_property
     def plan(self) -> LoopPlan:
@@ -159,6 +163,30 @@ class Loop:
             _EMBEDDERS[folder] = load_embedder(folder)
         return _EMBEDDERS[folder]
 
+    # ----------------------------------------------------------------- what people are told
+
+    @cached_property
+    def outbox(self) -> Outbox:
+        """Messages on their way."""
+        said = self.settings.values.notify
+        return Outbox(self.home.outbox, repeat_after=said.repeat_after, most_per_hour=said.at_most_per_hour)
+
+    @cached_property
+    def channels(self) -> list[Channel]:
+        """Where messages go; one that cannot be used is logged once and left out."""
+        found, problems = channels_of(self.settings.values.notify, self.settings.values.monitoring, Secrets())
+        for problem in problems:
+            LOG.warning("- channel left out: %s", problem)
+        return found
+
+    def notify(self, event: Event) -> bool:
+        """Tell people: log it, and put it into the outbox, from which ``messenger_sensor`` delivers it. Never raises; False when told already, or not kept."""
+        try:
+            return self.outbox.put(event, [channel.name for channel in self.channels])
+        except Unavailable as error:
+            LOG.error("%s %s: %s (and its message is not kept: %s)", event.cycle_id or "-", event.kind, event.title, error)
+            return False
+
     # ----------------------------------------------------------------- what is served
 
     @property
@@ -248,7 +276,8 @@ class Loop:
             self.control.release(self.control.acquire(name, holder, 1.0))  # the new token keeps out a process that still believes to hold it
         lease = self.control.acquire(name, cycle_id, _LEASE_SECONDS)
         try:
-            yield self.control.cycle(cycle_id)
+            with metered(self, cycle_id):
+                yield self.control.cycle(cycle_id)
         finally:
             self.control.release(lease)
 

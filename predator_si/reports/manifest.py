@@ -1,4 +1,4 @@
-"""``manifest.json``: the sha256 and size of every file of a cycle."""
+"""``manifest.json``: the sha256 and size of every file of a cycle, and what the cycle cost; null where nothing was metered."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import json
 from pathlib import Path
 
 from predator_si.errors import BadInput
+from predator_si.reports.costs import NAME as COSTS
+from predator_si.reports.costs import read_costs
 
 NAME = "manifest.json"
 
 
 def manifest(artifacts: Path) -> Path:
-    """Write ``manifest.json`` over all files below ``artifacts`` (but itself and half-written ``*.partial`` files), sorted by path.
+    """Write ``manifest.json`` over all files below ``artifacts`` sorted by path.
+
+    Left out are itself, half-written ``*.partial`` files, and the costs: the work that writes it adds to them.
 
     Raises
     ------
@@ -22,7 +26,9 @@ def manifest(artifacts: Path) -> Path:
     artifacts = Path(artifacts)
     path = artifacts / NAME
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"cycle_id": artifacts.name, "files": _files(artifacts)}, indent=2) + "\n", encoding="utf-8")
+    costs = read_costs(artifacts)
+    content = {"cycle_id": artifacts.name, "total_cost_usd": costs.total_cost_usd if costs is not None else None, "files": _files(artifacts)}
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
     return path
 
@@ -54,7 +60,7 @@ def _files(artifacts: Path) -> dict[str, dict[str, str | int]]:
     found: dict[str, dict[str, str | int]] = {}
     for path in sorted(artifacts.rglob("*")):
         name = path.relative_to(artifacts).as_posix()
-        if path.is_file() and name != NAME and path.suffix != ".partial":
+        if path.is_file() and name not in (NAME, COSTS) and path.suffix != ".partial":
             with path.open("rb") as stream:
                 found[name] = {"sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "bytes": path.stat().st_size}
     return found

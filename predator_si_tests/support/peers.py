@@ -28,7 +28,7 @@ class Peer:
 
 
 @contextmanager
-def _serve(answer: Callable[[str, str, dict[str, str], dict[str, str], bytes], Answer]) -> Iterator[Peer]:
+def serve(answer: Callable[[str, str, dict[str, str], dict[str, str], bytes], Answer]) -> Iterator[Peer]:
     """Serve ``answer(method, path, query, headers, body)`` on a free port of loopback."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def opencost(rows: dict[str, dict[str, Any]] | None, *, aggregate: str = "namesp
             return 200, {"code": 200, "data": [rows or {}, rows or {}]}
         return 200, {"code": 200, "data": [rows] if rows is not None else [{}]}
 
-    with _serve(answer) as peer:
+    with serve(answer) as peer:
         yield peer
 
 
@@ -142,7 +142,7 @@ def opensearch(indexes: UbiIndexes) -> Iterator[Peer]:
         except (KeyError, TypeError, ValueError) as error:
             return 400, {"error": {"type": "parsing_exception", "reason": f"{type(error).__name__}: {error}"}, "status": 400}
 
-    with _serve(answer) as peer:
+    with serve(answer) as peer:
         yield peer
 
 

@@ -12,6 +12,7 @@ from predator_si.control.policy import ACTIONS, Action, Ruling, Standing, decide
 from predator_si.errors import Refused
 from predator_si.monitor.triggers import TRIGGERS
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.metering import spent_by_cycle, spent_in_month
 from predator_si.records import utc_now
 
 _CYCLES = 200
@@ -30,6 +31,10 @@ def standing_facts(loop: Loop, now: datetime, cycle_id: str | None = None) -> di
         "flags": {name: flag.on for name, flag in loop.control.feature_flags(loop.contour).items()},
         "approval_required": settings.approval_required,
         "rollback_on_degrade": settings.rollback_on_degrade,
+        "spent_month_usd": spent_in_month(loop, now),
+        "month_budget_usd": settings.budget.usd_per_month,
+        "spent_cycle_usd": spent_by_cycle(loop, cycle_id) if cycle_id is not None else None,
+        "cycle_budget_usd": settings.budget.usd_per_cycle,
     }
 
 

@@ -1,0 +1,54 @@
+"""What follows what happened: messages to people, costs into the ledger. It starts no run, and nothing that fails here holds the loop up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dagster as dg
+
+from predator_si.errors import PredatorError
+from predator_si.notify.log import LOG
+from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.metering import settle_costs
+from predator_si.orchestration.steps import tell
+from predator_si.settings import Settings
+
+Part = Callable[[Loop], str]
+"""One duty; what it did, in a word or two."""
+
+
+def told(loop: Loop) -> str:
+    """Messages that are due."""
+    done = tell.tell(loop)
+    return f"{done.sent} messages told, {done.waiting} on their way" + (f", {done.failed} not taken" if done.failed else "")
+
+
+def costs_settled(loop: Loop) -> str:
+    """Costs of cycles that have ended."""
+    return f"{settle_costs(loop, loop.control.cycles(20, loop.contour))} costs recorded"
+
+
+PARTS: dict[str, Part] = {"costs": costs_settled, "messages": told}
+
+
+def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
+    """The sensor of a contour; running from the start where it enables the loop."""
+
+    @dg.sensor(
+        name="messenger_sensor",
+        minimum_interval_seconds=30,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
+        description="Tells people what they must know (docs/alerts.md) and writes the cost of each ended cycle into the ledger. Starts nothing.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        loop = Loop(settings)
+        said: list[str] = []
+        for name, part in PARTS.items():
+            try:
+                said.append(part(loop))
+            except PredatorError as error:
+                LOG.error("- %s: %s", name, error)
+                said.append(f"{name}: {error}")
+        return dg.SkipReason("; ".join(said))
+
+    return sensor
