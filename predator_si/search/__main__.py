@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=8080, help="port to listen on, 0 for any free one (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="threads of the reranker's backend (default: the backend's own choice)")
     parser.add_argument("--score-cache", type=int, default=0, help="scores of pairs kept in memory; 0, the default, keeps none, so that latencies compare")
+    parser.add_argument("--reader", action="store_true", help="answer only: another process owns this home, takes documents and publishes the index")
     parser.add_argument(
         "--embedder",
         type=Path,
@@ -117,7 +118,8 @@ def _serve(chosen: argparse.Namespace) -> int:
     from predator_si.search.app import create_app
 
     embedder = chosen.embedder or find_embedder(chosen.home)
-    app = create_app(chosen.home, contour=chosen.contour, embedder=embedder, threads=chosen.threads, score_cache=chosen.score_cache)
+    cache = chosen.score_cache
+    app = create_app(chosen.home, contour=chosen.contour, embedder=embedder, threads=chosen.threads, score_cache=cache, reader=chosen.reader)
     with listening_socket(chosen.host, chosen.port) as listening:
         host, port = listening.getsockname()[:2]
 

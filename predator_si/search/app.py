@@ -31,6 +31,7 @@ from predator_si.search.ingest import Document
 from predator_si.search.payloads import Documents, RerankRequest, SearchRequest, field_errors, problem
 from predator_si.search.pushes import read_pushed
 from predator_si.search.ranking import SearchIndex
+from predator_si.search.reader import unready
 from predator_si.search.rerank import Reranker
 from predator_si.search.service import SearchFailed, SearchService
 from predator_si.search.shadow import ShadowScorer, WorkerProcess
@@ -57,6 +58,7 @@ def create_app(
     poll_seconds: float = 0.3,
     flush_seconds: float = 1.0,
     score_cache: int = 0,
+    reader: bool = False,
 ) -> FastAPI:
     """The search service of a home folder as an ASGI application; index and models are loaded before it returns.
 
@@ -77,6 +79,8 @@ def create_app(
         How long an event may wait in memory.
     score_cache
         Scores of pairs kept in memory; 0 for none.
+    reader
+        Answer only: another process owns the home (``reader``).
 
     Raises
     ------
@@ -109,6 +113,7 @@ def create_app(
         score_cache=score_cache,
         embedder=embedder,
         shadow_scorer=shadow_scorer,
+        reader=reader,
     )
 
     @asynccontextmanager
@@ -218,7 +223,7 @@ def _add_ingest(app: FastAPI, service: SearchService) -> None:
         """Take documents into the ingest queue; they are durable when this answers, and found a little later."""
         documents = [Document(one.doc_id, one.title, one.text) for one in request.documents]
         await asyncio.to_thread(service.ingest.put, documents)
-        return JSONResponse({"accepted": len(documents), "queued": service.ingest.state().queued}, 202)
+        return _accepted(service, len(documents))
 
     @app.delete("/documents/{doc_id:path}", status_code=202)
     async def delete(doc_id: str) -> JSONResponse:
@@ -226,7 +231,12 @@ def _add_ingest(app: FastAPI, service: SearchService) -> None:
         if not 1 <= len(doc_id) <= 512:
             return _answer(422, "doc_id: 1 to 512 characters", [{"field": "doc_id", "message": "1 to 512 characters"}])
         await asyncio.to_thread(service.ingest.delete, doc_id)
-        return JSONResponse({"accepted": 1, "queued": service.ingest.state().queued}, 202)
+        return _accepted(service, 1)
+
+
+def _accepted(service: SearchService, count: int) -> JSONResponse:
+    state = service.ingest.state()
+    return JSONResponse({"accepted": count, "queued": state.queued if state is not None else None}, 202)
 
 
 def _add_observation(app: FastAPI, service: SearchService) -> None:
@@ -244,8 +254,11 @@ def _add_observation(app: FastAPI, service: SearchService) -> None:
         return JSONResponse({"status": "ok"})
 
     @app.get("/ready")
-    async def ready() -> JSONResponse:
-        """Searches are answered; ``problems`` says what is wrong besides."""
+    async def ready(champion: str | None = None, release: str | None = None) -> JSONResponse:
+        """Searches are answered; ``problems`` says what is wrong besides. 503 until the ``champion`` (digest) and ``release`` (sha256) asked for serve."""
+        why_not = unready(service.follower, service.served.build, champion, release)
+        if why_not is not None:
+            return _answer(503, why_not)
         problems = service.problems()
         return JSONResponse({"status": "degraded" if problems else "ready", "problems": problems})
 
@@ -317,7 +330,9 @@ def describe(service: SearchService) -> dict[str, Any]:
             "built_at": served.built_at.isoformat(),
             "version": served.version,
         },
-        "ingest": {
+        "ingest": None  # of a process that only answers: the owner knows
+        if ingest is None
+        else {
             "queued": ingest.queued,
             "lag_seconds": ingest.lag_seconds,
             "applied": ingest.applied,

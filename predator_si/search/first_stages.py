@@ -20,6 +20,7 @@ from typing import Any
 
 import polars as pl
 
+from predator_si.errors import Refused
 from predator_si.records import utc_now
 from predator_si.search.index_builds import FIRST, NOTE, IndexBuild, IndexBuilds, note_of
 from predator_si.search.index_facts import index_facts
@@ -133,6 +134,28 @@ class FirstStages:
                 log.info("index build %s serves instead of %s", champion, before.build)
             self.candidate = tried
             return moved
+
+    def catch_up(self, build: str, candidate: str | None = None) -> bool:
+        """Of a process that only answers: serve the newest published version, once it is of ``build``; whether another one serves now.
+
+        Raises
+        ------
+        Refused
+            A candidate has an index of its own: only the process that owns the home can try that.
+        """
+        if candidate not in (None, build):
+            raise Refused(f"index.candidateBuild {candidate} cannot be tried by a process that only answers (--reader). Try it with one process for all.")
+        with self._lock:
+            version = self.versions.current()
+            if version == self.served.version:
+                return False
+            folder = self.versions.folder(version)
+            note = note_of(folder)
+            if (FIRST if note is None else note.name) != build:
+                return False  # the owner follows a newer release than this process, or an older one
+            self.served = ServedIndex(self._load(folder), version, utc_now(), note)
+            log.info("index version %d serves %d documents", version, self.served.index.n_documents)
+            return True
 
     def _opened(self, name: str, queue: IngestQueue) -> ServedIndex:
         """A build with everything that was accepted since it was made."""

@@ -43,6 +43,7 @@ from predator_si.search.ingest import Document, IngestQueue
 from predator_si.search.payloads import SearchRequest
 from predator_si.search.personal import open_vault
 from predator_si.search.ranking import SearchIndex, finite_scores
+from predator_si.search.reader import ReadsOnly
 from predator_si.search.rerank import Reranker
 from predator_si.search.rollup import roll_up, seal_hours
 from predator_si.search.score_cache import ScoreCache
@@ -124,6 +125,8 @@ class SearchService:
         Scores requests again for models in shadow; null: a thread of this process does, which is for tests.
     clock
         Seconds that latencies are measured in; a proof that must not depend on how busy the machine is brings its own.
+    reader
+        Answer only: another process owns the home, takes the documents and publishes the index.
 
     Raises
     ------
@@ -147,6 +150,7 @@ class SearchService:
         embedder: Path | None = None,
         shadow_scorer: ShadowScorer | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        reader: bool = False,
     ) -> None:
         home = Path(home)
         self.contour, self._poll_seconds, self._max_waiting, self._clock = contour, poll_seconds, max_waiting, clock
@@ -163,11 +167,9 @@ class SearchService:
         )
         self.cache.keep(self.follower.current.loaded())
         self.first = FirstStages(home / "service", load_index, embedder)
-        self.ingest = IngestQueue(
-            home / "service" / "ingest",
-            prepare=self._alone(prepare or self.first.prepare),
-            apply=self._reindex,
-            workers=self.follower.current.release.ingest_workers,
+        workers, ahead = self.follower.current.release.ingest_workers, self._alone(prepare or self.first.prepare)
+        self.ingest: IngestQueue | ReadsOnly = (
+            ReadsOnly() if reader else IngestQueue(home / "service" / "ingest", prepare=ahead, apply=self._reindex, workers=workers)
         )
         self.follower.settle_in()
         events = home / "service" / "events"
@@ -235,7 +237,7 @@ class SearchService:
     def problems(self) -> list[str]:
         """What is wrong although searches are answered: a release that cannot be followed, events or documents that cannot be written."""
         state = self.state()
-        found = [("release", state.release_error), ("events", state.spool.error), ("ingest", state.ingest.error)]
+        found = [("release", state.release_error), ("events", state.spool.error), ("ingest", state.ingest.error if state.ingest else None)]
         found.append(("shadow", state.variants.shadow_error))
         return [f"{part}: {error}" for part, error in found if error is not None]
 
@@ -414,8 +416,12 @@ class SearchService:
 
     def _follow_index(self, variants: Variants) -> None:
         """Serve with the index builds that a release names; raises, and nothing has changed, where they are not there."""
+        build, tried = variants.release.index_build, variants.release.candidate_index
         with self._background:
-            self.first.follow(variants.release.index_build, variants.release.candidate_index, self.ingest)
+            if isinstance(self.ingest, ReadsOnly):
+                self.first.catch_up(build, tried)
+            else:
+                self.first.follow(build, tried, self.ingest)
 
     def _release_changed(self, variants: Variants) -> None:
         self.cache.keep(variants.loaded())
@@ -434,5 +440,7 @@ class SearchService:
         while not self._stopping.wait(self._poll_seconds):
             try:
                 self.follower.poll()
+                if isinstance(self.ingest, ReadsOnly):
+                    self.first.catch_up(self.follower.current.release.index_build)
             except Exception:  # a release that was applied but could not be announced; following goes on
                 log.exception("watching the release file")

@@ -31,7 +31,8 @@ class ServiceState:
     release_refused: int
     release_applied: int
     spool: SpoolState
-    ingest: IngestState
+    ingest: IngestState | None
+    """Null in a process that only answers."""
     documents: int
     index_version: int
     cache: CacheState
@@ -118,8 +119,7 @@ class _AtScrape(Collector):
             ("event_write_errors", "Failed attempts to write events.", spool.write_errors),
             ("release_refused", "Changes of the release file that could not be applied.", state.release_refused),
             ("release_applied", "Changes of the release file that were applied.", state.release_applied),
-            ("ingest_applied", "Documents put into the index or removed from it.", ingest.applied),
-            ("ingest_dead_letters", "Documents given up; dead.jsonl has the reasons.", ingest.dead),
+            *(_ingest_counters(ingest) if ingest else ()),
             ("search_shadow_scored", "Requests that a model in shadow scored again.", state.shadow.scored),
             ("search_shadow_dropped", "Requests that it was to score and did not, because too many waited.", state.shadow.dropped),
             ("search_shadow_failed", "Requests that it could not score.", state.shadow.failed),
@@ -136,17 +136,30 @@ class _AtScrape(Collector):
             ("fusion_weight", "Share of the first stage in the final score.", state.variants.release.fusion_weight),
             ("events_pending", "Events in memory, not durable yet.", spool.pending),
             ("event_write_failing", "1 while events cannot be written.", spool.error is not None),
-            ("ingest_queue_length", "Documents accepted and not in the index yet.", ingest.queued),
-            ("ingest_lag_seconds", "Age of the oldest document that is not in the index yet.", ingest.lag_seconds),
-            ("ingest_documents_per_second", "Documents applied per second over the last minute.", ingest.documents_per_second),
-            ("ingest_dead_letters_open", "Documents given up that are neither indexed nor set aside since.", ingest.unsettled),
-            ("ingest_workers", "Threads that prepare documents.", ingest.workers),
+            *(_ingest_gauges(ingest) if ingest else ()),
             ("score_cache_entries", "Scores kept in memory; 0 where the cache is off.", state.cache.entries),
             ("index_documents", "Documents that can be found.", state.documents),
             ("index_version", "Number of the index version that serves.", state.index_version),
         )
         for name, text, number in gauges:
             yield GaugeMetricFamily(PREFIX + name, text, value=float(number))
+
+
+def _ingest_counters(ingest: IngestState) -> tuple[tuple[str, str, int], ...]:
+    return (
+        ("ingest_applied", "Documents put into the index or removed from it.", ingest.applied),
+        ("ingest_dead_letters", "Documents given up; dead.jsonl has the reasons.", ingest.dead),
+    )
+
+
+def _ingest_gauges(ingest: IngestState) -> tuple[tuple[str, str, float], ...]:
+    return (
+        ("ingest_queue_length", "Documents accepted and not in the index yet.", ingest.queued),
+        ("ingest_lag_seconds", "Age of the oldest document that is not in the index yet.", ingest.lag_seconds),
+        ("ingest_documents_per_second", "Documents applied per second over the last minute.", ingest.documents_per_second),
+        ("ingest_dead_letters_open", "Documents given up that are neither indexed nor set aside since.", ingest.unsettled),
+        ("ingest_workers", "Threads that prepare documents.", ingest.workers),
+    )
 
 
 def _share(variants: Variants) -> float:
