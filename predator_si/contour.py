@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from predator_si.contour_api import Api
 from predator_si.contour_augment import Augment
+from predator_si.contour_deploy import Deploy, GitOps
 from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
 from predator_si.contour_notify import Backup, Monitoring, Notify
@@ -403,6 +404,8 @@ class ContourValues(Block):
     augment: Augment = Augment()
     api: Api = Api()
     notify: Notify = Notify()
+    gitops: GitOps = GitOps()
+    deploy: Deploy = Deploy()
     warehouse: Literal["duckdb", "postgres"] = "duckdb"
     """Where dbt makes the marts: a file in the home folder, or the database that PGHOST, PGDATABASE, PGUSER and PGPASSWORD name."""
 

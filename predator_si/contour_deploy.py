@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from predator_si.contour_types import Block, Duration
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-_BRANCH = r"^(?!-)(?!.*(\.\.|//|@\{|\.lock$|/$|\.$))[A-Za-z0-9][A-Za-z0-9._/-]{0,200}$"
+_FOLDERS = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}(/[A-Za-z0-9][A-Za-z0-9._-]{0,99})*$"
 _NAME = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 
 
@@ -29,7 +29,7 @@ class GitOps(Block):
 
     url: str | None = None
     """``ssh://``, ``git@host:path``, ``https://`` or a path of a bare repository; never with a password."""
-    branch: Annotated[str, Field(pattern=_BRANCH)] = "main"
+    branch: Annotated[str, Field(pattern=_FOLDERS)] = "main"
     ssh_key: str | None = None
     """File of a deploy key that may write to this one repository."""
     known_hosts: str | None = None
@@ -38,7 +38,7 @@ class GitOps(Block):
     """Name of the environment variable with a token for ``https://``."""
     signing_key: str | None = None
     """File of an SSH key that signs the commits."""
-    chart: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")] = None
+    chart: Annotated[str | None, Field(pattern=_FOLDERS)] = None
     """Folder of a Helm chart in the repository: the embedded reconciler renders it with the committed values. Null: the release file alone is applied."""
 
     _named = field_validator("token_env")(_is_a_name)
