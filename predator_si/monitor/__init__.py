@@ -9,7 +9,8 @@ Does:
 - ``click_quality`` estimates ranking quality from clicks; ``update_baseline`` keeps the reference over healthy windows of one champion
   (``healthy_windows``; ``cold_start`` says what is missing; ``expected`` is its value at a time of the week).
 - ``default_criteria``, ``evaluate_gate``, ``evaluate_gates``, ``quality_gates_status``: criteria as data, three answers; ``remember`` and ``hold``
-  keep a gate from flapping; ``weigh`` adds what drift and change alarms know to a loss that one window cannot prove.
+  keep a gate from flapping; ``bend`` gives gates the thresholds that people set for a time; ``weigh`` adds what drift and change alarms know to a
+  loss that one window cannot prove.
 - ``find_anomalies`` scores a window against the baseline and carries the sequential change tests on (``probe_reference_of`` is their reference).
 - ``TRIGGERS`` is the trigger table as data; ``decide`` turns failed gates into ``Start`` or ``Skip``, always with the reason.
 - ``drift.write_quality_report`` writes evidently's HTML report.
@@ -25,6 +26,7 @@ from predator_si.monitor.clicks import click_quality, click_through
 from predator_si.monitor.evidence import weigh
 from predator_si.monitor.gates import default_criteria, evaluate_gate, evaluate_gates, quality_gates_status
 from predator_si.monitor.hysteresis import hold, remember
+from predator_si.monitor.overrides import bend
 from predator_si.monitor.probes import ProbeResult, keep_labels, probe
 from predator_si.monitor.snapshot import measure_window, traffic_metrics
 from predator_si.monitor.traffic import PriceTable, Traffic, champion_traffic
@@ -40,6 +42,7 @@ __all__ = [
     "Traffic",
     "TriggerRule",
     "age_note",
+    "bend",
     "champion_traffic",
     "click_quality",
     "click_through",

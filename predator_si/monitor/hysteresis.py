@@ -21,7 +21,7 @@ def remember(results: Sequence[GateResult], snapshot: MetricsSnapshot, memory: G
     if memory is not None and own and snapshot.window_end <= memory.window_end:
         return memory
     before = memory.gates if memory is not None and own else {}
-    gates = {**before, **{result.criterion.name: _moved(before.get(result.criterion.name, HeldGate()), result, snapshot) for result in results}}
+    gates = {**before, **{_name(result): _moved(before.get(_name(result), HeldGate()), result, snapshot) for result in results}}
     return GateMemory(champion=snapshot.champion, snapshot_id=snapshot.snapshot_id, window_end=snapshot.window_end, gates=gates)
 
 
@@ -31,7 +31,13 @@ def hold(results: Sequence[GateResult], memory: GateMemory) -> list[GateResult]:
     A miss that is not yet called a failure is ``unknown`` (doubt ``pending``): it is no pass, and starts nothing. A failing gate that meets its
     limit again stays ``fail`` (``recovering``) until it has cleared; ``decide`` starts no cycle for it, since its newest value is good.
     """
-    return [_held(result, memory.gates.get(result.criterion.name)) for result in results]
+    return [_held(result, memory.gates.get(_name(result))) for result in results]
+
+
+def _name(result: GateResult) -> str:
+    """What a gate is remembered by: an overridden one is another gate, with no past."""
+    rule = result.criterion
+    return rule.name if rule.override is None else f"{rule.name}@{rule.threshold:g}"
 
 
 def _moved(held: HeldGate, result: GateResult, snapshot: MetricsSnapshot) -> HeldGate:

@@ -45,9 +45,10 @@ def unique(criteria: Sequence[Criterion]) -> list[Criterion]:
 def check_results(key: Sequence[str], gates: Sequence[GateResult], specs: Sequence[dg.AssetCheckSpec]) -> list[dg.AssetCheckResult]:
     """The gates' answers. Unknown does not pass: it is a warning, and says why; a criterion that was not judged is unknown too."""
     by_name = {gate.criterion.name: gate for gate in gates}
+    bent = {gate.criterion.metric: gate for gate in gates if gate.criterion.override is not None}
     results = []
     for spec in specs:
-        gate = by_name.get(spec.name)
+        gate = by_name.get(spec.name) or bent.get(spec.name.removesuffix("_relative"))  # an override stands in for a relative gate, too
         answer = gate.answer if gate is not None else Answer.NOT_APPLICABLE
         metadata: dict[str, Any] = {"answer": answer.value, "reason": gate.reason if gate is not None else "not a criterion of this cycle's trigger"}
         if gate is not None:

@@ -41,6 +41,8 @@ class Criterion(Record):
     unit: str | None = None
     """Unit of the threshold; a metric that names another one is unknown to this gate."""
     hysteresis: Hysteresis = Hysteresis()
+    override: str | None = None
+    """Who set another threshold than the contour's, until when and why, in words; null: it is the contour's own."""
 
 
 class GateResult(Record):

@@ -20,6 +20,7 @@ import polars as pl
 from predator_si.corpora.text import stable_fraction
 from predator_si.monitor import (
     age_note,
+    bend,
     cold_start,
     evaluate_gates,
     find_anomalies,
@@ -31,8 +32,9 @@ from predator_si.monitor import (
     weigh,
 )
 from predator_si.monitor.judgments import with_panels
+from predator_si.monitor.overrides import told
 from predator_si.orchestration.loop import Loop
-from predator_si.records import AnomalyReport, DriftReport, GateMemory, GateResult, MetricsSnapshot, Record, utc_now
+from predator_si.records import AnomalyReport, Criterion, DriftReport, GateMemory, GateResult, MetricsSnapshot, Record, utc_now
 
 HISTORY = 4032
 """Windows that a baseline looks at: six weeks of ticks. An older home is thinned evenly over its whole life, so that a slow decline cannot
@@ -73,9 +75,14 @@ def judge(loop: Loop, snapshot: MetricsSnapshot | None, now: datetime | None = N
     """The contour's gates on a snapshot: each one's own answer, other evidence with it, held to what the windows before made of it."""
     now = now or utc_now()
     if snapshot is None:
-        return evaluate_gates(loop.settings.quality_gates, None, loop.baseline(), now)
+        return evaluate_gates(in_force(loop, now), None, loop.baseline(), now)
     own = with_panels(_own_answers(loop, snapshot, now), snapshot, loop.baseline())
-    return hold(own, remember(own, snapshot, _memory(loop)))
+    return told(hold(own, remember(own, snapshot, _memory(loop))))
+
+
+def in_force(loop: Loop, now: datetime | None = None) -> tuple[Criterion, ...]:
+    """The contour's gates as people have bent them for now."""
+    return bend(loop.settings.quality_gates, loop.control.gate_overrides(loop.contour, now))
 
 
 def newest_anomalies(loop: Loop) -> AnomalyReport | None:
@@ -118,7 +125,7 @@ def write(path: Path, record: Record) -> None:
 
 
 def _own_answers(loop: Loop, snapshot: MetricsSnapshot, now: datetime) -> list[GateResult]:
-    own = evaluate_gates(loop.settings.quality_gates, snapshot, loop.baseline(), now)
+    own = evaluate_gates(in_force(loop, now), snapshot, loop.baseline(), now)
     return weigh(own, newest_anomalies(loop), newest_drift(loop), snapshot.champion, loop.settings.values.evidence.confirms)
 
 
