@@ -19,6 +19,7 @@ from predator_si.cli import (
     cycle,
     dataset,
     demo,
+    drill,
     erase,
     evaluation,
     judgments,
@@ -69,6 +70,7 @@ erase.register(app)
 evaluation.register(app)
 adapt.register(app)
 simulate.register(app)
+drill.register(app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(dataset.app, name="dataset")

@@ -1,0 +1,256 @@
+"""A small real platform to break: a home of its own, a trained tiny champion, the processes, and clients that search all the while.
+
+What belongs here: making it, and looking at it. What must not: breaking it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from predator_si.errors import BadInput, Unavailable
+from predator_si.orchestration.loop import Loop, LoopPlan
+from predator_si.proof.drill.corpus import write_toy_corpus
+from predator_si.proof.drill.load import Load
+from predator_si.proof.drill.processes import Processes, free_port, wait_until
+from predator_si.quiet import quiet_environment
+from predator_si.records import ServingConfig, utc_now
+from predator_si.settings import DEMO_SCALES, DemoScale, Ports, Settings, load_settings
+from predator_si.train.tracking import ExperimentTracker
+
+Say = Callable[[str], None]
+LENGTH = 64
+"""Tokens of a pair."""
+_MARK = "drill-home.json"
+_KNOWS = 0.9
+"""NDCG@10 on dev queries that the champion must reach: a model that guesses could not be told from a damaged one."""
+
+
+def drill_scale(seed: int) -> DemoScale:
+    """As little work as lets the watch tell a damaged model from a good one."""
+    changes = {
+        "seed": seed, "depth": 8, "fusion_weight": 0.2, "champion_length": LENGTH, "max_length": LENGTH, "dev_queries": 30, "test_queries": 60,
+        "watch_requests": 40, "watch_checks": 4, "watch_probes": 40, "drill_requests": 40, "resamples": 1000,
+    }  # fmt: skip
+    return DEMO_SCALES["small"].model_copy(update=changes)
+
+
+class Ground:
+    """A home with a champion that knows its sixty documents, and what runs in it.
+
+    Parameters
+    ----------
+    home
+        Folder of the home, made by :meth:`prepare`.
+    """
+
+    def __init__(self, home: Path, cache: Path, seed: int) -> None:
+        base = load_settings("local", home=home, env={"PREDATOR_SI_CACHE": str(cache)})
+        search, dagster, mlflow, api = _distinct_ports(4)
+        ports = Ports(search=search, dagster=dagster, mlflow=mlflow, api=api)
+        self.settings: Settings = base.model_copy(update={"ports": ports, "search_url": f"http://127.0.0.1:{search}"})
+        self.loop = Loop(self.settings)
+        self.seed = seed
+        self.environment = {**os.environ, **quiet_environment(offline=True), **self.settings.environment(), "OMP_NUM_THREADS": "1"}
+        self.processes = Processes(self.loop.home.logs, self.environment)
+        self.champion = self.loop.serving().model if self.loop.home.gitops_bare.exists() else ""
+        self._tracker: ExperimentTracker | None = None
+
+    # ------------------------------------------------------------------ making it
+
+    @classmethod
+    def prepare(cls, home: Path, cache: Path, seed: int, say: Say = lambda text: None) -> Ground:
+        """A fresh ground in ``home``; an earlier drill's home there is removed, anything else is not touched.
+
+        Raises
+        ------
+        BadInput
+            ``home`` is somebody else's folder.
+        Unavailable
+            The tiny champion did not learn its collection.
+        """
+        if home.exists() and any(home.iterdir()):
+            if not (home / _MARK).is_file():
+                raise BadInput(f"{home}: not the home of an earlier drill, so it is not removed. Choose another folder with --out.")
+            shutil.rmtree(home)
+        home.mkdir(parents=True, exist_ok=True)
+        (home / _MARK).write_text(json.dumps({"seed": seed, "made_at": utc_now().isoformat()}) + "\n")
+        ground = cls(home, cache, seed)
+        ground._fill(say)
+        return ground
+
+    def _fill(self, say: Say) -> None:
+        from predator_si.proof.prepare import build_first_index, register_champion
+        from predator_si.release.deny import DENY_FILE, SEED_DENY
+        from predator_si.release.gitops import GitOpsRepo
+        from predator_si.release.release_file import seed_release
+        from predator_si.search.tiny import HashingEmbedder
+
+        loop, scale = self.loop, drill_scale(self.seed)
+        loop.home.ensure()
+        corpus = write_toy_corpus(loop.home.corpus / "toy", self.seed)
+        embedder = HashingEmbedder().save(loop.home.path / "embedder")
+        (loop.home.path / "plan.json").write_text(LoopPlan(corpus=corpus, embedder=embedder, scale=scale, prepared_at=utc_now()).to_json())
+        say("a tiny champion learns its sixty documents")
+        self.champion = self._train(scale)
+        serving = ServingConfig(model=self.champion, depth=scale.depth, fusion_weight=scale.fusion_weight)
+        GitOpsRepo.init_bare(loop.home.gitops_bare, {loop.release_name: seed_release(serving, loop.contour), DENY_FILE: SEED_DENY})
+        loop.control.append("seeded", "drill", None, f"champion {serving.model}", serving.model_dump())
+        build_first_index(loop, part=None)
+        self._must_know(scale)
+        register_champion(loop)
+
+    def _train(self, scale: DemoScale) -> str:
+        """A two-layer cross-encoder from a seed, taught by the judged train queries: their four documents, one of them relevant."""
+        from predator_si.search.tiny import tiny_cross_encoder
+        from predator_si.train.export import export
+        from predator_si.train.fit import fine_tune
+        from predator_si.train.recipe import TrainingRecipe
+
+        loop = self.loop
+        documents = loop.corpus.documents()
+        folder = tiny_cross_encoder(loop.home.path / "tiny", documents["text"].to_list(), self.seed, layers=2, hidden=32, max_length=2 * LENGTH)
+        start = loop.models.add(folder, name="tiny", backend="torch-fp32", max_length=LENGTH)
+        recipe = TrainingRecipe(learning_rate=3e-3, epochs=8.0, max_length=LENGTH, seed=self.seed, bf16=False)
+        trained = fine_tune(loop.models, start, self._groups(documents), recipe, loop.home.path / "training", name="drill: champion")
+        return export(loop.models, trained.digest, "torch-fp32", LENGTH)
+
+    def _groups(self, documents: pl.DataFrame) -> pl.DataFrame:
+        """Each train query with the documents of its topic."""
+        corpus = self.loop.corpus
+        topics = documents.select("doc_id", text=pl.format("{}\n{}", "title", "text"), topic=pl.col("doc_id").str.split("-").list.first())
+        judged = corpus.judgments(split="train").select("query_id", "doc_id", label="relevance")
+        asked = corpus.queries(split="train").select("query_id", query="text", topic=pl.col("query_id").str.split("-").list.get(1))
+        rows = asked.join(topics, on="topic").join(judged, on=["query_id", "doc_id"], how="left").with_columns(pl.col("label").fill_null(0.0))
+        return rows.sort("query_id", "doc_id").select(pl.col("query_id").alias("group_id"), "query", "text", "label")
+
+    def _must_know(self, scale: DemoScale) -> None:
+        from predator_si.evaluate import evaluate_model
+        from predator_si.search.rerank import load_reranker
+
+        corpus, loop = self.loop.corpus, self.loop
+        config = loop.serving()
+        found = evaluate_model(
+            corpus.queries(split="dev"), corpus.judgments(split="dev"), loop.index().candidates, load_reranker(loop.models.path(self.champion)), config
+        )
+        mean = found["ndcg_at_10"].mean()
+        if not isinstance(mean, float) or mean < _KNOWS:
+            raise Unavailable(f"the tiny champion of seed {self.seed} has an NDCG@10 of {mean} on its own collection, {_KNOWS} is needed. Try another --seed.")
+
+    def sibling(self, seed: int) -> str:
+        """A model of other bytes that ranks as the champion does: every weight off by a thousandth; its digest."""
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        source = self.loop.models.path(self.champion)
+        generator = torch.Generator().manual_seed(seed)
+        with tempfile.TemporaryDirectory(dir=self.loop.home.path) as scratch:
+            folder = Path(scratch) / "model"
+            shutil.copytree(source, folder)
+            (folder / "predator.json").unlink()
+            weights = {
+                name: value * (1.0 + 1e-3 * torch.randn(value.shape, generator=generator)) if value.is_floating_point() else value
+                for name, value in load_file(folder / "model.safetensors").items()
+            }
+            save_file(weights, folder / "model.safetensors", metadata={"format": "pt", "backend": "torch-fp32", "max_length": str(LENGTH)})
+            return self.loop.models.add(folder, name=f"drill: sibling {seed}", backend="torch-fp32", max_length=LENGTH, origin={"drill": True, "seed": seed})
+
+    def damaged(self, seed: int) -> str:
+        """A damaged copy of the champion (``train.damage``): it loads, answers, and puts the relevant last; its digest."""
+        from predator_si.train.damage import damage
+
+        return damage(self.loop.models, self.champion, seed, LENGTH)
+
+    @property
+    def tracker(self) -> ExperimentTracker:
+        """The registry of this home: real MLflow."""
+        if self._tracker is None:
+            from predator_si.orchestration.tracking import MlflowTracker
+
+            self._tracker = MlflowTracker(self.loop.home)
+        return self._tracker
+
+    def follow(self) -> None:
+        """Bring the registry's aliases after Git, as the loop's next step would: for commits that a drill made as a person."""
+        from predator_si.orchestration.steps import aliases
+
+        aliases.follow(self.loop, self.tracker)
+
+    def by_hand(self, commits: Collection[str] = ()) -> frozenset[str]:
+        """These commits and those that earlier drills on this ground made as a person; they are remembered."""
+        known = frozenset(self.loop.control.get_note("drill/by-hand") or ()) | frozenset(commits)
+        if commits:
+            self.loop.control.set_note("drill/by-hand", sorted(known))
+        return known
+
+    # ------------------------------------------------------------------ running it
+
+    @contextmanager
+    def running(self, clients: int = 2) -> Iterator[Load]:
+        """Reconciler and search service as ``predator-si up`` starts them, and clients that search until the block ends."""
+        home, settings = self.loop.home, self.settings
+        try:
+            command = [sys.executable, "-m", "predator_si.release.reconcile", "--home", str(home.path), "--contour", self.loop.contour]
+            self.processes.start("reconciler", command, self.in_force)
+            words = ["--home", str(home.path), "--contour", self.loop.contour, "--port", str(settings.ports.search), "--threads", "1"]
+            self.processes.start("search", [sys.executable, "-m", "predator_si.search", *words], self.answers)
+            queries = self.loop.corpus.queries(split="train")["text"].to_list()
+            with Load(self.settings.search_url, queries, clients) as load:
+                load.wait_for(self.loop.serving().model, 0.0, 60.0)
+                yield load
+        finally:
+            self.processes.end_all()
+
+    def in_force(self) -> bool:
+        """Whether the reconciler has applied the branch's head."""
+        from predator_si.release.deployer import STATUS_FILE, SyncStatus
+
+        path = self.loop.home.applied / STATUS_FILE
+        return path.is_file() and SyncStatus.read(path).applied_revision == self.loop.repo.sync()
+
+    def answers(self) -> bool:
+        """Whether the search service says what it serves."""
+        try:
+            self.loop.info()
+        except Unavailable:
+            return False
+        return True
+
+    def wait_settled(self, seconds: float = 60.0) -> None:
+        """Wait until the branch's head is applied and the service serves it.
+
+        Raises
+        ------
+        Unavailable
+            That does not happen.
+        """
+
+        def settled() -> bool:
+            if not self.in_force():
+                return False
+            try:
+                variants = self.loop.info()["variants"]
+            except Unavailable:
+                return False
+            from predator_si.release.release_file import parse_release
+
+            release = parse_release(self.loop.release_text(), self.loop.release_name).reranker
+            candidate = variants["candidate"]["model_sha"] if variants["candidate"] else None
+            return bool(variants["champion"]["model_sha"] == release.champion and candidate == release.candidate)
+
+        wait_until(settled, seconds, "the service and the reconciler following Git's head", every=0.1)
+
+
+def _distinct_ports(n: int) -> list[int]:
+    found: set[int] = set()
+    while len(found) < n:
+        found.add(free_port())
+    return list(found)
