@@ -12,8 +12,9 @@ from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS, SERVICE
 from predator_si.orchestration.assets.keep import KEEP_ASSETS
 from predator_si.orchestration.assets.observe import observe_assets
 from predator_si.orchestration.assets.warehouse import warehouse_assets, warehouse_checks
-from predator_si.orchestration.jobs import JOBS
+from predator_si.orchestration.jobs import jobs
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.messenger import messenger_sensor
 from predator_si.orchestration.schedules import schedules
 from predator_si.orchestration.sensors import sensors
 from predator_si.orchestration.tracking import mlflow_tracker
@@ -44,9 +45,9 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
     return dg.Definitions(
         assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *warehouse_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS, operating_characteristics],
         asset_checks=warehouse_checks(),
-        jobs=JOBS,
+        jobs=jobs(settings.resources),
         schedules=schedules(settings),
-        sensors=sensors(settings),
+        sensors=[*sensors(settings), messenger_sensor(settings)],
         resources=resources,
         executor=dg.in_process_executor,
     )

@@ -63,6 +63,8 @@ class PredatorRunCoordinator(QueuedRunCoordinator["dg.DagsterInstance"]):
                 refusal = f"whether this run may start cannot be known: {error}"
         if refusal is not None:
             tags[op_tags.REFUSED] = refusal
+        elif lane is Lane.TRAIN:
+            _limit_training(self._instance)
         self._instance.add_run_tags(run.run_id, tags)
         return super().submit_run(context) if refusal is None else self._cancel(run, refusal)
 
@@ -132,6 +134,13 @@ def kill_switch_refusal(settings: Settings) -> str | None:
     if database.exists() and Control(database, busy_seconds=_BUSY_SECONDS).kill_switch(settings.contour):
         return f"the kill switch of contour {settings.contour} is on. Only watch, rollback and observation run; `predator-si start` lifts it."
     return None
+
+
+def _limit_training(instance: dg.DagsterInstance) -> None:
+    """Give the training pool its one place before any run waits for it: a pool that nobody has used yet lets two runs through (facts of Dagster 1.13)."""
+    storage = instance.event_log_storage
+    if storage.supports_global_concurrency_limits and op_tags.GPU_POOL not in {pool.name for pool in storage.get_pool_limits()}:
+        storage.set_concurrency_slots(op_tags.GPU_POOL, 1)
 
 
 def _exempt(run: dg.DagsterRun, assets: frozenset[dg.AssetKey], lane: Lane) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import dagster as dg
 
-from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, K8S_CONFIG, Lane
+from predator_si.contour import Resources
+from predator_si.orchestration.op_tags import K8S_CONFIG, Lane, gpu_k8s_config
 from predator_si.orchestration.partitions import cycles
 from predator_si.records import CycleState
 
@@ -51,14 +53,6 @@ aa_replay_job = dg.define_asset_job(
 )
 cycle_prepare_job = _job("cycle_prepare_job", Lane.CYCLE, "diagnostic_report", "synthetic_dataset", description="Why it got worse, and what to train on.")
 cycle_act_job = _job("cycle_act_job", Lane.CYCLE, "diagnostic_report", "chosen_action", description="What needs no training: backend, depth, fusion, workers.")
-cycle_train_job = _job(
-    "cycle_train_job",
-    Lane.TRAIN,
-    "reranker_model",
-    "optimized_reranker",
-    description="The only job that holds a GPU.",
-    tags={K8S_CONFIG: json.dumps(GPU_K8S_CONFIG), **TRAINING_MAX_RUNTIME},
-)
 cycle_evaluate_job = _job("cycle_evaluate_job", Lane.CYCLE, "evaluation", description="Champion against challenger on sealed queries.")
 cycle_trial_job = _job("cycle_trial_job", Lane.CYCLE, "trial_decision", "trial_patch", description="The challenger gets its share of the clients.")
 cycle_judge_job = _job("cycle_judge_job", Lane.CYCLE, "experiment_result", description="The trial's verdict, once there is enough traffic.")
@@ -66,10 +60,29 @@ cycle_release_job = _job("cycle_release_job", Lane.CYCLE, "release_decision", "h
 watch_job = _job("watch_job", Lane.WATCH, "watch", description="One check of the newest release.")
 rollback_job = _job("rollback_job", Lane.ROLLBACK, "rollback", description="The way back.", tags={"dagster/priority": "100"})
 
-JOBS = [
-    observe_job, warehouse_job, aa_replay_job, cycle_act_job, cycle_prepare_job, cycle_train_job, cycle_evaluate_job, cycle_trial_job, cycle_judge_job,
-    cycle_release_job, watch_job, rollback_job,
-]  # fmt: skip
+
+@cache
+def training_job(resources: Resources) -> dg.UnresolvedAssetJobDefinition:  # type: ignore[name-defined]
+    """The only job that holds a GPU, where the contour has one: elsewhere the tag would keep its pod waiting for a node that never comes."""
+    gpu = gpu_k8s_config(max(1, resources.gpu_count), resources.gpu_type or "nvidia") if resources.gpu else None
+    return _job(
+        "cycle_train_job",
+        Lane.TRAIN,
+        "reranker_model",
+        "optimized_reranker",
+        description="The only job that holds a GPU.",
+        tags={**({K8S_CONFIG: json.dumps(gpu, sort_keys=True)} if gpu else {}), **TRAINING_MAX_RUNTIME},
+    )
+
+
+@cache
+def jobs(resources: Resources) -> tuple[dg.UnresolvedAssetJobDefinition, ...]:  # type: ignore[name-defined]
+    """Every job of a contour whose training may use these resources; the same objects each time, as Dagster wants them."""
+    return (
+        observe_job, warehouse_job, aa_replay_job, cycle_act_job, cycle_prepare_job, training_job(resources), cycle_evaluate_job, cycle_trial_job,
+        cycle_judge_job, cycle_release_job, watch_job, rollback_job,
+    )  # fmt: skip
+
 
 NEXT_JOB: dict[CycleState, str] = {
     CycleState.OPENED: "cycle_prepare_job",

@@ -10,19 +10,19 @@ import dagster as dg
 
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
-from predator_si.orchestration.jobs import JOBS, NEXT_JOB, cycle_act_job, cycle_prepare_job, observe_job, rollback_job
+from predator_si.orchestration.jobs import NEXT_JOB, cycle_act_job, cycle_prepare_job, jobs, observe_job, rollback_job
 from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
 from predator_si.orchestration.steps import observe
 from predator_si.orchestration.steps.aliases import settle
+from predator_si.orchestration.steps.references import in_force
 from predator_si.orchestration.steps.telemetry import take_in
 from predator_si.orchestration.tracking import existing_tracker
 from predator_si.records import CycleState, WatchResult, utc_now
 from predator_si.settings import Settings
 
-_JOB_BY_NAME = {job.name: job for job in JOBS}
 _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
 _HANDED_OVER = timedelta(minutes=2)
@@ -79,7 +79,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         )
 
     @dg.sensor(
-        jobs=JOBS,
+        jobs=jobs(settings.resources),
         minimum_interval_seconds=15,
         default_status=status,
         description="Gives the active cycle the job that its state needs, once; waits for traffic and people.",
@@ -144,7 +144,11 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
                 )
         return dg.SkipReason("no released cycle asks for a rollback")
 
-    @dg.run_failure_sensor(monitored_jobs=JOBS, default_status=status, description="Writes each failed run into the audit trail and closes its MLflow run.")
+    @dg.run_failure_sensor(
+        monitored_jobs=list(jobs(settings.resources)),
+        default_status=status,
+        description="Writes each failed run into the audit trail and closes its MLflow run.",
+    )
     def cycle_failure_sensor(context: dg.RunFailureSensorContext) -> None:
         loop = Loop(settings)
         run = context.dagster_run
@@ -256,7 +260,7 @@ def guard_reasons(loop: Loop) -> list[str]:
         contour=loop.contour,
         ingest=info.get("ingest"),
     )
-    quick = [gate for gate in loop.settings.quality_gates if gate.metric in _QUICK]
+    quick = [gate for gate in in_force(loop, now) if gate.metric in _QUICK]
     newest = loop.snapshots(1)
     if newest and now - newest[-1].created_at < timedelta(minutes=5):
         return []

@@ -14,9 +14,10 @@ import dagster as dg
 import pytest
 
 from predator_si.build import build_defs
-from predator_si.orchestration.jobs import JOBS, NEXT_JOB
+from predator_si.contour import Resources
+from predator_si.orchestration.jobs import NEXT_JOB, jobs
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG, LANE, Lane
+from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG, LANE, Lane, gpu_k8s_config
 from predator_si.records import CycleState
 from predator_si.settings import Settings, load_settings
 from predator_si.train.tracking import NullTracker
@@ -59,9 +60,12 @@ def test_every_contour_loads_and_has_the_same_cycle(contour: str, tmp_path: Path
     assert gates == {gate.name for gate in settings.quality_gates} | {"anomalies"}
 
 
-def test_only_the_training_job_asks_for_a_gpu(graph: dict[str, Any]) -> None:
-    assert [name for name, job in graph["jobs"].items() if K8S_CONFIG in job["tags"]] == ["cycle_train_job"]
-    assert graph["jobs"]["cycle_train_job"]["tags"][K8S_CONFIG] == GPU_K8S_CONFIG
+def test_only_the_training_job_asks_for_gpus_and_only_where_the_contour_has_them(graph: dict[str, Any]) -> None:
+    assert not [name for name, job in graph["jobs"].items() if K8S_CONFIG in job["tags"]]  # contour local: its pod would wait for a node for ever
+    for count in (1, 2):
+        asked = {job.name: job.tags for job in jobs(Resources.model_validate({"gpu": True, "gpuCount": count, "gpuType": "nvidia"}))}
+        assert [name for name, tags in asked.items() if K8S_CONFIG in (tags or {})] == ["cycle_train_job"]
+        assert json.loads(asked["cycle_train_job"][K8S_CONFIG]) == (GPU_K8S_CONFIG if count == 1 else gpu_k8s_config(2))
     assert [key for key, asset in graph["assets"].items() if asset["pool"] == GPU_POOL] == ["cycle/reranker_model"]
 
 
@@ -78,7 +82,7 @@ def test_every_job_has_its_lane(graph: dict[str, Any]) -> None:
 
 
 def test_every_state_that_waits_for_work_has_its_job_and_every_cycle_asset_one_job(graph: dict[str, Any]) -> None:
-    assert set(NEXT_JOB.values()) <= {job.name for job in JOBS}
+    assert set(NEXT_JOB.values()) <= {job.name for job in jobs(Resources())}
     ended = {CycleState.STABLE, CycleState.REJECTED, CycleState.ROLLED_BACK, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.FAILED}
     assert set(CycleState) - set(NEXT_JOB) - ended == {CycleState.AWAITING_APPROVAL}  # a person's turn; the release job afterwards
     makers = [asset for name, job in graph["jobs"].items() if name not in ("observe_job", "warehouse_job", "aa_replay_job") for asset in job["assets"]]
