@@ -5,6 +5,8 @@ What belongs here: reading for people. What must not: writing, verifying (``ledg
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -12,6 +14,26 @@ import sqlalchemy as sa
 from predator_si.control import ledger, schema
 from predator_si.control.ledger import stamp
 from predator_si.records import LedgerRecord
+
+
+@dataclass(frozen=True)
+class RecordQuery:
+    """What somebody looks for in the ledger; empty fields ask nothing. ``actor`` and ``action`` may be parts of a name.
+
+    Attributes
+    ----------
+    since, until
+        ``since <= t < until``, with time zone.
+    text
+        Words as they stand in the reason or in the payload; upper and lower case are the same.
+    """
+
+    cycle_id: str = ""
+    actor: str = ""
+    action: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
+    text: str = ""
 
 
 class Pages:
@@ -26,6 +48,28 @@ class Pages:
             query = query.where(schema.ledger.c.cycle_id == cycle_id)
         if before_seq is not None:
             query = query.where(schema.ledger.c.seq < before_seq)
+        with self._database.reading() as connection:
+            return [ledger.from_row(row) for row in connection.execute(query).mappings()]
+
+    def search(self, asked: RecordQuery, limit: int, before_seq: int | None = None) -> list[LedgerRecord]:
+        """At most ``limit`` ledger records that fit, newest first, older than ``before_seq`` where given."""
+        table = schema.ledger
+        query = sa.select(table).order_by(table.c.seq.desc()).limit(limit)
+        if before_seq is not None:
+            query = query.where(table.c.seq < before_seq)
+        if asked.cycle_id:
+            query = query.where(table.c.cycle_id == asked.cycle_id)
+        if asked.since is not None:
+            query = query.where(table.c.timestamp >= stamp(asked.since))
+        if asked.until is not None:
+            query = query.where(table.c.timestamp < stamp(asked.until))
+        for column, words in ((table.c.actor, asked.actor), (table.c.action, asked.action)):
+            if words:
+                query = query.where(sa.or_(*(column.icontains(one, autoescape=True) for one in _spellings(words))))
+        if asked.text:
+            written = [json.dumps(one)[1:-1] for one in _spellings(asked.text)]  # payloads are kept as ASCII
+            reasons = (table.c.reason.icontains(one, autoescape=True) for one in _spellings(asked.text))
+            query = query.where(sa.or_(*reasons, *(table.c.payload.icontains(one, autoescape=True) for one in written)))
         with self._database.reading() as connection:
             return [ledger.from_row(row) for row in connection.execute(query).mappings()]
 
@@ -57,6 +101,11 @@ class Pages:
         query = sa.select(sa.func.count()).where(table.c.contour == contour, table.c.opened_at >= stamp(since))
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar() or 0)
+
+
+def _spellings(words: str) -> list[str]:
+    """Words in the cases that people write them in: SQLite folds the case of ASCII only."""
+    return list(dict.fromkeys((words, words.lower(), words.upper(), words.capitalize(), words.title()))) if not words.isascii() else [words]
 
 
 def _ends(connection: sa.Connection) -> tuple[int | None, int | None]:
