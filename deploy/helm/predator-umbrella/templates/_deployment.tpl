@@ -78,7 +78,7 @@ containers:
     {{- if .settings }}
     envFrom:
       - configMapRef:
-          name: {{ .root.Release.Name }}-environment
+          name: {{ .root.Release.Name }}-env
       {{- range .secrets }}
       - secretRef:
           name: {{ .name }}
@@ -114,9 +114,9 @@ containers:
       {{- end }}
       {{- if .dagster }}
       - name: dagster-home
-        mountPath: /opt/dagster/dagster_home
+        mountPath: /opt/dagster/home
       - name: dagster
-        mountPath: /opt/dagster/dagster_home/dagster.yaml
+        mountPath: /opt/dagster/home/dagster.yaml
         subPath: dagster.yaml
         readOnly: true
       - name: dagster

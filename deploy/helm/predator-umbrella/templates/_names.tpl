@@ -18,7 +18,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The pods of a component. Those of runs are made by dagster-k8s, with its own labels. */}}
 {{- define "psi.pods" -}}
 {{- if eq .component "runs" -}}
-app.kubernetes.io/part-of: dagster
+app.kubernetes.io/name: dagster
 {{- else -}}
 {{ include "psi.selector" . }}
 {{- end -}}
@@ -42,7 +42,7 @@ app.kubernetes.io/part-of: dagster
 {{- else if and (has .root.Values.contour (list "dev-mac" "local")) $image.tag -}}
 {{ $image.repository }}:{{ $image.tag }}
 {{- else -}}
-{{- fail (printf "images.%s.digest: contour %s runs images by digest only; put sha256:<64 hex digits> into the GitOps repository's images.yaml" .image .root.Values.contour) -}}
+{{- fail (printf "images.%s.digest: contour %s runs images by digest only; put sha256:<64 hex digits> into the GitOps repository's site-%s.yaml" .image .root.Values.contour .root.Values.contour) -}}
 {{- end -}}
 {{- end }}
 
@@ -65,6 +65,19 @@ app.kubernetes.io/part-of: dagster
 
 {{- define "psi.deny" -}}
 {{- toYaml (dict "denied" (.Values.denied | default list)) -}}
+{{- end }}
+
+{{/* The one file of deploy/k8s, with the names of this installation. */}}
+{{- define "psi.dagster" -}}
+{{- $claim := .Values.home.existingClaim | default (printf "%s-home" .Release.Name) -}}
+{{- if ne (include "psi.runsNamespace" .) .Release.Namespace }}{{ $claim = .Values.runs.claim | default $claim }}{{ end -}}
+{{- $names := dict "postgresql" .Values.postgres.existingSecret "environment" (.Values.secrets.environment | default "none") "files" (.Values.secrets.files | default "none") "home" $claim -}}
+{{- range $part := list "dagster" "settings" "run" "env" }}{{ $_ := set $names $part (printf "%s-%s" $.Release.Name $part) }}{{ end -}}
+{{- $text := .Files.Get "files/dagster.yaml" -}}
+{{- if not $text }}{{ fail "files/dagster.yaml: missing from the chart" }}{{ end -}}
+{{- range $part, $name := $names }}{{ $text = regexReplaceAll (printf "\\bpredator-si-%s\\b" $part) $text (printf "@%s@" $part) }}{{ end -}}
+{{- range $part, $name := $names }}{{ $text = replace (printf "@%s@" $part) $name $text }}{{ end -}}
+{{- $text -}}
 {{- end }}
 
 {{/* A release's files never change: another release is another ConfigMap, so a pod that was not replaced yet keeps what it was started with. */}}
@@ -103,12 +116,10 @@ PREDATOR_SI_CACHE: /var/lib/predator-si/cache
 PREDATOR_SI_CHART: /etc/predator-si/values
 PREDATOR_SI_SECRETS: /var/run/secrets/predator-si
 PREDATOR_SI_SEARCH_URL: http://{{ include "psi.host" (dict "root" . "component" "search-ingest") }}:8080
-PREDATOR_SI_DAGSTER_URL: http://{{ include "psi.host" (dict "root" . "component" "webserver") }}:3000
-DAGSTER_HOME: /opt/dagster/dagster_home
-PREDATOR_SI_RUN_NAMESPACE: {{ include "psi.runsNamespace" . }}
-PREDATOR_SI_RUN_SERVICE_ACCOUNT: {{ .Release.Name }}-runs
-PREDATOR_SI_RUN_IMAGE: {{ include "psi.image" (dict "root" . "image" "training") | quote }}
-DAGSTER_K8S_INSTANCE_CONFIG_MAP: {{ .Release.Name }}-dagster
+DAGSTER_HOME: /opt/dagster/home
+PREDATOR_SI_NAMESPACE: {{ include "psi.runsNamespace" . }}
+PREDATOR_SI_IMAGE: {{ include "psi.image" (dict "root" . "image" (ternary "training" "platform" .Values.selfImprovement.resources.gpu)) | quote }}
+PREDATOR_SI_COMPUTE_LOGS: {{ .Values.dagster.computeLogs | quote }}
 HOME: /tmp
 DAGSTER_DISABLE_TELEMETRY: "1"
 DBT_SEND_ANONYMOUS_USAGE_STATS: "false"
