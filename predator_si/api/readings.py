@@ -25,11 +25,11 @@ from predator_si.records import (
     Evaluation,
     ExperimentResult,
     GateResult,
-    LedgerRecord,
     MetricsSnapshot,
     WatchResult,
     utc_now,
 )
+from predator_si.reports.audit import audit_record
 from predator_si.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -236,28 +236,7 @@ def audit_of(loop: Loop, cycle_id: str) -> dict[str, Any]:
     except Missing:
         return {}
     records = loop.control.records(500, cycle_id=cycle_id)
-    return _audit(cycle, records)
-
-
-def _audit(cycle: Cycle, records: list[LedgerRecord]) -> dict[str, Any]:
-    actions = []
-    for number, record in enumerate(records, 1):
-        following = records[number].timestamp if number < len(records) else None
-        seconds = None if following is None else round((following - record.timestamp).total_seconds(), 3)
-        actions.append({"sequence": number, "type": record.action, "status": "done", "duration_sec": seconds, "outputs": record.payload})
-    approved = next((record.actor for record in reversed(records) if record.action in ("approval", "approval_approved")), None)
-    costs = [record.payload["total_cost_usd"] for record in records if isinstance(record.payload.get("total_cost_usd"), int | float)]
-    return {
-        "cycle_id": cycle.cycle_id,
-        "timestamp": cycle.opened_at.isoformat(),
-        "environment": cycle.contour,
-        "trigger": {"type": cycle.trigger.type, "value": cycle.trigger.value, "baseline": cycle.trigger.baseline},
-        "actions": actions,
-        "approver": approved,
-        "total_cost_usd": costs[-1] if costs else None,
-        "outcome": cycle.state.value,
-        "rollback_available": cycle.state in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE),
-    }
+    return audit_record(cycle, records, loop.home.artifacts / cycle_id)
 
 
 # --------------------------------------------------------------------------- cycles

@@ -11,6 +11,7 @@ from predator_si.notify.log import LOG
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import settle_costs
 from predator_si.orchestration.steps import tell
+from predator_si.orchestration.steps.anchor import anchor_if_due, has_repository
 from predator_si.settings import Settings
 
 Part = Callable[[Loop], str]
@@ -28,7 +29,15 @@ def costs_settled(loop: Loop) -> str:
     return f"{settle_costs(loop, loop.control.cycles(20, loop.contour))} costs recorded"
 
 
-PARTS: dict[str, Part] = {"costs": costs_settled, "messages": told}
+def anchored(loop: Loop) -> str:
+    """The ledger's head into Git, where that is due."""
+    if not has_repository(loop):
+        return "nothing to anchor in"
+    anchor = anchor_if_due(loop)
+    return "no anchor is due" if anchor is None else f"ledger anchored at {anchor.seq}"
+
+
+PARTS: dict[str, Part] = {"costs": costs_settled, "anchor": anchored, "messages": told}
 
 
 def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -38,7 +47,7 @@ def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
         name="messenger_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Tells people what they must know (docs/alerts.md) and writes the cost of each ended cycle into the ledger. Starts nothing.",
+        description="Tells people what they must know (docs/alerts.md), writes the cost of each ended cycle into the ledger, and anchors its head in Git.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         loop = Loop(settings)

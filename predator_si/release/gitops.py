@@ -67,6 +67,11 @@ class GitOpsRepo:
         except OSError as error:
             raise BadInput(f"{self.work}: cannot be used as a clone of {self.url} ({error.strerror}). Give a folder you may write to.") from error
 
+    @property
+    def access(self) -> git.GitAccess:
+        """The way in, and who signs."""
+        return self._access
+
     # ------------------------------------------------------------------ reading
 
     def sync(self) -> str:

@@ -202,7 +202,11 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     scores = _dev_scores(loop, cycle_id, challenger, queries)
     describe.register_challenger(loop, tracker, cycle_id, challenger, scores, trained=trained.digest, why=found.reason, variants=found.variants)
     loop.control.transition(
-        cycle_id, CycleState.TRAINED, f"challenger {found.chosen}: {found.reason}", "loop", {"challenger": found.chosen, "trained": trained.digest}
+        cycle_id,
+        CycleState.TRAINED,
+        f"challenger {found.chosen}: {found.reason}",
+        "loop",
+        {"challenger": found.chosen, "trained": trained.digest, "mlflow_run": trained.tracker_run},
     )
     aliases.settle(loop, tracker, cycle_id)
     return found
