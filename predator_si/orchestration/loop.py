@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from predator_si.corpora import Corpus
     from predator_si.evaluate import PairScores
     from predator_si.privacy import Vault
+    from predator_si.release.deployer import Deployer
     from predator_si.release.gitops import GitOpsRepo
     from predator_si.search.models import ModelStore
     from predator_si.search.retrieve import Embedder, HybridIndex
@@ -116,9 +117,21 @@ class Loop:
     @cached_property
     def repo(self) -> GitOpsRepo:
         """The writer's side of the GitOps repository."""
-        from predator_si.release.gitops import GitOpsRepo
+        from predator_si.orchestration.delivery import open_repo
 
-        return GitOpsRepo(self.home.gitops_bare, self.home.gitops)
+        return open_repo(self.settings, self.home.gitops)
+
+    @cached_property
+    def deployer(self) -> Deployer:
+        """Who brings a commit into force."""
+        from predator_si.orchestration.delivery import open_deployer
+
+        return open_deployer(self.settings, self.repo)
+
+    @property
+    def confirm_seconds(self) -> float:
+        """Within which a commit must be in force, and then the service must say so."""
+        return self.settings.values.deploy.timeout.total_seconds()
 
     def index(self, build: str | None = None) -> HybridIndex:
         """The index that serves now, so that offline stages see the service's candidates; or the build of a name, beside it.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from predator_si.errors import Missing, Refused
-from predator_si.records import Deployment, HelmPatch, ServingConfig, utc_now
+from predator_si.records import Decision, Deployment, HelmPatch, ServingConfig, utc_now
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.patch import Mode, Stage, apply_patch, make_patch, same, step_changes
 from predator_si.release.release_file import owned_values, parse_release
@@ -18,7 +20,7 @@ _SAME = 1e-5
 """The release file keeps six decimals of a weight."""
 
 
-def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
+def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str, trailers: Mapping[str, str] | None = None) -> HelmPatch:
     """Commit and push ``patch`` and give it back with its commit.
 
     Safe to repeat: the commit carries the cycle and the stage as trailers, so a run that died between its push and its record finds the
@@ -28,6 +30,8 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
     ----------
     message
         Subject, and after a blank line the reason with its numbers.
+    trailers
+        As :func:`verdict_trailers` gives them.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
         return {patch.file: new}
 
     base = repo.sync()
-    commit = repo.change(change, message, cycle_id=patch.cycle_id, stage=patch.stage)
+    commit = repo.change(change, message, cycle_id=patch.cycle_id, stage=patch.stage, trailers=trailers)
     if commit is None:  # the file says so already, by somebody else's commit
         return patch.model_copy(update={"commit": repo.head(), "base_commit": patch.base_commit or base})
     if not applied:  # found by its trailers
@@ -58,6 +62,24 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str) -> HelmPatch:
                 "It was taken back; open a new cycle."
             )
     return patch.model_copy(update={"commit": commit, "base_commit": patch.base_commit or base})
+
+
+def evidence_hash(evidence: Mapping[str, str]) -> str:
+    """One sha256 (64 hex digits) of all the evidence: of its files' names and hashes."""
+    return hashlib.sha256(json.dumps(dict(evidence), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def verdict_trailers(decision: Decision) -> dict[str, str]:
+    """What a commit says about the decision behind it: verdict, evidence, digests, who approved. ``git log`` alone tells the story, without our database."""
+    found = {
+        "Verdict": decision.verdict.value,
+        "Policy": decision.policy,
+        "Evidence": f"sha256:{evidence_hash(decision.evidence)}",
+        "From": decision.champion.model,
+        "To": decision.challenger.model,
+        "Approved-By": decision.approved_by or ("" if decision.approval_required else "nobody had to"),
+    }
+    return {name: value for name, value in found.items() if value} | ({"Drill": "yes"} if decision.drill else {})
 
 
 def commit_step(repo: GitOpsRepo, trial: HelmPatch, mode: Mode, share: float, message: str, number: int) -> HelmPatch:

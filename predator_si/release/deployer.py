@@ -66,6 +66,18 @@ class SyncResult(Record):
 class Deployer(Protocol):
     """Brings commits of the GitOps repository into force."""
 
+    def check(self) -> None:
+        """Whether a commit would come into force at all; asked before one is made.
+
+        Raises
+        ------
+        Refused
+            It would not.
+        Unavailable
+            Nobody can say.
+        """
+        ...
+
     def sync(self, commit: str, *, timeout: float) -> SyncResult:
         """Ask for ``commit`` and wait until it is in force, at most ``timeout`` seconds. Faults of the outside are in the result, never raised."""
         ...
@@ -99,6 +111,9 @@ class LocalDeployer:
     def __init__(self, applied: Path, includes: Includes, *, interval: float = 0.05, quiet: float = 30.0) -> None:
         self._path = Path(applied) / STATUS_FILE
         self._includes, self._interval, self._quiet = includes, interval, quiet
+
+    def check(self) -> None:
+        """Nothing to ask: the reconciler applies what it finds, whenever it is started."""
 
     def sync(self, commit: str, *, timeout: float) -> SyncResult:
         """Wait until the reconciler applied ``commit`` or one after it; its refusal ends the wait at once."""

@@ -73,7 +73,13 @@ def rollback(
     message = f"rollback: {_short(_from(several))} is taken back\n\n{reason}\n\n" + "\n".join(
         f"Reverses {patch.commit or 'an unrecorded commit'}" for patch in several
     )
-    made = repo.change(change, message, cycle_id=cycle_id, stage=STAGE)
+    made = repo.change(
+        change,
+        message,
+        cycle_id=cycle_id,
+        stage=STAGE,
+        trailers={"Verdict": "rollback", "From": _from(several), "Denied": ", ".join(entry.digest for entry in deny) or "nothing"},
+    )
     commit = made or repo.head()
     release = parse_release(repo.show(file), file)
     pending = rollback_changes(repo.show(file), several)

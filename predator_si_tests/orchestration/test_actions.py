@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from predator_si.evaluate.actions import ActionPlan, Option
+from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle, cycles
 from predator_si.orchestration.sensors import job_for, reason_to_wait
 from predator_si.orchestration.steps import act, improve, keep
-from predator_si.orchestration.steps import decide as deciding
 from predator_si.records import CycleState, Decision, Evaluation, ExperimentResult, ServingConfig, Verdict, WatchResult
 from predator_si.release.release_file import parse_release
 from predator_si.settings import Settings
@@ -76,8 +76,7 @@ def begin(dagster: dg.DagsterInstance, toy: Path, settings: Settings, monkeypatc
     for key in dagster.get_dynamic_partitions(str(cycles.name)):
         dagster.delete_dynamic_partition(str(cycles.name), key)
     monkeypatch.setattr(improve, "load_reranker", load_word_reranker)
-    monkeypatch.setattr(deciding, "_CONFIRM_SECONDS", 20.0)
-    monkeypatch.setattr(keep, "_CONFIRM_SECONDS", 20.0)
+    monkeypatch.setattr(Loop, "confirm_seconds", 20.0)
     monkeypatch.setitem(act._MAKERS, "quantise", lambda loop, cycle, champion, queries: "no export of a word")
     with ExitStack() as running:
 

@@ -19,12 +19,13 @@ import pytest
 from predator_si.build import build_defs
 from predator_si.control import Control
 from predator_si.errors import Refused
+from predator_si.orchestration import delivery
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle, cycles
 from predator_si.orchestration.steps import decide as deciding
 from predator_si.orchestration.steps import improve, keep
 from predator_si.proof.prepare import build_first_index
-from predator_si.records import CycleState, Decision, Evaluation, Rollback, ServingConfig, Verdict, WatchResult, utc_now
+from predator_si.records import CycleState, Decision, Deployment, Evaluation, Rollback, ServingConfig, Verdict, WatchResult, utc_now
 from predator_si.release.decide import decide_trial
 from predator_si.release.deny import DENY_FILE, parse_deny
 from predator_si.release.recompute import collect_evidence
@@ -182,8 +183,7 @@ def instance(storage: dg.DagsterInstance) -> dg.DagsterInstance:
 def start(instance: dg.DagsterInstance, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Settings], Stage]]:
     """Starts the machines of a home with its settings."""
     monkeypatch.setattr(improve, "load_reranker", load_word_reranker)
-    monkeypatch.setattr(deciding, "_CONFIRM_SECONDS", 20.0)
-    monkeypatch.setattr(keep, "_CONFIRM_SECONDS", 20.0)
+    monkeypatch.setattr(Loop, "confirm_seconds", 20.0)
     with ExitStack() as running:
 
         def begin(settings: Settings) -> Stage:
@@ -446,10 +446,10 @@ def degrade(stage: Stage, cycle_id: str) -> None:
     other = word_model(stage.loop, "somebody-elses", SAME)
     text = stage.loop.release_text()
     stage.loop.repo.change(lambda files: {stage.loop.release_name: text.replace(new, other)}, "by hand")
-    deciding.confirm(f"{stage.loop.search_url}/info", other, "champion", 20.0, cycle_id=cycle_id, stage="promote", commit="x")
+    delivery.confirm(f"{stage.loop.search_url}/info", other, "champion", 20.0, cycle_id=cycle_id, stage="promote", commit="x")
     stage.run("watch_job", cycle_id)
     stage.loop.repo.change(lambda files: {stage.loop.release_name: text}, "and back")
-    deciding.confirm(f"{stage.loop.search_url}/info", new, "champion", 20.0, cycle_id=cycle_id, stage="promote", commit="x")
+    delivery.confirm(f"{stage.loop.search_url}/info", new, "champion", 20.0, cycle_id=cycle_id, stage="promote", commit="x")
 
 
 # --------------------------------------------------------------------------- drill, watch, rollback
@@ -616,8 +616,12 @@ def killed(stage: Stage, job: str, cycle_id: str, action: str) -> None:
 def test_a_model_that_the_service_cannot_load_is_taken_back(stage: Stage, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
     """The service's word counts: a commit that it does not follow is reversed, and the cycle is not released."""
     cycle_id = stage.evaluated(GOOD) if which == "trial" else stage.judged()
-    monkeypatch.setattr(deciding, "_CONFIRM_SECONDS", 1.0)
-    monkeypatch.setattr(deciding, "confirm", lambda url, digest, *rest, **more: _confirm(url, "sha256:" + "9" * 64, *rest, **more))
+
+    def another(url: str, digest: str, variant: str, seconds: float, **more: Any) -> Deployment:
+        forward = more["stage"] != "rollback"
+        return _confirm(url, "sha256:" + "9" * 64 if forward else digest, variant, 1.0 if forward else seconds, **more)
+
+    monkeypatch.setattr(delivery, "confirm", another)
     result = stage.run("cycle_trial_job" if which == "trial" else "cycle_release_job", cycle_id)
     assert not result.success and "The commit was taken back" in failure(result)
     assert stage.by_git() == stage.served() == (stage.old, None)
@@ -627,7 +631,7 @@ def test_a_model_that_the_service_cannot_load_is_taken_back(stage: Stage, monkey
     assert stage.loop.control.verify() == []
 
 
-_confirm = deciding.confirm
+_confirm = delivery.confirm
 
 # --------------------------------------------------------------------------- approval
 

@@ -52,7 +52,7 @@ class Trial:
         self.commit("trial", trial_changes(self.challenger, first.share, self.loop.serving(), first.mode))
         trial.begin_trial(self.loop, self.cycle_id, utc_now() - timedelta(minutes=5))
         monkeypatch.setattr(Loop, "flush", lambda self: None)
-        monkeypatch.setattr(trial, "confirm", self._confirmed)
+        monkeypatch.setattr(trial, "bring_into_force", self._confirmed)
         monkeypatch.setattr(trial, "_measured", lambda *_: {"champion": [2.0], "challenger": [1.0]})
 
     def commit(self, stage: Any, changes: dict[str, Any]) -> Any:
@@ -61,7 +61,7 @@ class Trial:
         save_patch(self.folder, found)
         return found
 
-    def _confirmed(self, url: str, digest: str, *_: Any, cycle_id: str, stage: Any, commit: str, **__: Any) -> Deployment:
+    def _confirmed(self, loop: Loop, digest: str, *_: Any, cycle_id: str, stage: Any, commit: str, **__: Any) -> Deployment:
         served = parse_release(self.loop.release_text(), self.loop.release_name).reranker.candidate
         return Deployment(cycle_id=cycle_id, stage=stage, commit=commit, expected_digest=digest, served_digest=served, confirmed=served == digest, seconds=0.1,
                           reason="asked", created_at=utc_now())  # fmt: skip

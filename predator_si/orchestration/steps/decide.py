@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from predator_si.errors import Missing, Refused
 from predator_si.evaluate import promotion_level
+from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
 from predator_si.orchestration.steps.trial import begin_trial, trial_steps
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
-from predator_si.release.deploy import commit_patch, confirm
+from predator_si.release.deploy import commit_patch, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, recompute_decision
 from predator_si.release.release_file import DENY_FILE
@@ -20,7 +21,6 @@ from predator_si.release.rollback import rollback
 from predator_si.train.tracking import ExperimentTracker
 
 Stage = Literal["trial", "promote"]
-_CONFIRM_SECONDS = 120.0
 
 
 def latency_target_ms(loop: Loop) -> float | None:
@@ -172,7 +172,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     Raises
     ------
     Refused
-        The evidence does not hold, the verdict does not allow it, the model is denied, or the kill switch is on.
+        The evidence does not hold, the verdict does not allow it, the model is denied, the kill switch is on, or nobody would bring it into force.
     """
     folder = loop.artifacts(cycle_id)
     cycle = loop.control.cycle(cycle_id)
@@ -210,8 +210,9 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     else:
         patch = make_patch(loop.release_text(), changes, cycle_id=cycle_id, stage=stage, file=loop.release_name, base_commit=loop.repo.head())
         save_patch(folder, patch)
+        loop.deployer.check()
     what = "trial" if stage == "trial" else "deploy"
-    committed = commit_patch(loop.repo, patch, f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}")
+    committed = commit_patch(loop.repo, patch, f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}", verdict_trailers(decision))
     save_patch(folder, committed)
     loop.control.append(
         f"patch_{stage}",
@@ -236,11 +237,10 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
     challenger = ServingConfig.read(folder / "challenger.json")
     if patch.commit is None:
         raise Missing(f"{folder}: the {stage} patch was never committed. Run the patch's asset first.")
-    deployment = confirm(
-        f"{loop.search_url}/info",
+    deployment = bring_into_force(
+        loop,
         challenger.model,
         "candidate" if stage == "trial" else "champion",
-        _CONFIRM_SECONDS,
         cycle_id=cycle_id,
         stage=stage,
         commit=patch.commit,
@@ -252,7 +252,7 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         "loop",
         cycle_id,
         deployment.reason,
-        {"digest": deployment.served_digest, "confirmed": deployment.confirmed, "seconds": deployment.seconds},
+        {"digest": deployment.served_digest, "confirmed": deployment.confirmed, "seconds": deployment.seconds, "sync_seconds": deployment.sync_seconds},
     )
     if not deployment.confirmed:
         from predator_si.orchestration.steps.keep import take_back
@@ -274,9 +274,8 @@ def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
     patch = load_patch(loop.artifacts(cycle_id), "trial")
 
     def gone(digest: str, commit_id: str) -> Deployment:
-        url = f"{loop.search_url}/info"
-        confirm(url, None, "candidate", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id)
-        return confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.released())
+        bring_into_force(loop, None, "candidate", cycle_id=cycle_id, stage="rollback", commit=commit_id)
+        return bring_into_force(loop, digest, "champion", cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.released())
 
     result = rollback(loop.repo, patch, [], reason, gone)
     loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})

@@ -11,6 +11,7 @@ import polars as pl
 from predator_si.errors import Missing, PredatorError, Refused
 from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
+from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
 from predator_si.orchestration.steps.observe import frozen_sample
@@ -18,7 +19,7 @@ from predator_si.orchestration.steps.trial import design_of
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
 from predator_si.release.decide import is_tried, signal_of
 from predator_si.release.deny import deny_entries
-from predator_si.release.deploy import commit_changes, confirm
+from predator_si.release.deploy import commit_changes
 from predator_si.release.patch import end_shadow_changes, load_patch
 from predator_si.release.recompute import decision_name, read_latency
 from predator_si.release.rollback import rollback
@@ -33,7 +34,6 @@ Progress = Callable[[int, int], None]
 _P95_ROLLBACK_MS = 1000.0
 _LAG_ROLLBACK_SECONDS = 120.0
 _INDEX_ERRORS_ROLLBACK = 10.0
-_CONFIRM_SECONDS = 120.0
 
 
 def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
@@ -170,13 +170,12 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     challenger = Decision.read(folder / decision_name("promote" if (folder / decision_name("promote")).is_file() else "trial"))
     card, old = loop.models.card(challenger.challenger.model), loop.models.card(challenger.champion.model)
     entries = deny_entries(card, cycle_id=cycle_id, reason=reason[:500], at=utc_now(), keep=[old]) if deny else []
-    url = f"{loop.search_url}/info"
     result = rollback(
         loop.repo,
         patches,
         entries,
         reason,
-        lambda digest, commit: confirm(url, digest, "champion", _CONFIRM_SECONDS, cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.released()),
+        lambda digest, commit: bring_into_force(loop, digest, "champion", cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.released()),
         (lambda _: aliases.follow(loop, tracker)) if tracker is not None else None,
     )
     loop.save(cycle_id, "rollback.json", result)

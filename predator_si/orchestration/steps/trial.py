@@ -24,10 +24,11 @@ from predator_si.experiment.evidence import anonymise, read_evidence, write_evid
 from predator_si.experiment.interleave import judge_interleave
 from predator_si.experiment.plan import Experiment, ExperimentPlan, Step, after_look, begin, chain, longest_of, reason_to_wait
 from predator_si.experiment.shadow import judge_shadow
+from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import CycleState, Deployment, ExperimentResult, ServingConfig, Verdict, utc_now
-from predator_si.release.deploy import commit_step, confirm
+from predator_si.release.deploy import commit_step
 from predator_si.release.latency import summarise_latency
 from predator_si.release.patch import load_patch, save_patch
 from predator_si.search.events import EventFrames, read_events
@@ -35,7 +36,6 @@ from predator_si.statistics.design import DEFAULT_DESIGN, Design
 
 Progress = Callable[[int, int], None]
 EXPERIMENT = "experiment.json"
-_CONFIRM_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -229,11 +229,10 @@ def follow(loop: Loop, cycle_id: str, trial: Experiment) -> Experiment:
     )
     save_patch(folder, patch)
     challenger = ServingConfig.read(folder / "challenger.json")
-    found = confirm(
-        f"{loop.search_url}/info",
+    found = bring_into_force(
+        loop,
         challenger.model,
         "candidate",
-        _CONFIRM_SECONDS,
         cycle_id=cycle_id,
         stage="trial",
         commit=patch.commit or "",
