@@ -22,6 +22,8 @@ from predator_si.api.docs_page import docs_page
 from predator_si.api.graphql import DagsterGraphQL
 from predator_si.api.limits import Envelope, Numbers
 from predator_si.api.once import Answers
+from predator_si.api.operations.router import router as operations_router
+from predator_si.api.operations.session import Session
 from predator_si.api.optimizer import Optimizer
 from predator_si.api.problems import add_problems
 from predator_si.api.routes import Guarded, Parts, parts_of, router
@@ -91,13 +93,15 @@ def create_app(
     )
     app.state.parts = parts
     app.include_router(router)
+    app.include_router(operations_router)
     app.include_router(page_router(settings.home, Guarded), include_in_schema=False)
     _add_observation(app)
     add_problems(app, settings.home)
     if rules.cors_origins:
         headers = ["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"]
         app.add_middleware(CORSMiddleware, allow_origins=list(rules.cors_origins), allow_methods=["GET", "POST"], allow_headers=headers)
-    app.add_middleware(Envelope, numbers=numbers, **limits)
+    app.add_middleware(Session)
+    app.add_middleware(Envelope, numbers=numbers, limits=limits)
     return app
 
 

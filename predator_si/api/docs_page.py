@@ -44,7 +44,7 @@ def _call(document: dict[str, Any], address: str, path: str, method: str, call: 
 
 
 def _answer_schema(call: dict[str, Any]) -> dict[str, Any] | None:
-    good = next((content for status, content in sorted(call["responses"].items()) if status.startswith("2")), {})
+    good: dict[str, Any] = next((content for status, content in sorted(call["responses"].items()) if status.startswith("2")), {})
     found: dict[str, Any] | None = good.get("content", {}).get("application/json", {}).get("schema")
     return found
 

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -67,8 +68,9 @@ class Envelope:
         Overrides of sizes and times for tests: ``body_bytes``, ``body_seconds``, ``seconds``.
     """
 
-    def __init__(self, app: ASGIApp, numbers: Numbers, **limits: float) -> None:
+    def __init__(self, app: ASGIApp, numbers: Numbers, limits: Mapping[str, float] | None = None) -> None:
         self.app, self.numbers = app, numbers
+        limits = limits or {}
         self._body_bytes = int(limits.get("body_bytes", BODY_BYTES))
         self._body_seconds, self._seconds = limits.get("body_seconds", BODY_SECONDS), limits.get("seconds", SECONDS)
 
