@@ -93,7 +93,7 @@ class Pages:
                 at = connection.execute(sa.select(table.c.timestamp).where(table.c.seq == middle)).scalar()
                 low, high = (middle + 1, high) if at is not None and at < wanted else (low, middle)
             rows = connection.execute(sa.select(table.c.action, sa.func.count()).where(table.c.seq >= low).group_by(table.c.action).order_by(table.c.action))
-            return {str(action): int(count) for action, count in rows}
+            return {str(action): count for action, count in rows.tuples()}
 
     def cycles_since(self, contour: str, since: datetime) -> int:
         """Cycles of a contour that were opened since a moment."""

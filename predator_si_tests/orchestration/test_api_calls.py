@@ -3,6 +3,7 @@ holds to Dagster's schema."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def test_history_pages_back_to_the_first_record(ground: ApiGround):
     rows = [*first["history"], *second["history"], *last["history"]]
     assert [row["action"]["reason"] for row in rows] == [f"number {number}" for number in range(6, -1, -1)]
     assert first["total"] == 7 and first["showing"] == 3 and last["showing"] == 1 and last["next_cursor"] is None
-    assert all(one["previous_hash"] == two["hash"] for one, two in zip(rows, rows[1:], strict=False)), "the chain can be followed"
+    assert all(one["previous_hash"] == two["hash"] for one, two in itertools.pairwise(rows)), "the chain can be followed"
     assert rows[0]["metrics"] == {"ndcg_at_10": pytest.approx(0.6)} and rows[0]["action"]["type"] == "noted"
 
 
