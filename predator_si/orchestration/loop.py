@@ -6,6 +6,7 @@ What belongs here: where the parts are and how they are opened. What must not: w
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -263,9 +264,9 @@ class Loop:
         return folder
 
     def save(self, cycle_id: str, name: str, record: Record | dict[str, Any]) -> Path:
-        """Write one artifact, whole or not at all."""
+        """Write one artifact, whole or not at all, also where two runs write it at once."""
         path = self.artifacts(cycle_id) / name
-        partial = path.with_name(f".{name}.partial")
+        partial = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
         partial.write_text(record.to_json() if isinstance(record, Record) else json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
         partial.replace(path)
         return path

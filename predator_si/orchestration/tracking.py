@@ -11,6 +11,7 @@ the run-status sensor: after ``kill -9`` nobody else is left to do it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -283,7 +284,7 @@ def _write_mlmodel(folder: Path, run_id: str | None) -> None:
     inputs = Schema([ColSpec(DataType.string, "query"), ColSpec(DataType.string, "text")])
     model = Model(run_id=run_id, signature=ModelSignature(inputs=inputs, outputs=Schema([ColSpec(DataType.float)])))
     add_to_model(model, loader_module="predator_si.search.pyfunc")
-    partial = folder / ".MLmodel.partial"
+    partial = folder / f".MLmodel.{secrets.token_hex(4)}.partial"  # two runs may register it at once
     model.save(str(partial))
     partial.replace(path)
 

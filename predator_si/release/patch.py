@@ -6,6 +6,7 @@ made for, so that nobody's edit is overwritten unseen, neither on the way there 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from io import StringIO
@@ -240,13 +241,13 @@ def patch_name(stage: Stage) -> str:
 
 
 def save_patch(folder: Path, patch: HelmPatch) -> Path:
-    """Write the patch with its reverse as YAML, atomically, and give the path."""
+    """Write the patch with its reverse as YAML, atomically, also where two runs write it at once, and give the path."""
     stream = StringIO()
     yaml = YAML(typ="safe")
     yaml.default_flow_style = False
     yaml.dump(patch.model_dump(mode="json"), stream)
     path = Path(folder) / patch_name(patch.stage)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     partial.write_text(stream.getvalue(), encoding="utf-8")
     partial.replace(path)
     return path

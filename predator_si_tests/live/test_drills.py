@@ -91,3 +91,15 @@ def test_a_killed_process_is_gone_and_comes_back(place: tuple[Ground, Load, Path
     ground.processes.wait_ready("reconciler")
     assert ground.processes.pid("reconciler") != before
     wait_until(ground.in_force, 60, "the new reconciler's first look")
+
+
+def test_partition(place: tuple[Ground, Load, Path]) -> None:
+    found = drilled(place, "partition")
+    assert found["n"] == 4
+
+
+def test_race(place: tuple[Ground, Load, Path]) -> None:
+    found = drilled(place, "race")
+    assert found["n"] == 7
+    ground, _, _ = place
+    assert ground.loop.control.kill_switch(ground.loop.contour) is False, "a drill leaves no switch on"

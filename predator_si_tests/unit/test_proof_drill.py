@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predator_si.errors import BadInput
+from predator_si.errors import BadInput, Unavailable
+from predator_si.proof.drill.effects import Line, Listener
 from predator_si.proof.drill.figures import Tally, figures, memory_slope, quantile
 from predator_si.proof.drill.invariants import Commit, CycleFacts, Observed, violations
 from predator_si.proof.drill.plan import DRILLS, SCALES, DrillPlan
@@ -186,3 +192,41 @@ def test_plans():
     for name, scale, n in (("unplug", "full", None), ("swap", "huge", None), ("swap", "full", 0), ("kill", "full", -1)):
         with pytest.raises(BadInput):
             DrillPlan.of(name, scale, n)
+
+
+def test_a_worker_says_where_it_is_and_waits_to_be_told(tmp_path: Path):
+    said: list[str] = []
+    with Listener() as listener:
+
+        def work() -> None:
+            line = Line(listener.path)
+            for text in ("before git push", "after git push", "before git push"):
+                line.tell(text)
+                said.append(text)
+            line.end("rolled_back")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        with listener.worker(10.0) as worker:
+            points = []
+            while (effect := worker.next()) is not None:
+                assert len(said) == len(points), "it waits for the answer"
+                points.append(effect.point)
+                worker.go()
+            assert worker.pid == os.getpid() and worker.ended == "rolled_back"
+        thread.join(10)
+        with pytest.raises(Unavailable, match="no worker called in"):
+            listener.worker(0.05)
+    assert points == ["git push 1 before", "git push 1 after", "git push 2 before"]
+    assert not Path(listener.path).exists()
+
+
+def test_a_worker_that_dies_says_nothing_more():
+    with Listener() as listener:
+        code = f"from predator_si.proof.drill.effects import Line; Line({listener.path!r}).tell('before git push')"
+        process = subprocess.Popen([sys.executable, "-c", code])
+        with listener.worker(60.0) as worker:
+            assert worker.next() is not None and worker.pid == process.pid
+            worker.kill()
+            assert worker.next() is None and worker.ended == "gone"
+        assert process.wait(30) == -signal.SIGKILL

@@ -183,7 +183,8 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
         "rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest}
     )
     state = loop.control.cycle(cycle_id).state
-    if state in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE):
+    undone = (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE)
+    if state in undone or (deny and state is CycleState.DECIDED):  # decided: its commit is there, and the service's word for it was still awaited
         loop.control.transition(cycle_id, CycleState.ROLLED_BACK, reason, "loop", {"commit": result.commit, "verified": result.verified})
     return result
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import polars as pl
 
 from predator_si.errors import BadInput, Unavailable
+from predator_si.orchestration.delivery import reconcile_command
 from predator_si.orchestration.loop import Loop, LoopPlan
 from predator_si.proof.drill.corpus import write_toy_corpus
 from predator_si.proof.drill.load import Load
@@ -173,10 +174,14 @@ class Ground:
     def tracker(self) -> ExperimentTracker:
         """The registry of this home: real MLflow."""
         if self._tracker is None:
-            from predator_si.orchestration.tracking import MlflowTracker
-
-            self._tracker = MlflowTracker(self.loop.home)
+            self._tracker = self.new_tracker()
         return self._tracker
+
+    def new_tracker(self) -> ExperimentTracker:
+        """The registry opened once more, as another process would."""
+        from predator_si.orchestration.tracking import MlflowTracker
+
+        return MlflowTracker(self.loop.home)
 
     def follow(self) -> None:
         """Bring the registry's aliases after Git, as the loop's next step would: for commits that a drill made as a person."""
@@ -198,8 +203,7 @@ class Ground:
         """Reconciler and search service as ``predator-si up`` starts them, and clients that search until the block ends."""
         home, settings = self.loop.home, self.settings
         try:
-            command = [sys.executable, "-m", "predator_si.release.reconcile", "--home", str(home.path), "--contour", self.loop.contour]
-            self.processes.start("reconciler", command, self.in_force)
+            self.processes.start("reconciler", reconcile_command(settings), self.in_force)
             words = ["--home", str(home.path), "--contour", self.loop.contour, "--port", str(settings.ports.search), "--threads", "1"]
             self.processes.start("search", [sys.executable, "-m", "predator_si.search", *words], self.answers)
             queries = self.loop.corpus.queries(split="train")["text"].to_list()

@@ -3,7 +3,7 @@
 What belongs here: who is killed where, and what must hold then. What must not: the road itself (``lane``), the wrapping of side effects (``effects``).
 
 A worker walks the road and stops at each side effect. There the victim dies: the worker itself, which another one then follows; or the search service, the
-reconciler or the API, which are started again while the worker goes on.
+reconciler or the API, which are started again while the worker goes on. Daemon and code server: ``kill_dagster``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from predator_si.proof.drill import invariants, lane
 from predator_si.proof.drill.effects import Listener, Worker
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
+from predator_si.proof.drill.kill_dagster import kill_dagster
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.plan import DrillPlan
 from predator_si.records import CycleState
 
 WORKER = "run worker"
-VICTIMS = (WORKER, "search", "reconciler")
+API = "api"
+VICTIMS = (WORKER, "search", "reconciler", API)
+"""Of the first half; daemon and code server are killed in the second (``kill_dagster``), at the full scale only."""
 _TRIES = 3
 """Runs of a job that a state gets, as the sensor gives them."""
 _AGAIN_SECONDS = 180.0
@@ -32,19 +35,29 @@ _AGAIN_SECONDS = 180.0
 
 def drill_kill(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_progress: Callable[[int, int], None]) -> None:
     """Walk the road once unhurt to learn its points, then kill each victim at ``plan.n`` of them, or at all."""
-    with Listener() as listener, _workers(ground, listener) as work:
+    done, killed = 0, dict.fromkeys(VICTIMS, 0)
+    with Listener() as listener, _api(ground), _workers(ground, listener) as work:
         points = _walk_unhurt(ground, listener, work, plan)
-        tally.more |= {"points": len(points), "point_names": points}
         blows = [(victim, point) for victim in VICTIMS for point in _chosen(points, plan, victim)]
-        killed: dict[str, int] = dict.fromkeys(VICTIMS, 0)
-        for number, (victim, point) in enumerate(blows):
-            struck, problems = _strike(ground, load, listener, work, victim, point, plan.seed * 100_000 + number)
+        by_dagster = _chosen(points, plan, "dagster") if plan.scale == "full" else []
+        total = len(blows) + 2 * len(by_dagster)
+        for victim, point in blows:
+            struck, problems = _strike(ground, load, listener, work, victim, point, plan.seed * 100_000 + done)
             killed[victim] += struck
             tally.note(f"{victim} killed at {point}", problems, struck=struck)
-            on_progress(number + 1, len(blows))
-        tally.more["killed"] = killed
-        found = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
-        tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
+            done += 1
+            on_progress(done, total)
+
+    def tell(more: int) -> None:
+        nonlocal done
+        done += more
+        on_progress(done, total)
+
+    if by_dagster:
+        killed |= kill_dagster(ground, by_dagster, plan.seed * 100_000 + 50_000, tally, tell)
+    tally.more |= {"points": len(points), "point_names": points, "killed": killed, "unreached": total - sum(killed.values())}
+    found = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
+    tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
 
 
 def _chosen(points: list[str], plan: DrillPlan, victim: str) -> list[str]:
@@ -128,6 +141,27 @@ def _blow(ground: Ground, load: Load, worker: Worker, victim: str, down: ExitSta
         down.enter_context(load.excusing())
     ground.processes.kill(victim)
     ground.processes.start_again(victim)
+
+
+@contextmanager
+def _api(ground: Ground) -> Iterator[None]:
+    """The REST facade of the drill's home, as ``predator-si up`` starts it."""
+    import httpx
+
+    settings = ground.settings
+    words = ["--home", str(settings.home), "--contour", settings.contour, "--port", str(settings.ports.api)]
+
+    def healthy() -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{settings.ports.api}/health", timeout=5.0, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    ground.processes.start(API, [sys.executable, "-m", "predator_si.api", *words], healthy)
+    try:
+        yield
+    finally:
+        ground.processes.end(API)
 
 
 @contextmanager

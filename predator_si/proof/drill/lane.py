@@ -102,6 +102,6 @@ def wait_by_events(loop: Loop) -> Wait:
                 seen = pl.DataFrame()  # the service is down, perhaps on purpose
             if time.monotonic() > deadline:
                 raise Unavailable(f"{seen.height} of {n} searches were answered by {digest} within {seconds:g} s.")
-            time.sleep(0.05)
+            time.sleep(0.5)
 
     return wait
