@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from predator_si.errors import Missing, Refused
@@ -20,7 +20,9 @@ _SAME = 1e-5
 """The release file keeps six decimals of a weight."""
 
 
-def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str, trailers: Mapping[str, str] | None = None) -> HelmPatch:
+def commit_patch(
+    repo: GitOpsRepo, patch: HelmPatch, message: str, trailers: Mapping[str, str] | None = None, last_word: Callable[[], None] = lambda: None
+) -> HelmPatch:
     """Commit and push ``patch`` and give it back with its commit.
 
     Safe to repeat: the commit carries the cycle and the stage as trailers, so a run that died between its push and its record finds the
@@ -32,6 +34,8 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str, trailers: Map
         Subject, and after a blank line the reason with its numbers.
     trailers
         As :func:`verdict_trailers` gives them.
+    last_word
+        Asked right before the commit is made, once the repository was read; what it raises stops it. A remote may have taken its time to answer.
 
     Raises
     ------
@@ -47,6 +51,7 @@ def commit_patch(repo: GitOpsRepo, patch: HelmPatch, message: str, trailers: Map
     def change(files: Mapping[str, str]) -> Mapping[str, str]:
         text = _release_text(repo, files, patch.file)
         new = apply_patch(text, patch)
+        last_word()
         applied["already"] = new == text
         return {patch.file: new}
 
