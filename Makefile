@@ -9,8 +9,9 @@ STAMP := $(VENV)/.setup-done
 SCALE ?= full
 ARGS ?=
 DEMO_JSON ?= demo.json
+APPLY ?=
 
-.PHONY: help setup demo readme-table up down logs status doctor test lint clean
+.PHONY: help setup demo readme-table up down logs status optimizer-status optimizer-trigger optimizer-metrics doctor test helm helm-dev helm-oracle helm-nvidia lint clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -42,11 +43,32 @@ logs: setup ## follow the logs of `make up`
 status: setup ## champion, cycle, kill switch, processes
 	$(BIN)/predator-si status $(ARGS)
 
+optimizer-status: setup ## what the loop does now, by the REST API
+	$(BIN)/predator-si optimizer status $(ARGS)
+
+optimizer-trigger: setup ## begin a cycle (ARGS="--force" insists)
+	$(BIN)/predator-si optimizer trigger $(ARGS)
+
+optimizer-metrics: setup ## the newest metrics with their intervals
+	$(BIN)/predator-si optimizer metrics $(ARGS)
+
 doctor: setup ## what is missing and how to get it
 	$(BIN)/predator-si doctor $(ARGS)
 
 test: setup ## every test that needs no other machine
 	$(BIN)/python -m pytest $(ARGS)
+
+helm: setup ## Helm 4, found or fetched
+	$(BIN)/predator-si chart fetch-helm
+
+helm-dev: helm ## contour dev-mac: render, lint, validate, show what changes (APPLY=1 applies it to kubectl's cluster)
+	$(BIN)/predator-si chart check --contour dev-mac $(if $(filter 1,$(APPLY)),--apply) $(ARGS)
+
+helm-oracle: helm ## the same for contour edge-oracle
+	$(BIN)/predator-si chart check --contour edge-oracle $(if $(filter 1,$(APPLY)),--apply) $(ARGS)
+
+helm-nvidia: helm ## the same for contour compute-nvidia
+	$(BIN)/predator-si chart check --contour compute-nvidia $(if $(filter 1,$(APPLY)),--apply) $(ARGS)
 
 lint: setup ## style, types, import walls
 	$(BIN)/ruff check .

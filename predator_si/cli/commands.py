@@ -15,6 +15,7 @@ from predator_si.cli import (
     adapt,
     audit,
     bench,
+    chart,
     corpus,
     cycle,
     dataset,
@@ -25,9 +26,11 @@ from predator_si.cli import (
     judgments,
     machine,
     models,
+    optimizer,
     serve,
     simulate,
     switch,
+    token,
     traffic,
     warehouse,
 )
@@ -77,7 +80,10 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(optimizer.app, name="optimizer")
+app.add_typer(token.app, name="token")
 app.add_typer(bench.app, name="bench")
+app.add_typer(chart.app, name="chart")
 app.add_typer(serve.app, name="search")
 app.add_typer(traffic.app, name="traffic")
 app.add_typer(warehouse.app, name="warehouse")

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from predator_si.cli.choices import settings_of
-from predator_si.cli.screen import say
+from predator_si.cli.optimizer import client_of
+from predator_si.cli.screen import remark, say
+from predator_si.errors import PredatorError
 from predator_si.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ def start(context: typer.Context, reason: Reason = "asked for on the command lin
     """
     changed = _set(context, False, reason)
     say("the kill switch is off" if changed else "the kill switch was off already")
+    try:
+        with client_of(context, seconds=10.0) as client:
+            say(client.start(reason)["message"])
+    except PredatorError as error:
+        remark(f"quality_gate_sensor was not started in Dagster, and stays as it is ({error})")
 
 
 def _set(context: typer.Context, on: bool, reason: str) -> bool:
