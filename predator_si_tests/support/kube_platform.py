@@ -31,21 +31,19 @@ from predator_si_tests.support.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 DAGSTER_YAML = ROOT / "deploy" / "k8s" / "dagster.yaml"
-SPACE = "predator-si"
+SPACE, LAUNCHER = "predator-si", "predator-si-launcher"
 IMAGE = "registry.test/predator-si@sha256:" + "1" * 64
-LAUNCHER_RULES = (
-    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "delete", "list"]},
-    {"apiGroups": ["batch"], "resources": ["jobs/status"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-)
-"""What dagster-k8s' launcher was measured to ask for, termination and debug information included. The chart's Role must say the same."""
-PIPES_RULES = (
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["create", "delete", "list"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-)
-"""What a run needs that starts a pod of another image by itself."""
+CHART = ROOT / "deploy" / "helm" / "predator-umbrella"
+
+
+def role_rules(name: str) -> list[dict[str, Any]]:
+    """The rules of a Role in the chart, by the end of its name. They are plain YAML between the template's braces."""
+    for document in (CHART / "templates" / "accounts.yaml").read_text().split("\n---\n"):
+        if "kind: Role\n" in document and f"}}}}-{name}\n" in document:
+            return list(yaml.safe_load("rules:" + document.partition("\nrules:")[2].partition("\n{{-")[0])["rules"])
+    raise AssertionError(f"the chart has no Role {name}")
+
+
 _LAUNCH = """
 mutation Launch($params: ExecutionParams!) {
   launchRun(executionParams: $params) {
@@ -224,21 +222,23 @@ def kube_platform(folder: Path, settings: Mapping[str, str]) -> Iterator[KubePla
     with FakeCluster(folder / "cluster", {IMAGE: _image_environment(), TRAINER_IMAGE: _image_environment()}) as cluster:
         cluster.add_namespace(SPACE, RESTRICTED)
         cluster.add_node("plain")
-        launcher = cluster.add_service_account(SPACE, "predator-si-daemon", LAUNCHER_RULES)
-        run = cluster.add_service_account(SPACE, "predator-si-run", PIPES_RULES)
+        launcher = cluster.add_service_account(SPACE, LAUNCHER, role_rules("launcher"))
+        run = cluster.add_service_account(SPACE, "predator-si-run", role_rules("run"))
         with postgres_server() if postgres_is_here() else nullcontext() as server:
-            environment = {**settings, **_database(server), "PREDATOR_SI_NAMESPACE": SPACE, "PREDATOR_SI_IMAGE": IMAGE}
-            environment |= {"PREDATOR_SI_COMPUTE_LOGS": (folder / "store").as_uri(), "RUN_KUBECONFIG": str(run)}
-            secret = {name: value for name, value in environment.items() if "PASSWORD" in name} or {"UNUSED": "x"}
-            plain = {name: value for name, value in environment.items() if name not in secret}
-            home = cluster.root / "dagster"
-            text = _instance_file(folder, home, launcher, server is not None)
-            names = {"namespace": SPACE}
-            cluster.add(
-                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "predator-si-env", **names}, "data": plain},
-                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "predator-si-dagster", **names}, "data": {"dagster.yaml": text}},
-                {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "predator-si-postgresql", **names}, "stringData": secret},
-            )
+            secret = _database(server)
+            plain = {
+                **settings, "PREDATOR_SI_NAMESPACE": SPACE, "PREDATOR_SI_IMAGE": IMAGE, "PREDATOR_SI_CHART": str(cluster.root / "values"),
+                "PREDATOR_SI_COMPUTE_LOGS": (folder / "store").as_uri(), "RUN_KUBECONFIG": str(run),
+            }  # fmt: skip
+            text = _instance_file(folder, cluster.root, launcher, server is not None)
+            values = {path.name: path.read_text() for path in CHART.glob("values*.yaml")}
+            (cluster.root / "values").mkdir()
+            for name, content in values.items():
+                (cluster.root / "values" / name).write_text(content)
+            for name, data in (("env", plain), ("dagster", {"dagster.yaml": text}), ("settings", values)):
+                cluster.add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"predator-si-{name}", "namespace": SPACE}, "data": data})
+            cluster.add({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "predator-si-postgresql", "namespace": SPACE}, "stringData": secret})
+            environment = {**plain, **secret}
             os.environ.update(environment)
             try:
                 made = KubePlatform(cluster, folder / "instance", environment)
@@ -257,17 +257,16 @@ def _image_environment() -> dict[str, str]:
 
 def _database(server: PostgresServer | None) -> dict[str, str]:
     if server is None:
-        return {}
-    return {
-        "DAGSTER_PG_HOST": "127.0.0.1", "DAGSTER_PG_PORT": str(server.port), "DAGSTER_PG_DB": server.database, "DAGSTER_PG_USERNAME": server.user,
-        "DAGSTER_PG_PASSWORD": server.password,
-    }  # fmt: skip
+        return {"DAGSTER_PG_HOST": "none"}
+    names = {"HOST": "127.0.0.1", "PORT": str(server.port), "DB": server.database, "USERNAME": server.user, "PASSWORD": server.password}
+    return {f"DAGSTER_PG_{name}": value for name, value in names.items()}
 
 
-def _instance_file(folder: Path, home: Path, kubeconfig: Path, postgres: bool) -> str:
+def _instance_file(folder: Path, root: Path, kubeconfig: Path, postgres: bool) -> str:
     """``deploy/k8s/dagster.yaml`` with the folders and the client of this test; also written where the instance is opened."""
-    found = yaml.safe_load(DAGSTER_YAML.read_text())
-    found["run_launcher"]["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig), "dagster_home": str(home)}
+    text = DAGSTER_YAML.read_text().replace("/opt/dagster/home", str(root / "dagster")).replace("/etc/predator-si/values", str(root / "values"))
+    found = yaml.safe_load(text)
+    found["run_launcher"]["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(kubeconfig)}
     found["compute_logs"]["config"]["local_dir"] = str(folder / "captured")
     if not postgres:
         found["storage"] = {"sqlite": {"base_dir": str(folder / "sqlite")}}
