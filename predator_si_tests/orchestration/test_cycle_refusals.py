@@ -671,7 +671,7 @@ def test_a_person_may_say_no(careful: Stage) -> None:
     deciding.refuse_approval(careful.loop, cycle_id, "olena", "not before the freeze")
     assert careful.state(cycle_id) is CycleState.REJECTED and careful.served() == careful.by_git() == (careful.old, None)
     assert "olena refused the release: not before the freeze" in careful.loop.control.cycle(cycle_id).reason
-    assert "approval_refused" in careful.actions(cycle_id)
+    assert "approval_rejected" in careful.actions(cycle_id)
 
 
 def test_an_approval_that_nobody_gave_is_refused(careful: Stage) -> None:

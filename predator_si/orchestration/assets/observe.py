@@ -18,6 +18,7 @@ from predator_si.orchestration.metadata import (
     snapshot_metadata,
 )
 from predator_si.orchestration.steps import judge, observe, quality, references, same
+from predator_si.orchestration.steps.approve import judge_while_waiting
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -41,6 +42,8 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     def metrics_snapshot(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """All metrics of the newest window, each with its sample, interval, source and age; what cannot be known is unknown."""
         snapshot = observe.take_snapshot(loop)
+        if (look := judge_while_waiting(loop)) is not None:
+            context.log.info("%s %s: %s", look.cycle_id, look.answer, look.reason)
         gates = observe.gates(loop, snapshot)
         unusual = anomaly_check(_KEY, references.anomalies(loop, snapshot.snapshot_id), references.baseline_note(loop, snapshot))
         return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=[*check_results(_KEY, gates, specs), unusual])

@@ -8,10 +8,12 @@ from predator_si.errors import Missing, Refused
 from predator_si.evaluate import promotion_level
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases
+from predator_si.orchestration.steps import aliases, permission
+from predator_si.orchestration.steps import approve as asking
+from predator_si.orchestration.steps.approve import give_approval, refuse_approval
 from predator_si.orchestration.steps.trial import begin_trial, trial_steps
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
-from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried
+from predator_si.release.decide import decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
@@ -81,6 +83,7 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, trac
         _end_without_release(loop, cycle_id, decision)
         aliases.settle(loop, tracker, cycle_id)
     elif stage == "promote" and decision.approval_required:
+        asking.ask(loop, cycle_id, decision)
         loop.control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "the contour wants a person's approval", "loop")
     elif stage == "promote" and loop.control.cycle(cycle_id).state is not CycleState.DECIDED:  # no trial came before: a drill, or a contour without one
         loop.control.transition(cycle_id, CycleState.DECIDED, decision.reason, "drill" if drill else "loop")
@@ -113,49 +116,6 @@ def may_commit(loop: Loop, cycle_id: str) -> str | None:
     return None if state is CycleState.DECIDED or state is CycleState.RELEASED else f"the cycle is {state.value}"
 
 
-def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decision:
-    """Record a person's approval of the promotion, in the decision and the ledger. The release job commits it.
-
-    Raises
-    ------
-    Refused
-        The cycle does not wait for one.
-    """
-    _require_waiting(loop, cycle_id)
-    decision = approve(Decision.read(loop.artifacts(cycle_id) / decision_name("promote")), actor)
-    loop.control.append("approval", actor, cycle_id, reason, {"verdict": decision.verdict.value, "evidence": decision.evidence})
-    loop.save(cycle_id, decision_name("promote"), decision)
-    return decision
-
-
-def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str, tracker: ExperimentTracker | None = None) -> None:
-    """Record that a person says no: the challenger is taken off its trial, and the cycle ends rejected.
-
-    Raises
-    ------
-    Refused
-        The cycle does not wait for an approval.
-    """
-    _require_waiting(loop, cycle_id)
-    loop.control.append("approval_refused", actor, cycle_id, reason, {})
-    if loop.repo.find_commit(cycle_id, "trial") is not None:
-        end_trial(loop, cycle_id, f"{actor} refused the release: {reason}")
-    loop.control.transition(cycle_id, CycleState.REJECTED, f"{actor} refused the release: {reason}", actor)
-    aliases.settle(loop, tracker, cycle_id)
-
-
-def _require_waiting(loop: Loop, cycle_id: str) -> None:
-    state = loop.control.cycle(cycle_id).state
-    if state is not CycleState.AWAITING_APPROVAL:
-        raise Refused(f"cycle {cycle_id} is {state.value} and waits for nobody's approval. `predator-si cycle list` shows which one does.")
-
-
-def _is_approved(loop: Loop, cycle_id: str, decision: Decision) -> bool:
-    """Whether the ledger says that this person approved this evidence; a name in the file proves nothing."""
-    said = (record for record in loop.control.records(500, cycle_id=cycle_id) if record.action == "approval" and record.actor == decision.approved_by)
-    return any(record.payload.get("evidence") == decision.evidence for record in said)
-
-
 def _keep_approval(loop: Loop, cycle_id: str, decision: Decision) -> Decision:
     """The same evidence judged again, as the release job does once a person has approved: the approval stays."""
     path = loop.artifacts(cycle_id) / decision_name("promote")
@@ -163,7 +123,7 @@ def _keep_approval(loop: Loop, cycle_id: str, decision: Decision) -> Decision:
     if before is None or before.approved_by is None or (before.evidence, before.verdict) != (decision.evidence, decision.verdict):
         return decision
     approved = {"approved_by": before.approved_by, "approved_at": before.approved_at}
-    return decision.model_copy(update=approved) if _is_approved(loop, cycle_id, before) else decision
+    return decision.model_copy(update=approved) if asking.is_approved(loop, cycle_id, before) else decision
 
 
 def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False) -> HelmPatch:
@@ -178,6 +138,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     cycle = loop.control.cycle(cycle_id)
     loop.repo.sync()
     level = promotion_level_of(loop, cycle_id)
+    if not loop.control.kill_switch(loop.contour):  # the recomputation says that of the kill switch, last of all
+        permission.require(loop, stage, cycle_id=cycle_id, approved=True)  # whether a person approved is asked below, of this very evidence
     decision = recompute_decision(
         folder,
         stage,
@@ -194,7 +156,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         _require_drill(loop, cycle_id, decision.challenger.model)
     elif level == 0.0:
         raise Refused(f"cycle {cycle_id}: the ledger knows of no opening of {loop.corpus.name}'s sealed queries, so nothing was proven. Evaluate it again.")
-    if stage == "promote" and loop.settings.approval_required and not decision.drill and not _is_approved(loop, cycle_id, decision):
+    if stage == "promote" and loop.settings.approval_required and not decision.drill and not asking.is_approved(loop, cycle_id, decision):
         raise Refused(f"cycle {cycle_id}: this contour wants a person's approval, and the ledger has none of this decision. Approve it first.")
     if stage == "trial":
         first = trial_steps(loop)[0]
@@ -212,7 +174,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         save_patch(folder, patch)
         loop.deployer.check()
     what = "trial" if stage == "trial" else "deploy"
-    committed = commit_patch(loop.repo, patch, f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}", verdict_trailers(decision))
+    message = f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}"
+    committed = commit_patch(loop.repo, patch, message, verdict_trailers(decision), lambda: _require_no_kill_switch(loop, cycle_id))
     save_patch(folder, committed)
     loop.control.append(
         f"patch_{stage}",
@@ -222,6 +185,12 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         {"commit": committed.commit, "changes": committed.changes},
     )
     return committed
+
+
+def _require_no_kill_switch(loop: Loop, cycle_id: str) -> None:
+    """Asked once more right before the push: a repository may take minutes to answer, and a person has pressed meanwhile."""
+    if loop.control.kill_switch(loop.contour):
+        raise Refused(f"cycle {cycle_id}: the kill switch was switched on while the commit was prepared; nothing was committed. Switch it off first.")
 
 
 def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker | None = None) -> Deployment:
@@ -261,6 +230,9 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         loop.control.transition(cycle_id, CycleState.FAILED, f"{stage} not confirmed: {deployment.reason} The commit was taken back.", "loop")
         aliases.settle(loop, tracker, cycle_id)
         raise Refused(f"cycle {cycle_id}: {deployment.reason} The commit was taken back.")
+    loop.repo.sync()
+    if loop.repo.find_commit(cycle_id, "rollback") is not None:  # between the service's word and this one somebody took it back
+        raise Refused(f"cycle {cycle_id}: its {stage} was taken back while the service was asked for it. It is not released.")
     if stage == "trial":
         begin_trial(loop, cycle_id, deployment.created_at)
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
@@ -279,3 +251,17 @@ def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
 
     result = rollback(loop.repo, patch, [], reason, gone)
     loop.control.append("trial_ended", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified})
+
+
+__all__ = [
+    "commit",
+    "decide",
+    "deploy",
+    "end_trial",
+    "give_approval",
+    "latency_target_ms",
+    "may_commit",
+    "needs_trial",
+    "promotion_level_of",
+    "refuse_approval",
+]

@@ -178,6 +178,11 @@ def _told_again(loop: Loop, cycle_id: str, trial: Experiment) -> Looked:
     return Looked(result, trial, times)
 
 
+def judged_so_far(loop: Loop, trial: Experiment, events: EventFrames, now: datetime) -> ExperimentResult:
+    """What the step that is on says over the events given, without ending it, committing or writing anything."""
+    return _judged(loop, trial, events, count(events, trial.now, trial.step_started_at), now)
+
+
 def _judged(loop: Loop, trial: Experiment, events: EventFrames, requests: int, now: datetime) -> ExperimentResult:
     plan, step = trial.plan, trial.now
     last = trial.step == len(plan.steps) - 1
