@@ -15,6 +15,7 @@ from predator_si.orchestration.assets.warehouse import warehouse_assets, warehou
 from predator_si.orchestration.jobs import jobs
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.messenger import messenger_sensor
+from predator_si.orchestration.reporting import REPORT_ASSETS, REPORT_JOBS, report_schedules
 from predator_si.orchestration.schedules import schedules
 from predator_si.orchestration.sensors import sensors
 from predator_si.orchestration.tracking import mlflow_tracker
@@ -43,10 +44,20 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
         **{name: value if isinstance(value, dg.ResourceDefinition) else dg.ResourceDefinition.hardcoded_resource(value) for name, value in overrides.items()},
     }
     return dg.Definitions(
-        assets=[SERVICE, JUDGMENTS, EVENTS, *observe_assets(settings), *warehouse_assets(settings), *CYCLE_ASSETS, *KEEP_ASSETS, operating_characteristics],
+        assets=[
+            SERVICE,
+            JUDGMENTS,
+            EVENTS,
+            *observe_assets(settings),
+            *warehouse_assets(settings),
+            *CYCLE_ASSETS,
+            *KEEP_ASSETS,
+            *REPORT_ASSETS,
+            operating_characteristics,
+        ],
         asset_checks=warehouse_checks(),
-        jobs=jobs(settings.resources),
-        schedules=schedules(settings),
+        jobs=[*jobs(settings.resources), *REPORT_JOBS],
+        schedules=[*schedules(settings), *report_schedules(settings)],
         sensors=[*sensors(settings), messenger_sensor(settings)],
         resources=resources,
         executor=dg.in_process_executor,

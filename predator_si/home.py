@@ -232,6 +232,11 @@ class Home:
         return self.path / "artifacts"
 
     @property
+    def reports(self) -> Path:
+        """Weekly reports."""
+        return self.path / "reports"
+
+    @property
     def logs(self) -> Path:
         """One log file for each process of ``predator-si up``."""
         return self.path / "logs"

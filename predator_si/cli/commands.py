@@ -26,7 +26,10 @@ from predator_si.cli import (
     judgments,
     machine,
     models,
+    notifications,
     optimizer,
+    permission,
+    report,
     serve,
     simulate,
     switch,
@@ -74,12 +77,15 @@ evaluation.register(app)
 adapt.register(app)
 simulate.register(app)
 drill.register(app)
+permission.register(app, cycle.app)
 app.add_typer(cycle.app, name="cycle")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(notifications.app, name="notify")
+app.add_typer(report.app, name="report")
 app.add_typer(optimizer.app, name="optimizer")
 app.add_typer(token.app, name="token")
 app.add_typer(bench.app, name="bench")

@@ -4,7 +4,7 @@ Whoever rewrites the ledger and its head row cannot rewrite commits that other c
 What must not: the chain itself (``control.ledger``), when an anchor is due (``orchestration``).
 
 The branch is ``ledger-<contour>``; Argo CD and the reconciler do not follow it. A commit's subject is ``ledger <contour> <seq> <hash>``, its tree has the
-same as ``head.json``. Commits are signed where the repository's access has a key. Our clone remembers the newest anchor it saw: a branch that does not go on from
+same as ``head.json``. Commits are signed where the access has a key. Our clone remembers the newest anchor it saw: a branch that does not go on from
 there was rewritten, and is reported.
 """
 

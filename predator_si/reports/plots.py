@@ -321,6 +321,35 @@ def arm_bars(arms: Sequence[tuple[str, float, float, float]], *, metric: str = "
     return _png(figure, palette)
 
 
+def cycle_costs(costs: Sequence[tuple[str, float]], budget: float | None = None, *, theme: Theme = "light") -> bytes:
+    """What each cycle cost, in the order given, and the running sum; with the month's budget where that is near.
+
+    Parameters
+    ----------
+    costs
+        (cycle, USD).
+
+    Raises
+    ------
+    BadInput
+        No cycle.
+    """
+    if not costs:
+        raise BadInput("costs of cycles: there is none. Run a cycle first.")
+    palette = _PALETTES[theme]
+    values = np.array([usd for _, usd in costs])
+    figure, axes = _figure(palette, 6.4, 2.6)
+    axes.bar(range(len(costs)), values, color=palette.before, label="each")
+    axes.plot(range(len(costs)), np.cumsum(values), color=palette.after, marker="o", markersize=3.5, linewidth=1.6, label="sum")
+    if budget is not None and values.sum() > budget / 3:
+        axes.axhline(budget, color=palette.bad, linewidth=1.2, linestyle=":", label="budget of the month")
+    step = max(1, len(costs) // 8)
+    axes.set_xticks(range(0, len(costs), step), [_safe(name.removeprefix("si_")) for name, _ in costs[::step]], rotation=20, ha="right")
+    axes.set_ylabel("USD")
+    _legend(axes, palette)
+    return _png(figure, palette)
+
+
 def data_url(png: bytes) -> str:
     """The picture as a ``data:`` URL."""
     return "data:image/png;base64," + base64.b64encode(png).decode()
