@@ -27,6 +27,8 @@ _TRIES = 3
 """Runs of one job for one state of a cycle before the cycle is called failed: a killed worker gets two more."""
 _HANDED_OVER = timedelta(minutes=2)
 """How long the first run of a cycle may take to appear: run keys are remembered per sensor, so two of them would start it twice."""
+LAUNCHES_ITSELF = "api:"
+"""How the names of those begin who open a cycle and launch its first job at once, as the REST API does."""
 _QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
 """Metrics whose rows of the trigger table react within minutes."""
 
@@ -96,7 +98,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         if waiting is not None:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
-        if cycle.actor in OPENERS and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
+        if (cycle.actor in OPENERS or cycle.actor.startswith(LAUNCHES_ITSELF)) and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
             return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {cycle.actor}")
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
         fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
