@@ -13,8 +13,9 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from predator_si.errors import BadInput, Missing, Refused, Unavailable
@@ -26,6 +27,7 @@ _SHA = re.compile(r"^[0-9a-f]{40,64}$")
 _RACE = re.compile(r"\[rejected\]|non-fast-forward|fetch first|cannot lock ref|failed to update ref|incorrect old value|reference already exists", re.I)
 _TRAILER = re.compile(r"^[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)*$")
 _STALE_LOCK_SECONDS = 60.0
+_LARGEST_CHART = 20 * 1024 * 1024
 
 Change = Callable[[Mapping[str, str]], Mapping[str, str]]
 """Given the owned files at HEAD (path -> text), the files that shall have another text."""
@@ -111,22 +113,47 @@ class GitOpsRepo:
             raise Missing(f"{path} does not exist in commit {rev or self.head()} of {self.url}. Add it to the repository first.")
         return files[path]
 
-    def files(self, rev: str | None = None, only: str | None = None) -> dict[str, str]:
-        """The owned files (or the one named) at ``rev``: path -> text. Links and folders of these names are not files."""
+    def files(self, rev: str | None = None, only: str | Sequence[str] = ()) -> dict[str, str]:
+        """The owned files (or those named) at ``rev``: path -> text. Links and folders of these names are not files."""
+        names = [only] if isinstance(only, str) else list(only)
         rev = rev or self.head()
         if not _SHA.match(rev):
             raise BadInput(f"{rev!r} is not a commit id.")
         found: dict[str, str] = {}
-        for line in filter(None, self._git("ls-tree", "-z", rev, *(["--", only] if only else [])).split("\0")):
+        for line in filter(None, self._git("ls-tree", "-z", rev, *(["--", *names] if names else [])).split("\0")):
             entry, _, path = line.partition("\t")
             mode, _, blob = entry.split(" ")
-            if mode in ("100644", "100755") and (only or OWNED.match(path)):
+            if mode in ("100644", "100755") and (names or OWNED.match(path)):
                 raw = git.must(self.work, self._run("cat-file", "blob", blob))
                 try:
                     found[path] = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
                     raise BadInput(f"{path} in commit {rev[:12]} of {self.url} is not UTF-8 text (byte {error.start}). Save it as UTF-8.") from error
         return found
+
+    def export(self, rev: str, path: str, into: Path) -> None:
+        """Write the folder ``path`` of ``rev`` into the folder ``into``, under its own name.
+
+        Raises
+        ------
+        Missing
+            No such folder in that commit.
+        BadInput
+            It is no chart: too large, or a link leads out of it.
+        """
+        import io
+        import tarfile
+
+        made = self._run("archive", "--format=tar", rev, "--", path)
+        if made.returncode:
+            raise Missing(f"{path} does not exist in commit {rev[:12]} of {self.url} ({self._why(made)}).")
+        if len(made.stdout) > _LARGEST_CHART:
+            raise BadInput(f"{path} in commit {rev[:12]}: {len(made.stdout)} bytes, a chart has at most {_LARGEST_CHART}.")
+        try:
+            with tarfile.open(fileobj=io.BytesIO(made.stdout)) as archive:
+                archive.extractall(into, filter="data")
+        except (tarfile.TarError, OSError) as error:
+            raise BadInput(f"{path} in commit {rev[:12]}: cannot be unpacked ({error}). Take the link or the odd file out of it.") from error
 
     def includes(self, revision: str, commit: str) -> bool:
         """Whether ``revision`` is ``commit`` or has it in its history; fetches once when it knows one of them not.
@@ -159,6 +186,13 @@ class GitOpsRepo:
         return None
 
     # ------------------------------------------------------------------ changing
+
+    def history(self, path: str, rev: str | None = None) -> list[tuple[str, datetime, str | None, str]]:
+        """Commits that changed ``path``, oldest first: id, moment, the cycle of its trailer (null where a person committed), subject."""
+        form = "--format=%H%x09%cI%x09%(trailers:key=Predator-Cycle,valueonly,separator=%x2c)%x09%s"
+        log = self._git("log", "--reverse", "--topo-order", form, rev or self.head(), "--", path)
+        rows = (line.split("\t", 3) for line in log.splitlines())
+        return [(commit, datetime.fromisoformat(at).astimezone(UTC), cycle or None, subject) for commit, at, cycle, subject in rows]
 
     def change(
         self,

@@ -11,6 +11,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, permission
 from predator_si.orchestration.steps import approve as asking
 from predator_si.orchestration.steps.approve import give_approval, refuse_approval
+from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.trial import begin_trial, trial_steps
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import decide_promote, decide_trial, is_tried
@@ -237,6 +238,8 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
         begin_trial(loop, cycle_id, deployment.created_at)
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
     loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
+    if stage == "promote":
+        note_champion(loop, cycle_id, f"released: {Decision.read(folder / decision_name('promote')).reason}"[:1000], patch.commit)
     aliases.settle(loop, tracker, cycle_id)
     return deployment
 

@@ -14,6 +14,7 @@ from predator_si.monitor import probe
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases
+from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.steps.trial import design_of
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
@@ -182,6 +183,7 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     loop.control.append(
         "rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest}
     )
+    note_champion(loop, cycle_id, f"rolled back: {reason}"[:1000], result.commit)
     state = loop.control.cycle(cycle_id).state
     undone = (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE)
     if state in undone or (deny and state is CycleState.DECIDED):  # decided: its commit is there, and the service's word for it was still awaited
