@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +10,8 @@ from starlette.testclient import TestClient
 
 from predator_si.api.app import create_app
 from predator_si.orchestration.loop import Loop
-from predator_si.records import Answer, Criterion, CycleState, Decision, GateResult, ServingConfig, Verdict, utc_now
+from predator_si.orchestration.steps.approve import ask
+from predator_si.records import Answer, Criterion, CycleState, Decision, Evaluation, GateResult, Interval, ServingConfig, Verdict, utc_now
 from predator_si.settings import Settings
 from predator_si_tests.support.platform import ndcg_trigger, open_cycle, prepare, write_baseline, write_snapshot
 
@@ -61,6 +61,12 @@ def waiting_cycle(loop: Loop, **trigger: Any) -> str:
         criterion=Criterion(name="ndcg_superior", metric="ndcg_at_10", direction="min", threshold=0.0),
         answer=Answer.PASS, value=0.03, limit=0.0, n=500, reason="+0.03 [+0.01, +0.05] is above 0",
     )  # fmt: skip
+    evaluation = Evaluation(
+        cycle_id=cycle_id, champion=ServingConfig(model=OLD, depth=8), challenger=ServingConfig(model=NEW, depth=8), corpus="toy", split="test", n_queries=500,
+        ndcg_champion=0.60, ndcg_challenger=0.63, ndcg_difference=Interval(estimate=0.03, low=0.01, high=0.05, n=500), created_at=utc_now(),
+        slices=[{"name": "part=shift", "n": 120, "ndcg_champion": 0.5, "ndcg_challenger": 0.56}],
+    )  # fmt: skip
+    loop.save(cycle_id, "evaluation.json", evaluation)
     decision = Decision(
         cycle_id=cycle_id, stage="promote", verdict=Verdict.PROMOTE, gates=[gate], policy="staging", approval_required=True,
         champion=ServingConfig(model=OLD, depth=8), challenger=ServingConfig(model=NEW, depth=8), evidence={"evaluation.json": "9f" * 32},
@@ -68,6 +74,5 @@ def waiting_cycle(loop: Loop, **trigger: Any) -> str:
     )  # fmt: skip
     loop.save(cycle_id, "decision-promote.json", decision)
     loop.control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "the contour wants a person's approval", "loop")
-    evidence = {"verdict": "promote", "ndcg_difference": {"estimate": 0.03, "low": 0.01, "high": 0.05}, "gates": [json.loads(gate.model_dump_json())]}
-    loop.control.ask_approval(cycle_id, "promote", loop.contour, "9f" * 32, evidence, timedelta(days=3))
+    ask(loop, cycle_id, decision)
     return cycle_id

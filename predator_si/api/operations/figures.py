@@ -42,7 +42,7 @@ def span(length: timedelta, lang: Language) -> str:
     """A duration in its two largest units: ``2 d 4 h``, ``14 min``, ``8 s``."""
     seconds = max(0, round(length.total_seconds()))
     units = (("d", "д", 86400), ("h", "год", 3600), ("min", "хв", 60), ("s", "с", 1))
-    parts = []
+    parts: list[str] = []
     for english, ukrainian, size in units:
         count, seconds = divmod(seconds, size)
         if count or (parts and len(parts) < 2 and seconds):

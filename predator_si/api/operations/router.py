@@ -257,6 +257,13 @@ async def static(request: Request, name: str) -> Response:
     return FileResponse(STATIC / name, media_type=_FILES[name], headers={"Cache-Control": "max-age=60"})
 
 
+@router.get("/operations/{rest:path}")
+async def nothing(request: Request, rest: str) -> Response:
+    """Any other address below this page."""
+    await _admit(request)
+    raise Missing(f"there is no page {rest!r} here.")
+
+
 def _day(text: str, field: str, days_after: int = 0) -> datetime | None:
     if not text:
         return None

@@ -22,6 +22,7 @@ from predator_si.orchestration.links import cycle_urls
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_in_month
 from predator_si.orchestration.steps import observe
+from predator_si.orchestration.steps.approve import WAITING, WaitingLook
 from predator_si.records import ChampionSpan, Cycle, CycleState, Decision, GateOverride, GateResult, LedgerRecord, utc_now
 from predator_si.reports.costs import read_costs
 from predator_si.signals import SIGNALS
@@ -158,7 +159,7 @@ def story_of(loop: Loop, cycle_id: str) -> Story:
         costs = read_costs(folder)
         return None if costs is None else costs.total_cost_usd
 
-    links = {name: url for name, url in cycle_urls(loop.settings, cycle_id).items() if name != "operations_page"}
+    links = _links(loop, cycle_id)
     links["dagster"] = f"http://127.0.0.1:{loop.settings.ports.dagster}/locations/predator_si/asset-groups/cycle/lineage"
     return Story(
         cycle=cycle,
@@ -186,6 +187,8 @@ class Waiting:
     expires_at: datetime | None
     evidence: Mapping[str, Any]
     links: Mapping[str, str]
+    look: Mapping[str, Any] | None = None
+    """``approval-watch.json``: what the newest look at trial and gates says while nobody has answered."""
 
 
 def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
@@ -194,7 +197,9 @@ def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
     A cycle that waits without a question in the queue (an older home, a program that died between the two) is shown with its decision as evidence.
     """
     asked = loop.control.approvals(loop.contour, waiting=True, now=now or utc_now())
-    found = [Waiting(one.cycle_id, one.stage, one.asked_at, one.expires_at, one.evidence, cycle_urls(loop.settings, one.cycle_id)) for one in asked]
+    found = [
+        Waiting(one.cycle_id, one.stage, one.asked_at, one.expires_at, one.evidence, _links(loop, one.cycle_id), _look(loop, one.cycle_id)) for one in asked
+    ]
     active = loop.control.active_cycle(loop.contour)
     if active is None or active.state is not CycleState.AWAITING_APPROVAL or loop.control.approval(active.cycle_id) is not None:
         return found
@@ -206,7 +211,16 @@ def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
         "reason": decision.reason,
         "gates": [{"gate": gate.criterion.name, "answer": gate.answer.value, "reason": gate.reason} for gate in decision.gates],
     }
-    return [*found, Waiting(active.cycle_id, "promote", active.updated_at, None, evidence, cycle_urls(loop.settings, active.cycle_id))]
+    return [*found, Waiting(active.cycle_id, "promote", active.updated_at, None, evidence, _links(loop, active.cycle_id))]
+
+
+def _links(loop: Loop, cycle_id: str) -> dict[str, str]:
+    return {name: url for name, url in cycle_urls(loop.settings, cycle_id).items() if name != "operations_page"}
+
+
+def _look(loop: Loop, cycle_id: str) -> Mapping[str, Any] | None:
+    path = loop.home.artifacts / cycle_id / WAITING
+    return WaitingLook.read(path).model_dump(mode="json") if path.is_file() else None
 
 
 # --------------------------------------------------------------------------- gates
