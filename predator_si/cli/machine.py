@@ -47,7 +47,7 @@ def up(
         words = ["--home", str(settings.home), "--contour", settings.contour, *values, "up", *(["--quiet"] if quiet else [])]
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "predator_si.cli", *words])
-    require_something_to_serve(settings.folders)
+    require_something_to_serve(settings.folders, remote=settings.values.gitops.url is not None)
     raise typer.Exit(bring_up(settings, on_ready=remark, quiet=quiet))
 
 

@@ -42,14 +42,16 @@ class Service:
 
 
 def services(settings: Settings) -> list[Service]:
-    """What `up` starts, in order."""
+    """What `up` starts, in order; with Argo CD in place of the embedded reconciler, none of that."""
+    from predator_si.orchestration.delivery import reconcile_command
+
     home, ports = settings.folders, settings.ports
     python = sys.executable
     workspace = ("-w", str(home.workspace))
     mlflow = ("--backend-store-uri", home.mlflow_uri, "--default-artifact-root", (home.mlflow / "artifacts").as_uri(), "--workers", "1")
     return [
         Service("search", search_command(settings), ports.search, f"http://127.0.0.1:{ports.search}/info"),
-        Service("reconciler", (python, "-m", "predator_si.release.reconcile", "--home", str(settings.home), "--contour", settings.contour)),
+        *([Service("reconciler", tuple(reconcile_command(settings)))] if settings.values.deploy.kind == "local" else []),
         Service(
             "dagster",
             (python, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(ports.dagster), *workspace),
@@ -196,15 +198,21 @@ class LogPrinter:
         return self._files[name]
 
 
-def require_something_to_serve(home: Home) -> None:
+def require_something_to_serve(home: Home, *, remote: bool = False) -> None:
     """Raise where the search service would have nothing to serve: no released model or no index.
+
+    Parameters
+    ----------
+    remote
+        The GitOps repository is not the one in the home folder.
 
     Raises
     ------
     Missing
         Nothing has been set up in this home.
     """
-    lacking = [what for what, there in (("a GitOps repository", home.gitops_bare.is_dir()), ("an index", any(home.index.glob("*")))) if not there]
+    seeded = remote or home.gitops_bare.is_dir()
+    lacking = [what for what, there in (("a GitOps repository", seeded), ("an index", any(home.index.glob("*")))) if not there]
     if lacking:
         raise Missing(f"{home.path}: there is nothing to serve yet ({' and '.join(lacking)} missing); `predator-si demo` sets a home up and runs one loop.")
 

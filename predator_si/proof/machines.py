@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from predator_si.errors import Unavailable
+from predator_si.orchestration.delivery import reconcile_command
 from predator_si.orchestration.loop import Loop
 
 _READY_SECONDS = 120.0
@@ -34,8 +35,7 @@ def services(loop: Loop) -> Iterator[None]:
     environment = {**os.environ, **settings.environment(), "HF_HUB_OFFLINE": "1"}
     started: list[subprocess.Popen[bytes]] = []
     try:
-        reconcile = [sys.executable, "-m", "predator_si.release.reconcile", "--home", str(home.path), "--contour", loop.contour, "--interval", "0.3"]
-        started.append(_start(reconcile, home.logs / "reconciler.log", environment))
+        started.append(_start(reconcile_command(settings, 0.3), home.logs / "reconciler.log", environment))
         _wait(lambda: home.release_file(loop.contour).is_file(), started[-1], home.logs / "reconciler.log", "the reconciler applied no release")
         port = str(settings.ports.search)
         search = [

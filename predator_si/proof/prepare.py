@@ -145,7 +145,10 @@ def _alive(pid_file: Path) -> bool:
 def _seed_repository(loop: Loop, serving: ServingConfig) -> None:
     """The first release, or, in a home that has a history, a commit that returns to it."""
     files = {loop.release_name: seed_release(serving, loop.contour), DENY_FILE: SEED_DENY}
-    if not loop.home.gitops_bare.exists():
+    if loop.settings.values.gitops.url is not None:
+        loop.repo.sync()  # a repository of people's: what it holds already, it keeps
+        loop.repo.change(lambda held: {name: text for name, text in files.items() if name not in held}, "seed: the machine-owned files")
+    elif not loop.home.gitops_bare.exists():
         GitOpsRepo.init_bare(loop.home.gitops_bare, files)
     else:
         loop.repo.sync()
@@ -192,7 +195,7 @@ def not_prepared(loop: Loop) -> list[str]:
         missing.append("plan")
     if not IndexVersions(loop.home.index).versions():
         missing.append("index")
-    if not loop.home.gitops_bare.is_dir():
+    if not _has_release(loop):
         return [*missing, "release"]
     champion = loop.serving().model
     if champion not in loop.models:
@@ -200,6 +203,14 @@ def not_prepared(loop: Loop) -> list[str]:
     elif loop.models.card(champion).backend.startswith("torch") and loop.models.twin(champion) is None:
         missing.append("checked twin")
     return missing
+
+
+def _has_release(loop: Loop) -> bool:
+    """Whether the repository holds a release file for this contour; one that does not answer raises."""
+    if loop.settings.values.gitops.url is None and not loop.home.gitops_bare.is_dir():
+        return False
+    loop.repo.sync()
+    return loop.release_name in loop.repo.files()
 
 
 def make_dagster_storage(settings: Settings) -> bool:
