@@ -20,6 +20,7 @@ from predator_si.proof.prepare import build_first_index
 from predator_si.records import CycleState, Deployment, utc_now
 from predator_si.release.deny import DENY_FILE, parse_deny
 from predator_si.release.gitops import GitOpsRepo
+from predator_si.release.patch import load_patch
 from predator_si.settings import Settings
 from predator_si.train.tracking import NullTracker
 from predator_si_tests.support.platform import load_word_reranker, machines, on_free_port, prepare, tiny_scale, word_model
@@ -121,6 +122,27 @@ def test_the_kill_switch_pressed_while_the_repository_takes_its_time(loop: Loop,
     with pytest.raises(Refused, match="nothing was committed"):
         decide.commit(loop, cycle_id, "promote", allow_drill=True)
     assert loop.repo.sync() == head and loop.control.cycle(cycle_id).state is CycleState.DECIDED
+
+
+def test_two_runs_release_one_cycle_and_the_way_back_stays_open(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other run pushes after this one had looked for its commit: the stored reverse still leads back to the old model."""
+    cycle_id, old = lane.open_drill(loop, word_model(loop, "damaged", -4.0)), loop.serving().model
+    decide.decide(loop, cycle_id, "promote", drill=True)
+    read, pushed = loop.release_text, list[str]()
+
+    def later() -> str:
+        if not pushed:
+            pushed.append(decide.commit(Loop(loop.settings), cycle_id, "promote", allow_drill=True).commit or "")
+        return read()
+
+    monkeypatch.setattr(loop, "release_text", later)
+    patch = decide.commit(loop, cycle_id, "promote", allow_drill=True)
+    assert patch.commit == pushed[0] and patch.reverse["reranker.champion"] == old
+    assert load_patch(loop.artifacts(cycle_id), "promote").reverse["reranker.champion"] == old
+    monkeypatch.undo()
+    monkeypatch.setattr(improve, "load_reranker", load_word_reranker)
+    assert keep.take_back(loop, cycle_id, "it is damaged").to_digest == old
+    holds(loop, old)
 
 
 def test_two_runs_write_one_artifact(loop: Loop) -> None:

@@ -59,6 +59,7 @@ def test_a_healthy_state_violates_nothing():
         ({"served": (OLD, NEW)}, "the service's is"),
         ({"alias": BAD}, "the registry's is"),
         ({"alias": None}, "the registry's is None"),
+        ({"reigning": (OLD, BAD)}, "2 champions at once"),
         ({"ledger": ("record 3: the hash is wrong",)}, "ledger: record 3"),
         ({"lease": "lease 'cycle-local' is held"}, "lease: "),
         ({"broken_files": ("watch.json: cut short",)}, "artifact: "),
@@ -106,6 +107,13 @@ def test_who_made_a_champion_is_asked_commit_by_commit():
     assert f"{'2' * 12} rolled {FIRST} back to {NEW}, not to {OLD}" in changed(commits=(SEED, RELEASED, wrong_way), applied=NEW, served=(NEW, None), alias=NEW)
     by_trial = Commit("4" * 40, FIRST, "trial", NEW, None, frozenset())
     assert any("in stage trial" in one for one in changed(commits=(SEED, by_trial)))
+
+
+def test_a_release_whose_stored_reverse_leads_nowhere():
+    watched = dataclasses.replace(cycle(CycleState.WATCHING), way_back=BAD)
+    seen = Observed((SEED, RELEASED), (watched,), BAD, (BAD, None), BAD, registry_asked=True)
+    assert violations(seen) == [f"{FIRST} is watching, and its stored reverse leads back to {BAD}: there is no way back"]
+    assert violations(dataclasses.replace(seen, cycles=(dataclasses.replace(watched, way_back=OLD),))) == []
 
 
 def test_a_stage_is_committed_once():

@@ -167,11 +167,13 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         share = loop.settings.watch.shadow_share
         if share > 0 and decision.champion.model != decision.challenger.model and is_tried(cycle.trigger.type):
             changes |= shadow_changes(decision.champion, decision.challenger, share)
+    text = loop.release_text()
+    # looked for after the text was read: one that holds this cycle's changes already would give a reverse that leads nowhere
     found = loop.repo.find_commit(cycle_id, stage)
-    if found is not None:  # a run that died after its push: the stored patch is the one that was committed
+    if found is not None:  # another run pushed, or this one did and died: the stored patch is the one that was committed
         patch = load_patch(folder, stage)
     else:
-        patch = make_patch(loop.release_text(), changes, cycle_id=cycle_id, stage=stage, file=loop.release_name, base_commit=loop.repo.head())
+        patch = make_patch(text, changes, cycle_id=cycle_id, stage=stage, file=loop.release_name, base_commit=loop.repo.head())
         save_patch(folder, patch)
         loop.deployer.check()
     what = "trial" if stage == "trial" else "deploy"

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from predator_si.proof.drill.corpus import write_toy_corpus
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.processes import Processes, free_port, wait_until
 from predator_si.quiet import quiet_environment
-from predator_si.records import ServingConfig, utc_now
+from predator_si.records import CycleState, ServingConfig, utc_now
+from predator_si.release.patch import apply_patch, make_patch
 from predator_si.settings import DEMO_SCALES, DemoScale, Ports, Settings, load_settings
 from predator_si.train.tracking import ExperimentTracker
 
@@ -195,6 +196,28 @@ class Ground:
         if commits:
             self.loop.control.set_note("drill/by-hand", sorted(known))
         return known
+
+    def make_champion(self, digest: str) -> str:
+        """Make a model the champion as a person would, by a commit that no cycle knows; the commit."""
+        name = self.loop.release_name
+
+        def change(files: Mapping[str, str]) -> Mapping[str, str]:
+            patch = make_patch(files[name], {"reranker.champion": digest}, cycle_id="si_2000_01_01_001", stage="promote", file=name)
+            return {name: apply_patch(files[name], patch)}
+
+        made = self.loop.repo.change(change, f"drill: {digest[7:19]} serves") or self.loop.repo.head()
+        self.by_hand({made})
+        return made
+
+    def clear(self) -> None:
+        """After a violation: end what it left open and put the champion back by hand, so that the next repetition begins on firm ground."""
+        active = self.loop.control.active_cycle(self.loop.contour)
+        if active is not None:
+            self.loop.control.transition(active.cycle_id, CycleState.FAILED, "left open by a violation of this drill", "drill")
+        if self.loop.serving().model != self.champion:
+            self.make_champion(self.champion)
+        self.wait_settled()
+        self.follow()
 
     # ------------------------------------------------------------------ running it
 

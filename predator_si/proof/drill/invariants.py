@@ -21,6 +21,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.records import CycleState, Decision, ServingConfig
 from predator_si.release.deny import DENY_FILE, parse_deny
 from predator_si.release.git import clean_environment
+from predator_si.release.patch import load_patch, patch_name
 from predator_si.release.release_file import parse_release
 from predator_si.train.tracking import ExperimentTracker
 
@@ -52,6 +53,8 @@ class CycleFacts:
     challenger: str | None
     decided: bool
     """The ledger has a decision for the promotion that says promote, or says that it is a drill."""
+    way_back: str | None = None
+    """Where the stored reverse of its release leads to; null where nothing is stored."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Observed:
     alias: str | None
     """What the registry calls champion; null where no registry was asked."""
     registry_asked: bool = False
+    reigning: tuple[str, ...] = ()
+    """Champions whose time has no end by the control database's history."""
     sources: Mapping[str, str | None] = field(default_factory=dict)
     """Digest -> digest of the weights that it was made from."""
     ledger: tuple[str, ...] = ()
@@ -104,6 +109,7 @@ def observe(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bo
         served=(variants["champion"]["model_sha"], variants["candidate"]["model_sha"] if variants["candidate"] else None),
         alias=tracker.aliases().get("champion") if tracker is not None else None,
         registry_asked=tracker is not None,
+        reigning=tuple(span.digest for span in loop.control.champions(loop.contour, 1_000) if span.until is None),
         sources={digest: loop.models.card(digest).source_digest for digest in digests if digest in loop.models},
         ledger=tuple(loop.control.verify()),
         lease=_lease_refusal(loop, cycles[0].cycle_id if cycles else None),
@@ -133,6 +139,8 @@ def _one_champion(seen: Observed) -> list[str]:
         found.append(f"Git's candidate is {head.candidate}, the service's is {seen.served[1]}")
     if seen.registry_asked and seen.alias != head.champion:
         found.append(f"Git's champion is {head.champion}, the registry's is {seen.alias}")
+    if len(seen.reigning) > 1:
+        found.append(f"the champion history has {len(seen.reigning)} champions at once: {', '.join(seen.reigning)}")
     unwatched = [cycle.cycle_id for cycle in seen.cycles if cycle.state in _UNWATCHED]
     if len(unwatched) > 1:
         found.append(f"two releases are watched at once: {', '.join(unwatched)}")
@@ -186,6 +194,9 @@ def _states_agree(seen: Observed) -> list[str]:
     newest = next((cycle for cycle in seen.cycles if cycle.state in _UNWATCHED), None)
     if newest is not None and newest.challenger != head.champion:
         found.append(f"{newest.cycle_id} is {newest.state.value} with {newest.challenger}, Git's champion is {head.champion}")
+    for cycle in seen.cycles:
+        if cycle.state in _UNWATCHED and cycle.way_back is not None and cycle.way_back == cycle.challenger:  # a drill always brings another model
+            found.append(f"{cycle.cycle_id} is {cycle.state.value}, and its stored reverse leads back to {cycle.way_back}: there is no way back")
     if head.candidate is not None and not any(cycle.state in _MAY_BE_ON_TRIAL for cycle in seen.cycles):
         found.append(f"{head.candidate} is on trial by Git, and no cycle is")
     return found
@@ -274,7 +285,9 @@ def _facts(loop: Loop, cycle_id: str, state: CycleState) -> CycleFacts:
     path = folder / "decision-promote.json"
     if decided and path.is_file():
         decided = Decision.read(path).challenger.model == challenger
-    return CycleFacts(cycle_id, state, challenger, decided)
+    stored = folder / patch_name("promote")
+    way_back = load_patch(folder, "promote").reverse.get("reranker.champion") if stored.is_file() else None
+    return CycleFacts(cycle_id, state, challenger, decided, way_back)
 
 
 def _lease_refusal(loop: Loop, cycle_id: str | None) -> str | None:

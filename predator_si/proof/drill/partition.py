@@ -45,6 +45,8 @@ def drill_partition(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, o
             problems += invariants.violations(invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand()))
         except PredatorError as error:
             problems = [str(error)]
+        if problems:
+            ground.clear()
         tally.note(f"{name}, round {number // len(names) + 1}", problems)
         on_progress(number + 1, total)
 

@@ -36,13 +36,16 @@ def drill_race(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
     total = plan.n * len(RACES)
     for number in range(total):
         name, race = list(RACES.items())[number % len(RACES)]
-        problems = race(ground, load, plan.seed * 100_000 + number)
+        problems: list[str] = []
         try:
+            problems += race(ground, load, plan.seed * 100_000 + number)
             ground.wait_settled()
             seen = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
             problems += invariants.violations(seen)
         except PredatorError as error:
             problems.append(str(error))
+        if problems:
+            ground.clear()
         tally.note(f"{name}, round {number // len(RACES) + 1}", problems)
         on_progress(number + 1, total)
 
@@ -79,6 +82,7 @@ def _loop(ground: Ground) -> Loop:
 
 def _to_its_end(ground: Ground, load: Load, cycle_id: str) -> list[str]:
     """Let the loop finish what a race left; what is wrong when it cannot."""
+    last = ""
     for _ in range(3):
         if ground.loop.control.cycle(cycle_id).state in _ENDED:
             return []
@@ -86,8 +90,6 @@ def _to_its_end(ground: Ground, load: Load, cycle_id: str) -> list[str]:
             lane.resume(ground.loop, cycle_id, load.wait_for, ground.tracker)
         except PredatorError as error:
             last = str(error)
-        else:
-            last = ""
     state = ground.loop.control.cycle(cycle_id).state
     return [] if state in _ENDED else [f"{cycle_id} is {state.value} and goes no further: {last}"]
 

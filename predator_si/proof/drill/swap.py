@@ -5,7 +5,7 @@ What belongs here: the swaps, their clocks, the samples of memory. What must not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from predator_si.errors import Unavailable
 from predator_si.proof.drill import invariants
@@ -14,7 +14,6 @@ from predator_si.proof.drill.ground import Ground
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.plan import DrillPlan
 from predator_si.proof.drill.rollback import applied_at, pushed_at
-from predator_si.release.patch import apply_patch, make_patch
 
 _MODELS = 3
 """Siblings of the champion that take turns with it."""
@@ -27,37 +26,24 @@ def drill_swap(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
     """Make another sibling the champion ``plan.n`` times, each by a commit of its own."""
     loop = ground.loop
     models = [ground.champion, *(ground.sibling(plan.seed * 1_000 + number) for number in range(_MODELS))]
-    serving, by_hand = loop.serving().model, set()
+    serving = loop.serving().model
     for number in range(plan.n):
         old, new = serving, models[(models.index(serving) + 1) % len(models)]
-        by_hand.add(_commit(ground, new))
+        ground.make_champion(new)
         problems = _one(ground, load, tally, old, new)
         serving = new
         if number % max(1, plan.n // 200) == 0:
             tally.memory.append((number, memory_mb(ground.processes.pid("search"))))
         tally.note(f"swap {number + 1} to {new[7:19]}", problems)
         on_progress(number + 1, plan.n)
-    by_hand.add(_commit(ground, ground.champion))
+    ground.make_champion(ground.champion)
     ground.wait_settled()
     ground.follow()
-    found = invariants.observe(loop, tracker=ground.tracker, by_hand=ground.by_hand(by_hand))
+    found = invariants.observe(loop, tracker=ground.tracker, by_hand=ground.by_hand())
     tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
     slope = memory_slope(tally.memory)
     if slope.low is not None and slope.low > _MOST_MB:
         tally.violations.append(f"memory grows by {slope.estimate:.1f} MB per 1,000 swaps, surely by more than {_MOST_MB:g}")
-
-
-def _commit(ground: Ground, digest: str) -> str:
-    """Make a model the champion by hand; the commit."""
-    name = ground.loop.release_name
-
-    def change(files: Mapping[str, str]) -> Mapping[str, str]:
-        return {
-            name: apply_patch(files[name], make_patch(files[name], {"reranker.champion": digest}, cycle_id="si_2000_01_01_001", stage="promote", file=name))
-        }
-
-    made = ground.loop.repo.change(change, f"drill: {digest[7:19]} serves")
-    return made or ground.loop.repo.head()
 
 
 def _one(ground: Ground, load: Load, tally: Tally, old: str, new: str) -> list[str]:
