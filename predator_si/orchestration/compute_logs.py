@@ -37,12 +37,12 @@ class ObjectStoreComputeLogManager(TruncatingCloudStorageComputeLogManager["dg.D
     """
 
     def __init__(self, url: str, local_dir: str, upload_interval: int | None = None, inst_data: ConfigurableClassData | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._url = url.rstrip("/")
         self._local_manager = LocalComputeLogManager(local_dir)
         self._upload_interval = upload_interval
         self._inst_data = inst_data
-        self._subscriptions = PollingComputeLogSubscriptionManager(self)
+        self._subscriptions = PollingComputeLogSubscriptionManager(self)  # type: ignore[no-untyped-call]
         self._store: tuple[AbstractFileSystem, str] | None = None
 
     @property
@@ -106,7 +106,7 @@ class ObjectStoreComputeLogManager(TruncatingCloudStorageComputeLogManager["dg.D
         path.parent.mkdir(parents=True, exist_ok=True)
         self._opened()[0].get_file(self._path(log_key, io_type, partial), str(path))
 
-    def get_log_keys_for_log_key_prefix(self, log_key_prefix: Sequence[str], io_type: ComputeIOType) -> Sequence[Sequence[str]]:
+    def get_log_keys_for_log_key_prefix(self, log_key_prefix: Sequence[str], io_type: ComputeIOType) -> Sequence[list[str]]:
         """Keys of the finished logs right below a prefix."""
         store, folder = self._opened()[0], self._folder(log_key_prefix)
         suffix = f".{IO_TYPE_EXTENSION[io_type]}"
@@ -124,7 +124,7 @@ class ObjectStoreComputeLogManager(TruncatingCloudStorageComputeLogManager["dg.D
     def dispose(self) -> None:
         """End the thread that polls for readers."""
         self._subscriptions.dispose()
-        super().dispose()
+        self.local_manager.dispose()
 
     def _upload_file_obj(self, data: IO[bytes], log_key: Sequence[str], io_type: ComputeIOType, partial: bool = False) -> None:
         store, path = self._opened()[0], self._path(log_key, io_type, partial)
