@@ -95,6 +95,11 @@ def test_objects_are_kept_selected_and_guarded_against_lost_changes(asked: Asked
     with refused(409, "has been modified"):
         asked.core.replace_namespaced_config_map("a", SPACE, stale)
     assert asked.core.read_namespaced_config_map("a", SPACE).data == {"x": "1", "y": "2"}
+    asked.core.create_namespaced_config_map(SPACE, config_map("only-tried"), dry_run="All")
+    assert asked.core.patch_namespaced_config_map("a", SPACE, {"data": {"z": "3"}}, dry_run="All").data == {"x": "1", "y": "2", "z": "3"}
+    assert asked.core.read_namespaced_config_map("a", SPACE).data == {"x": "1", "y": "2"}
+    with refused(404, "only-tried"):
+        asked.core.read_namespaced_config_map("only-tried", SPACE)
 
 
 def test_a_field_that_kubernetes_does_not_know_is_refused(asked: Asked) -> None:

@@ -6,6 +6,7 @@ The launcher is dagster-k8s' own, set up by ``deploy/k8s/dagster.yaml``; the API
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,6 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubePlatform]:
     settings = {"PREDATOR_SI_HOME": str(home.path), "PREDATOR_SI_CONTOUR": "compute-nvidia", "PREDATOR_SI_VALUES": str(values)}
     with kube_platform(folder, settings) as platform:
         add_cycle(platform.instance, CYCLE)
+        platform.cluster.remove_node("plain")  # Jobs are looked at here, none needs to run
         yield platform
 
 
@@ -180,6 +182,7 @@ def test_a_pod_that_cannot_be_scheduled_in_time_fails_its_run_with_the_reason(ku
 
 def test_an_image_that_cannot_be_pulled_shows_in_the_runs_failure(kube: KubePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     known = kube.cluster.images.pop(IMAGE)
+    kube.cluster.add_node("plain")
     try:
         run_id = kube.launch("platform", "observe_job")
         kube.dequeue("platform")
@@ -188,19 +191,35 @@ def test_an_image_that_cannot_be_pulled_shows_in_the_runs_failure(kube: KubePlat
         kube.monitor("platform")
         assert kube.run(run_id).status is dg.DagsterRunStatus.FAILURE and "ErrImagePull" in kube.messages(run_id)
     finally:
+        kube.cluster.remove_node("plain")
         kube.cluster.images[IMAGE] = known
 
 
-def test_the_launcher_asked_for_no_more_than_its_role(kube: KubePlatform) -> None:
-    name = f"system:serviceaccount:{SPACE}:{LAUNCHER}"
+def test_the_charts_role_is_what_the_launcher_asks_for_and_nothing_more(kube: KubePlatform) -> None:
+    """Launch, health, debug information of a pod and of a Job without one, termination: each verb of the Role is used, none is missing."""
+    launcher, name = kube.instance.run_launcher, f"system:serviceaccount:{SPACE}:{LAUNCHER}"
+    kube.cluster.access.used.pop(name, None)
+    run_id = kube.launch("platform", "observe_job")
+    kube.dequeue("platform")
+    wait_until(lambda: bool(kube.cluster.pods(SPACE)), 20, "its pod")
+    launcher.check_run_worker_health(kube.run(run_id))
+    launcher.get_run_worker_debug_info(kube.run(run_id))
+    assert launcher.terminate(run_id) is True
+    launcher.get_run_worker_debug_info(kube.run(run_id))
     rules = role_rules("launcher")
     granted = {(group, resource, verb) for rule in rules for group in rule["apiGroups"] for resource in rule["resources"] for verb in rule["verbs"]}
     used = {(one.group, one.resource, one.verb) for one in kube.cluster.access.used[name]}
+    assert granted - used <= {("", "pods/log", "get")}, "logs are read of a pod that has begun (test_kube_runs.py)"
     assert used <= granted and not kube.cluster.access.denied.get(name)
 
 
 def test_the_chart_mounts_this_very_file() -> None:
     assert (CHART / "files" / "dagster.yaml").read_bytes() == DAGSTER_YAML.read_bytes()
+
+
+def test_runs_take_the_image_that_is_meant_for_them() -> None:
+    """A code server that names its own image gives it to every run: trainings would find no CUDA in theirs."""
+    assert not [path.name for path in (CHART / "templates").glob("*") if re.search(r"\bname\W+DAGSTER_CURRENT_IMAGE", path.read_text())]
 
 
 def test_the_file_holds_what_both_machines_must_agree_on() -> None:

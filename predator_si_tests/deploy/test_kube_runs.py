@@ -108,7 +108,11 @@ def test_a_worker_that_dies_is_noticed(kube: KubePlatform, how: str) -> None:
     run_id = started(kube)
     getattr(kube.cluster, how)(kube.pod(run_id))
     wait_until(lambda: bool(dig(kube.job(run_id), "status.failed")), 60, "the Job has failed")
-    health = kube.instance.run_launcher.check_run_worker_health(kube.run(run_id))
+    launcher = kube.instance.run_launcher
+    assert "Debug information for pod" in (launcher.get_run_worker_debug_info(kube.run(run_id)) or "")
+    reads = {(one.resource, one.verb) for one in kube.cluster.access.used[f"system:serviceaccount:{SPACE}:{LAUNCHER}"]}
+    assert ("pods/log", "get") in reads and not kube.cluster.access.denied.get(f"system:serviceaccount:{SPACE}:{LAUNCHER}")
+    health = launcher.check_run_worker_health(kube.run(run_id))
     assert health.status is WorkerStatus.FAILED
     kube.monitor("light")
     assert kube.run(run_id).status is dg.DagsterRunStatus.FAILURE and "no active pods" in kube.messages(run_id)

@@ -106,6 +106,8 @@ class Handler(BaseHTTPRequestHandler):
             return self._logs(key, query)
         if verb in ("list", "watch"):
             return (self._watch if watching else self._list)(key, query)
+        if "dryRun" in query and verb not in ("create", "patch"):
+            raise ApiError(501, "NotImplemented", f"this fake does not simulate a dry run of {verb}")
         act: Callable[[Key, Any, dict[str, str], str | None], tuple[int, Object]] = getattr(self, f"_{verb}")
         return self._send(*act(key, body, query, match["sub"]))
 
@@ -142,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
         admit(self.cluster.store, key, body)
         if kind == "Pod":
             body["status"] = {"phase": "Pending"}
+        if "dryRun" in query:
+            return 201, {**body, "metadata": {**metadata, "name": name, "namespace": key.namespace}}
         return 201, self.cluster.store.create(key, body)
 
     def _update(self, key: Key, body: Any, query: dict[str, str], sub: str | None) -> tuple[int, Object]:
@@ -161,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._create(key, body, query, sub)
         patched = merge(self.cluster.store.get(key), body)  # a strategic merge of lists is not simulated
         admit(self.cluster.store, key, patched)
-        return 200, self.cluster.store.replace(key, patched)
+        return 200, patched if "dryRun" in query else self.cluster.store.replace(key, patched)
 
     def _delete(self, key: Key, body: Any, query: dict[str, str], sub: str | None) -> tuple[int, Object]:
         if not key.name:
