@@ -14,6 +14,7 @@ from predator_si import __version__
 from predator_si.cli import (
     adapt,
     audit,
+    backup,
     bench,
     chart,
     corpus,
@@ -84,6 +85,7 @@ app.add_typer(dataset.app, name="dataset")
 app.add_typer(judgments.app, name="judgments")
 app.add_typer(models.app, name="models")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backup.app, name="backup")
 app.add_typer(notifications.app, name="notify")
 app.add_typer(report.app, name="report")
 app.add_typer(optimizer.app, name="optimizer")

@@ -80,6 +80,8 @@ def _event(record: LedgerRecord, place: Place, alert_on_degrade: bool) -> Event 
     if record.action == "run_failed" and facts.get("job") in _HOPELESS:
         step = "Open the run in the Dagster UI. Until a check succeeds the released model is not watched."
         return event("failed_cycle", "critical", f"A run of {facts['job']} failed", step)
+    if record.action == "run_failed" and facts.get("job") == "backup_job":
+        return event("failed_cycle", "warning", "The backup failed", "Open the run in the Dagster UI; see that backup.destination answers and has room.")
     if record.action == "kill_switch_on":
         return event(
             "kill_switch", "warning", f"The loop was stopped by {record.actor}", "`predator-si start` lets cycles begin again. Watch and rollback go on."

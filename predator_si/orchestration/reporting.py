@@ -1,12 +1,14 @@
-"""What runs by the calendar for people: the weekly report."""
+"""What runs by the calendar beside the loop: the weekly report, and the backup."""
 
 import dagster as dg
 
-from predator_si.errors import PredatorError
+from predator_si.errors import BadInput, PredatorError
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import Lane
 from predator_si.orchestration.steps import week as weekly
+from predator_si.orchestration.steps.keep_copy import back_up
 from predator_si.records import utc_now
+from predator_si.release.git import shown
 from predator_si.reports.plots import as_markdown, cycle_costs, metric_history
 from predator_si.settings import Settings
 
@@ -47,12 +49,32 @@ weekly_report_job = dg.define_asset_job(
     description="The weekly report, written and sent. It yields to everything else.",
     executor_def=dg.in_process_executor,
 )
-REPORT_ASSETS = [weekly_report]
-REPORT_JOBS = [weekly_report_job]
+
+
+@dg.asset(key=["observe", "backup"], group_name="observe", kinds={"file"}, owners=["team:search"], code_version="1")
+def backup(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    """Databases, artifacts, model store and Git at the contour's destination, each part with its hash; the keys of people's queries are not in it."""
+    destination = loop.settings.values.backup.destination
+    if destination is None:
+        raise BadInput("selfImprovement.backup.destination is null: name a folder or an fsspec URL, or set backup.enabled false.")
+    url, manifest = back_up(loop, destination, "backup_schedule", lambda done, total: context.log.debug("copied %s of %s", done, total))
+    facts = {"bytes": sum(part.bytes for part in manifest.parts), "databases": len(manifest.databases), "ledger_seq": manifest.ledger_seq}
+    return dg.MaterializeResult(metadata={"backup": shown(url), **facts, "left_out": dg.MetadataValue.json(manifest.left_out)})
+
+
+backup_job = dg.define_asset_job(
+    "backup_job",
+    selection=dg.AssetSelection.assets(["observe", "backup"]),
+    tags=_YIELDING,
+    description="A copy of the home elsewhere. It yields to everything else.",
+    executor_def=dg.in_process_executor,
+)
+REPORT_ASSETS = [weekly_report, backup]
+REPORT_JOBS = [weekly_report_job, backup_job]
 
 
 def report_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The weekly report, when the contour wants it."""
+    """The weekly report and the backup, when the contour wants them."""
     cron = settings.values.notify.weekly_report
 
     @dg.schedule(
@@ -70,4 +92,13 @@ def report_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
             return dg.SkipReason(str(error))
         return dg.RunRequest(run_key=f"week:{context.scheduled_execution_time:%Y-%m-%d}")
 
-    return [scheduled]
+    copies = settings.values.backup
+    wanted = settings.enabled and copies.enabled and copies.destination is not None
+    kept = dg.ScheduleDefinition(
+        name="backup_schedule",
+        job=backup_job,
+        cron_schedule=copies.schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING if wanted else dg.DefaultScheduleStatus.STOPPED,
+    )
+    return [scheduled, kept]
