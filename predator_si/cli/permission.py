@@ -22,6 +22,8 @@ def register(app: typer.Typer, cycle: typer.Typer) -> None:
     app.command("champions")(champions)
     cycle.command("queue")(queue)
     cycle.command("why-not")(why_not)
+    cycle.command("promote")(promote)
+    cycle.command("take-back")(take_back)
 
 
 def champions(context: typer.Context, limit: Annotated[int, typer.Option(min=1, help="Newest so many.")] = 20, as_json: JsonFlag = False) -> None:
@@ -82,6 +84,40 @@ def why_not(context: typer.Context, as_json: JsonFlag = False) -> None:
         rows = [(name, one.answer, one.rule, "" if one.retry_at is None else f"{one.retry_at:%Y-%m-%d %H:%M}", one.reason) for name, one in found]
         show_table("", ("action", "answer", "rule", "ends (UTC)", "why"), rows, "")
     raise typer.Exit(0 if any(one.answer == "allow" for name, one in found if name.startswith("start_cycle")) else 1)
+
+
+def promote(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="A stable release of this contour, or a promotion that waits.")]) -> None:
+    """Propose a stable release to the next contour (`promotion.to`), or go on with its promotion: commit it once a person approved, and confirm it there.
+
+    Example: `predator-si cycle promote si_2026_11_22_001`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.orchestration.steps import onward
+    from predator_si.records import CycleState
+
+    loop = _loop(context)
+    cycle = loop.control.cycle(cycle_id)
+    if cycle.trigger.type != onward.TRIGGER:
+        cycle = onward.propose(loop, cycle_id, actor())
+    say(f"{cycle.cycle_id} in {cycle.contour}: {onward.advance(loop, cycle.cycle_id)}")
+    raise typer.Exit(0 if loop.control.cycle(cycle.cycle_id).state is CycleState.STABLE else 1)
+
+
+def take_back(
+    context: typer.Context,
+    cycle_id: Annotated[str, typer.Argument(help="A promotion that serves in the next contour.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")],
+) -> None:
+    """Reverse a promotion in the next contour; what this contour serves is not touched.
+
+    Example: `predator-si cycle take-back si_2026_11_22_002 --reason "slower on their hardware"`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.orchestration.steps import onward
+
+    result = onward.take_back(_loop(context), cycle_id, actor(), reason)
+    say(f"{cycle_id} is taken back: {result.to_digest} serves again" if result.verified else f"{cycle_id} is taken back, NOT verified: {result.reason}")
+    raise typer.Exit(0 if result.verified else 1)
 
 
 def _loop(context: typer.Context) -> Loop:

@@ -152,7 +152,7 @@ def decide(
         if standing.month_budget_usd is not None and standing.spent_month_usd is None:
             unknown = "; what this month has cost is unknown, so the budget could not be asked"
     if action == "rollback" and not standing.rollback_on_degrade and not by_person:
-        return ruling("needs_approval", "person", "this contour leaves rollbacks to a person (features.rollbackOnDegrade is false)")
+        return ruling("needs_approval", "person", "this contour leaves the rollback to a person")
     asks = action == "promote_next" or (action == "promote" and (standing.approval_required or standing.flags.get("auto_promote") is False))
     if asks and not approved:
         return ruling("needs_approval", "person", "a release to the next contour is a person's decision" if action == "promote_next" else

@@ -15,7 +15,7 @@ from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
-from predator_si.orchestration.steps import observe
+from predator_si.orchestration.steps import observe, permission
 from predator_si.orchestration.steps.aliases import settle
 from predator_si.orchestration.steps.references import in_force
 from predator_si.orchestration.steps.telemetry import take_in
@@ -29,6 +29,8 @@ _HANDED_OVER = timedelta(minutes=2)
 """How long the first run of a cycle may take to appear: run keys are remembered per sensor, so two of them would start it twice."""
 LAUNCHES_ITSELF = "api:"
 """How the names of those begin who open a cycle and launch its first job at once, as the REST API does."""
+_TOLD_AGAIN = timedelta(minutes=5)
+"""What a snapshot says already needs no other one for so long; what is new does, however young the newest snapshot is."""
 _QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
 """Metrics whose rows of the trigger table react within minutes."""
 
@@ -98,7 +100,11 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         if waiting is not None:
             return dg.SkipReason(waiting)
         name = job_for(loop, cycle.cycle_id)
-        if (cycle.actor in OPENERS or cycle.actor.startswith(LAUNCHES_ITSELF)) and cycle.state is CycleState.OPENED and utc_now() - cycle.opened_at < _HANDED_OVER:
+        if (
+            (cycle.actor in OPENERS or cycle.actor.startswith(LAUNCHES_ITSELF))
+            and cycle.state is CycleState.OPENED
+            and utc_now() - cycle.opened_at < _HANDED_OVER
+        ):
             return dg.SkipReason(f"{name} of {cycle.cycle_id} was just asked for by {cycle.actor}")
         filters = dg.RunsFilter(job_name=name, tags={"dagster/partition": cycle.cycle_id})
         fail_orphans(context.instance, context.instance.get_runs(dg.RunsFilter(job_name=name, tags=filters.tags, statuses=list(UNFINISHED))))
@@ -139,8 +145,9 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
             except PredatorError as error:
                 return dg.SkipReason(f"unknown: {error}")
             if answer == "rollback":
-                if not settings.rollback_on_degrade:
-                    return dg.SkipReason(f"{cycle.cycle_id} is degraded, and this contour leaves the rollback to a person")
+                allowed = permission.ruling(loop, "rollback", cycle_id=cycle.cycle_id)
+                if allowed.answer != "allow":
+                    return dg.SkipReason(f"{cycle.cycle_id} is degraded, and {allowed.reason}")
                 return dg.RunRequest(
                     run_key=f"rollback:{cycle.cycle_id}", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, "degraded")
                 )
@@ -215,7 +222,7 @@ def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:
             return f"unknown: {error}"
     if cycle.state in (CycleState.RELEASED, CycleState.WATCHING):
         return _watch_waits(loop, cycle_id)
-    return None if cycle.state in NEXT_JOB else f"the cycle is {cycle.state.value}"
+    return permission.next_refusal(loop, cycle) if cycle.state in NEXT_JOB else f"the cycle is {cycle.state.value}"
 
 
 def _watch_waits(loop: Loop, cycle_id: str) -> str | None:
@@ -263,7 +270,9 @@ def guard_reasons(loop: Loop) -> list[str]:
         ingest=info.get("ingest"),
     )
     quick = [gate for gate in in_force(loop, now) if gate.metric in _QUICK]
+    failing = [result for result in evaluate_gates(quick, snapshot, loop.baseline(), now) if result.answer is Answer.FAIL]
     newest = loop.snapshots(1)
-    if newest and now - newest[-1].created_at < timedelta(minutes=5):
-        return []
-    return [result.reason for result in evaluate_gates(quick, snapshot, loop.baseline(), now) if result.answer is Answer.FAIL]
+    told: set[str] = set()
+    if newest and now - newest[-1].created_at < _TOLD_AGAIN:
+        told = {result.criterion.name for result in evaluate_gates(quick, newest[-1], loop.baseline(), now) if result.answer is Answer.FAIL}
+    return [result.reason for result in failing if result.criterion.name not in told]

@@ -511,11 +511,13 @@ def test_latency_calls_for_a_snapshot_now(sensors: Sensors, info: dict[str, Any]
     assert "p95_latency_ms 2000" in sensors.request("service_guard_sensor").tags[REASON]
 
 
-def test_the_guard_asks_for_no_second_snapshot_within_five_minutes(sensors: Sensors, info: dict[str, Any]) -> None:
+def test_the_guard_asks_for_no_second_snapshot_of_the_same_fault_within_five_minutes(sensors: Sensors, info: dict[str, Any]) -> None:
     failing_traffic(sensors, 0.3)
     write_snapshot(sensors.loop, sensors.champion, utc_now() - timedelta(minutes=6))
     assert sensors.request("service_guard_sensor")
     write_snapshot(sensors.loop, sensors.champion, utc_now() - timedelta(minutes=4))
+    assert sensors.request("service_guard_sensor"), "a healthy snapshot of four minutes ago knows nothing of errors since"
+    write_snapshot(sensors.loop, sensors.champion, utc_now() - timedelta(minutes=3), values={"error_rate": 0.3})
     assert sensors.skip("service_guard_sensor")
 
 

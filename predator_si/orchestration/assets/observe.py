@@ -17,7 +17,7 @@ from predator_si.orchestration.metadata import (
     scalars,
     snapshot_metadata,
 )
-from predator_si.orchestration.steps import judge, observe, quality, references, same
+from predator_si.orchestration.steps import judge, observe, onward, quality, references, same
 from predator_si.orchestration.steps.approve import judge_while_waiting
 from predator_si.settings import Settings
 
@@ -44,6 +44,8 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         snapshot = observe.take_snapshot(loop)
         if (look := judge_while_waiting(loop)) is not None:
             context.log.info("%s %s: %s", look.cycle_id, look.answer, look.reason)
+        if (done := onward.advance_waiting(loop)) is not None:
+            context.log.info("promotion to the next contour: %s", done)
         gates = observe.gates(loop, snapshot)
         unusual = anomaly_check(_KEY, references.anomalies(loop, snapshot.snapshot_id), references.baseline_note(loop, snapshot))
         return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=[*check_results(_KEY, gates, specs), unusual])

@@ -16,7 +16,7 @@ import polars as pl
 from predator_si.errors import PredatorError
 from predator_si.evaluate.actions import ActionPlan, Goal, Option, Tried, choose, cut_options, weigh, widen_options
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, improve, indexes
+from predator_si.orchestration.steps import aliases, improve, indexes, permission
 from predator_si.orchestration.steps.decide import latency_target_ms
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
@@ -98,7 +98,11 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
         )
         tried = weighed(options)
         if not any(one.passes for one in tried):
-            costly = _options(loop, cycle, champion, queries, not_built, tuple(action for action in cycle.trigger.actions if action in _COSTLY))
+            allowed = permission.ruling(loop, "index_change", cycle_id=cycle_id)
+            wanted = tuple(action for action in cycle.trigger.actions if action in _COSTLY)
+            if allowed.answer != "allow":
+                not_built.update(dict.fromkeys(wanted, f"policy does not allow it: {allowed.reason}"))
+            costly = _options(loop, cycle, champion, queries, not_built, wanted if allowed.answer == "allow" else ())
             options, tried = options + costly, tried + weighed(costly) if costly else tried
         best, reason = choose(goal, tried, latency_target_ms(loop))
     indexes.discard(loop, options, best.config if best is not None else None)

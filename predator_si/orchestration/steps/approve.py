@@ -115,7 +115,8 @@ def give_approval(loop: Loop, cycle_id: str, actor: str, reason: str) -> Decisio
     _require_waiting(loop, cycle_id)
     path = loop.artifacts(cycle_id) / decision_name("promote")
     decision = approve(Decision.read(path), actor)
-    ask(loop, cycle_id, decision)  # as it was asked; a question that is there stays
+    if loop.control.approval(cycle_id) is None:  # of a cycle that began to wait before there was a queue
+        ask(loop, cycle_id, decision)
     loop.control.decide_approval(cycle_id, "approved", actor, reason, separated=loop.contour != "local")
     loop.save(cycle_id, path.name, decision)
     return decision
@@ -130,7 +131,8 @@ def refuse_approval(loop: Loop, cycle_id: str, actor: str, reason: str, tracker:
         The cycle does not wait for an approval, or the question has expired.
     """
     _require_waiting(loop, cycle_id)
-    ask(loop, cycle_id, Decision.read(loop.artifacts(cycle_id) / decision_name("promote")))
+    if loop.control.approval(cycle_id) is None:
+        ask(loop, cycle_id, Decision.read(loop.artifacts(cycle_id) / decision_name("promote")))
     loop.control.decide_approval(cycle_id, "rejected", actor, reason)
     _end(loop, cycle_id, CycleState.REJECTED, f"{actor} refused the release: {reason}", actor, tracker)
 

@@ -19,7 +19,7 @@ from predator_si.errors import BadInput, Missing
 from predator_si.evaluate import compare, evaluate_model, holdout_queries, seal_of
 from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, describe, recipes
+from predator_si.orchestration.steps import aliases, describe, permission, recipes
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
 from predator_si.release.decide import is_tried
@@ -117,6 +117,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
 
     Of several averages with the starting weights the one is kept that dev queries prefer, with a correction for having looked.
     """
+    permission.require(loop, "train", cycle_id=cycle_id)
     folder, trainer = loop.artifacts(cycle_id), recipes.trainer_of(loop, cycle_id)
     path = folder / "augmented_dataset.parquet"
     examples, erased = read_examples(path, loop.vault())

@@ -13,7 +13,7 @@ from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases
+from predator_si.orchestration.steps import aliases, onward
 from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.steps.trial import design_of
@@ -111,6 +111,8 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
         loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
         if tracker is not None and not decision.drill:
             aliases.keep_gold(loop, tracker, cycle_id)
+        if not decision.drill:
+            onward.propose_where_wanted(loop, cycle_id)
     return result
 
 

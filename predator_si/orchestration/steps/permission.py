@@ -13,7 +13,7 @@ from predator_si.errors import Refused
 from predator_si.monitor.triggers import TRIGGERS
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_by_cycle, spent_in_month
-from predator_si.records import utc_now
+from predator_si.records import Cycle, CycleState, utc_now
 
 _CYCLES = 200
 
@@ -64,6 +64,19 @@ def require(loop: Loop, action: Action, *, cycle_id: str | None = None, **asked:
     until = "" if found.retry_at is None else f" It ends by itself at {found.retry_at:%Y-%m-%d %H:%M} UTC."
     word = "may not be done" if found.answer == "deny" else "waits for a person's approval"
     raise Refused(f"{what} {word}: {found.reason}.{until}")
+
+
+_NEXT: dict[CycleState, Action] = {CycleState.PREPARED: "train", CycleState.EVALUATED: "trial", CycleState.DECIDED: "promote"}
+"""What a cycle's next job does that policy is asked about."""
+
+
+def next_refusal(loop: Loop, cycle: Cycle) -> str | None:
+    """Why a cycle's next job may not run now; null where it may. A release that waits for a person is asked about in its own step."""
+    action = _NEXT.get(cycle.state)
+    if action is None:
+        return None
+    found = ruling(loop, action, cycle_id=cycle.cycle_id, approved=True)
+    return None if found.answer == "allow" else f"{action} may not be done: {found.reason}"
 
 
 def rulings(loop: Loop, now: datetime | None = None) -> list[tuple[str, Ruling]]:

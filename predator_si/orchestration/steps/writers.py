@@ -10,15 +10,19 @@ from predator_si.augment.material import Generator
 from predator_si.language_model import Budget, Endpoint
 from predator_si.monitor.judgments import LLMEndpoint
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import permission
 
 _ANSWER_TOKENS = 400
 """Three queries with their grades, in any script."""
 
 
 def written_queries(loop: Loop, cycle_id: str) -> list[Generator]:
-    """The contour's language model as a generator; none where it has none."""
+    """The contour's language model as a generator; none where it has none, or where policy lets nothing be spent."""
     said = loop.settings.values.augment.llm
     if not said.enabled:
+        return []
+    if (allowed := permission.ruling(loop, "spend", cycle_id=cycle_id)).answer != "allow":
+        loop.control.append("spend_refused", "loop", cycle_id, f"no queries are written: {allowed.reason}", {"rule": allowed.rule})
         return []
     assert said.base_url is not None and said.model is not None and said.judge_model is not None  # an enabled one has all three
     own = said.judge_base_url is not None
