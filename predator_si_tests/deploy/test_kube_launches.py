@@ -69,9 +69,17 @@ WAYS: dict[str, Any] = {
     "Materialize of a wider selection": lambda kube: [
         kube.launch("platform", "__ASSET_JOB", ["cycle/synthetic_dataset", "cycle/reranker_model", "cycle/optimized_reranker"], PARTITION)
     ],
+    "once more from the page": lambda kube: [once_more(kube)],
     "a backfill": lambda kube: kube.backfill("platform", "cycle/reranker_model", CYCLE),
     "the sensor": lambda kube: prepared_cycle_ticks(kube),
 }
+
+
+def once_more(kube: KubePlatform) -> str:
+    """A training that was cancelled before it began, executed again."""
+    first = kube.launch("platform", "__ASSET_JOB", ["cycle/reranker_model"], PARTITION)
+    kube.instance.report_run_canceled(kube.run(first))
+    return kube.again("platform", first)
 
 
 def prepared_cycle_ticks(kube: KubePlatform) -> list[str]:

@@ -54,6 +54,10 @@ mutation Launch($params: ExecutionParams!) {
     ... on InvalidSubsetError { message }
   }
 }"""
+_AGAIN = """
+mutation Again($params: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } ... on PythonError { message } }
+}"""
 _BACKFILL = """
 mutation Backfill($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) { __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } }
@@ -97,6 +101,12 @@ class KubePlatform:
         pairs = [{"key": key, "value": value} for key, value in (tags or {}).items()]
         params = {"selector": selector, "mode": "default", "executionMetadata": {"tags": pairs}}
         answer = self.graphql(location, _LAUNCH, {"params": params})["launchRun"]
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return str(answer["run"]["id"])
+
+    def again(self, location: str, run_id: str) -> str:
+        """Re-execute a run that has ended, as the page's button does; the new run's id."""
+        answer = self.graphql(location, _AGAIN, {"params": {"parentRunId": run_id, "strategy": "ALL_STEPS"}})["launchRunReexecution"]
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["id"])
 
