@@ -23,6 +23,7 @@ from predator_si_tests.support.markup import complaints
 from predator_si_tests.support.operations import NEW, lived_in, page, waiting_cycle
 from predator_si_tests.support.platform import open_cycle, prepare, write_snapshot
 
+SWITCH = "/operations/kill-switch"
 HOSTILE = """<script>alert("x")</script><img src=x onerror='alert(1)'>"""
 
 
@@ -82,6 +83,18 @@ def test_the_first_page_says_what_is_so(loop: Loop, client: TestClient) -> None:
     assert text.count("<svg") == sum(
         any(value is not None for value in one.history) for one in views.gate_lines(loop, views.window_values(loop.home.snapshots))
     )
+
+
+def test_results_are_computed_over_any_period_and_unknown_where_nothing_was_measured(loop: Loop, client: TestClient) -> None:
+    text = client.get("/operations/results?days=1&lang=en").text
+    (table, figures) = views.results(loop, 1)
+    assert table.value is not None and figures.value is not None
+    assert [row.before.windows for row in table.value.rows][:1] != [0] and figures.value.cycles == 2
+    for row in table.value.rows:
+        assert phrase(f"measure_{row.metric}", "en") in text and str(row.before.windows) in text
+    assert phrase("kpi_success", "en") in text
+    for asked in ("0", "32", "x", "-1", "99999999999"):
+        assert client.get(f"/operations/results?days={asked}").status_code == 422
 
 
 def test_the_switch_of_languages_stays(client: TestClient) -> None:

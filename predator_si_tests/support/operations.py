@@ -74,5 +74,6 @@ def waiting_cycle(loop: Loop, **trigger: Any) -> str:
     )  # fmt: skip
     loop.save(cycle_id, "decision-promote.json", decision)
     loop.control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "the contour wants a person's approval", "loop")
+    loop.repo.sync()  # as the jobs of the cycle did
     ask(loop, cycle_id, decision)
     return cycle_id

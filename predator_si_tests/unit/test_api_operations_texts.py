@@ -33,10 +33,14 @@ VALUES = {
     "delivery_": ["told", "waiting", "refused", "dropped"],
     "now_": ["unprepared", "disabled", "stopped", "silent", "cycle", "waiting", "watching", "idle", "starting"],
     "link_": ["report", "training_data", "trial_page", "mlflow_run", "trial_commit", "release_commit", "rollback_commit", "dagster"],
+    "measure_": ["ndcg_at_10", "p95_latency_ms", "cost_per_1k_requests", "downtime_minutes_per_day"],
+    "verdict_": ["better", "worse", "open"],
+    "kpi_": ["cycles", "ended", "released", "stable", "rejected", "failed", "success", "rollbacks", "median_hours", "gain_per_release", "total_cost_usd",
+             "cost_per_cycle_usd"],
     "kill_title_": ["stop", "start"],
     "kill_effect_": ["stop", "start"],
     "kill_confirm_": ["stop", "start"],
-}
+}  # fmt: skip
 """What stands behind each key that a template puts together."""
 
 

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from predator_si.api import answers, problems
 from predator_si.api.access import Caller
-from predator_si.api.operations import session, views
+from predator_si.api.operations import commits, session, views
 from predator_si.api.operations.drawing import draw
 from predator_si.api.operations.texts import LANGUAGES, Language, preferred
 from predator_si.api.routes import Parts, parts_of
@@ -39,6 +39,7 @@ _FILES = {"operations.css": "text/css; charset=utf-8", "operations.js": "text/ja
 _LANGUAGE_COOKIE = "predator_si_language"
 _FORM = "application/x-www-form-urlencoded"
 _PAGE = 50
+_MOST_DAYS = 31
 _STATUS: tuple[tuple[type[PredatorError], int], ...] = ((BadInput, 422), (Missing, 404), (Refused, 409), (Unavailable, 503))
 _DONE = frozenset({"approve", "reject", "stop", "start"})
 
@@ -119,7 +120,10 @@ async def _form(request: Request) -> dict[str, str]:
         raise HTTPException(403, "this form must be sent from the operations page itself")
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
         raise HTTPException(415, f"a form is {_FORM}")
-    found = parse_qs((await request.body()).decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    try:
+        found = parse_qs((await request.body()).decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    except ValueError as error:
+        raise BadInput("this form has more fields than the page's.") from error
     return {name: values[-1] for name, values in found.items()}
 
 
@@ -174,11 +178,22 @@ async def audit(request: Request) -> Response:
     return _html(request, "audit.html", 200, caller, asked=asked, records=found[:_PAGE], total=total, older=older, paged=cursor is not None)
 
 
+@router.get("/operations/results")
+async def results(request: Request) -> Response:
+    """What the newest days brought: before and after, and the key figures."""
+    parts, caller = await _admit(request)
+    asked = request.query_params.get("days", "7")
+    if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:4]) <= _MOST_DAYS):
+        raise BadInput(f"days: {asked!r} is no number from 1 to {_MOST_DAYS}.")
+    table, figures = await asyncio.to_thread(views.results, parts.optimizer.loop, int(asked))
+    return _html(request, "results.html", 200, caller, table=table, figures=figures, days=int(asked))
+
+
 @router.get("/operations/commits/{commit}")
 async def commit(request: Request, commit: str) -> Response:
     """What a commit of the GitOps repository changed."""
     parts, caller = await _admit(request)
-    text, whole = await asyncio.to_thread(views.commit_text, parts.optimizer.loop, commit)
+    text, whole = await asyncio.to_thread(commits.commit_text, parts.optimizer.loop, commit)
     return _html(request, "commit.html", 200, caller, commit=commit, text=text, whole=whole)
 
 

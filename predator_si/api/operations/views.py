@@ -21,10 +21,12 @@ from predator_si.monitor import Start
 from predator_si.orchestration.links import cycle_urls
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_in_month
-from predator_si.orchestration.steps import observe
+from predator_si.orchestration.steps import observe, week
 from predator_si.orchestration.steps.approve import WAITING, WaitingLook
 from predator_si.records import ChampionSpan, Cycle, CycleState, Decision, GateOverride, GateResult, LedgerRecord, utc_now
+from predator_si.reports.before_after import BeforeAfter
 from predator_si.reports.costs import read_costs
+from predator_si.reports.stories import KeyFigures
 from predator_si.signals import SIGNALS
 
 T = TypeVar("T")
@@ -368,36 +370,14 @@ def overview(loop: Loop, status: answers.Status, now: datetime | None = None) ->
     )
 
 
-# --------------------------------------------------------------------------- commits
+# --------------------------------------------------------------------------- results
 
 
-def commit_text(loop: Loop, commit: str, most: int = 200_000) -> tuple[str, bool]:
-    """Message and changes of a commit of the GitOps repository, and whether all of it is there.
-
-    Raises
-    ------
-    Missing
-        That is no commit here.
-    """
-    import re
-    import subprocess
-
-    if re.fullmatch(r"[0-9a-f]{7,40}", commit) is None:
-        raise Missing(f"{commit!r} is no commit: 7 to 40 hexadecimal digits.")
-    folder = next((one for one in (loop.home.gitops_bare, loop.home.gitops) if one.is_dir()), None)
-    if folder is None:
-        raise Missing("this home has no GitOps repository yet. `predator-si up` makes one.")
-    options = ("--no-color", "--no-ext-diff", "--no-textconv", "--stat", "--patch", "--end-of-options")
-    command = ["git", "-C", str(folder), "show", *options, f"{commit}^{{commit}}"]
-    environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "LC_ALL": "C.UTF-8"}
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=20, env=environment, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise Missing(f"commit {commit}: git did not answer ({type(error).__name__}).") from error
-    if done.returncode != 0:
-        raise Missing(f"the GitOps repository has no commit {commit}.")
-    text = done.stdout.decode("utf-8", "replace")
-    return text[:most], len(text) <= most
+def results(loop: Loop, days: int, now: datetime | None = None) -> tuple[Told[BeforeAfter], Told[KeyFigures]]:
+    """What the newest ``days`` brought: the table before and after, and the key figures."""
+    end = now or utc_now()
+    start = end - timedelta(days=days)
+    return attempt(loop, lambda: week.compare(loop, start, end)), attempt(loop, lambda: week.figures(loop, start, end))
 
 
 def took(cycle: Cycle) -> timedelta:
