@@ -121,6 +121,7 @@ PREDATOR_SI_NAMESPACE: {{ include "psi.runsNamespace" . }}
 PREDATOR_SI_IMAGE: {{ include "psi.image" (dict "root" . "image" (ternary "training" "platform" .Values.selfImprovement.resources.gpu)) | quote }}
 PREDATOR_SI_COMPUTE_LOGS: {{ .Values.dagster.computeLogs | quote }}
 HOME: /tmp
+USER: predator-si
 DAGSTER_DISABLE_TELEMETRY: "1"
 DBT_SEND_ANONYMOUS_USAGE_STATS: "false"
 DO_NOT_TRACK: "1"

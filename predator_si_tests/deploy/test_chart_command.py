@@ -1,0 +1,123 @@
+"""``predator-si chart``: what a person is told, and that nothing is applied that does not hold or was made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from predator_si.errors import Unavailable
+from predator_si.release.chart import apply_to_cluster, changes_in_cluster, committed_chart, current_context, difference
+from predator_si.release.gitops import GitOpsRepo
+from predator_si.settings import CHART
+from predator_si_tests.support.charts import files, helm
+from predator_si_tests.support.command_line import CommandLine
+
+CLUSTER = """#!/bin/sh
+echo "$@" >> "$0.log"
+case "$1 $2" in
+  "config current-context") echo kind-shop ;;
+  "diff --server-side") cat > /dev/null; echo "+ a line"; exit 1 ;;
+  "apply --server-side") cat > "$0.applied"; echo "deployment.apps/predator-si-search serverside-applied" ;;
+  *) exit 9 ;;
+esac
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    return CommandLine(tmp_path / "home", capsys)
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A kubectl that points at a cluster and remembers what it was told; real Helm stays in reach."""
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(CLUSTER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join((str(program.parent), str(helm().parent), os.environ["PATH"])))
+    return program
+
+
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+
+
+def test_what_is_made_up_is_said_and_never_applied(cli: CommandLine, kubectl: Path):
+    shown = cli("chart", "check", "--contour", "edge-oracle")
+    assert shown.code == 0, shown.err
+    assert "made up, since the GitOps repository does not hold it: site-edge-oracle.yaml, release-edge-oracle.yaml" in shown.out
+    assert "policies: all hold" in shown.out and "would be applied to kind-shop" in shown.out and "+ a line" in shown.out
+    refused = cli("chart", "check", "--contour", "edge-oracle", "--apply")
+    assert refused.code == 2 and "nothing is applied to kind-shop" in refused.err
+    assert not kubectl.with_suffix(".applied").exists()
+
+
+def test_what_the_repository_holds_is_rendered_and_applied_when_asked(cli: CommandLine, kubectl: Path):
+    GitOpsRepo.init_bare(cli.home / "gitops.git", files("edge-oracle"))
+    told = cli("chart", "check", "--contour", "edge-oracle", "--json")
+    found = json.loads(told.out)
+    assert (
+        told.code == 0
+        and found["made_up"] == []
+        and found["problems"] == []
+        and found["cluster"] == {"context": "kind-shop", "changes": "+ a line\n", "applied": None}
+    )
+    assert not Path(f"{kubectl}.applied").exists(), "without --apply nothing is written"
+    applied = cli("chart", "check", "--contour", "edge-oracle", "--apply")
+    assert applied.code == 0 and "applied to kind-shop" in applied.out
+    assert "kind: NetworkPolicy" in Path(f"{kubectl}.applied").read_text()
+    assert "apply --server-side --field-manager predator-si --filename -" in Path(f"{kubectl}.log").read_text()
+
+
+def test_without_a_cluster_nothing_would_be_applied(cli: CommandLine, no_cluster: None):
+    shown = cli("chart", "check", "--contour", "dev-mac")
+    assert shown.code == 0 and "kubectl points at no cluster: nothing would be applied" in shown.out
+    refused = cli("chart", "check", "--contour", "dev-mac", "--apply")
+    assert refused.code == 2 and "kubectl points at no cluster" in refused.err
+
+
+def test_the_objects_are_printed(cli: CommandLine):
+    shown = cli("chart", "render", "--contour", "dev-mac", "--release", "shop")
+    assert shown.code == 0 and "name: shop-search" in shown.out and "made up" in shown.err
+
+
+def test_helm_is_found(cli: CommandLine):
+    found = json.loads(cli("chart", "fetch-helm", "--json").out)
+    assert found["helm"] == str(helm()) and found["version"].startswith("v4.")
+
+
+def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path):
+    away = tmp_path / "kubectl"
+    away.write_text("#!/bin/sh\necho 'Unable to connect to the server' >&2; exit 2\n")
+    away.chmod(0o755)
+    assert current_context(away) is None
+    with pytest.raises(Unavailable, match="Unable to connect"):
+        changes_in_cluster(away, [])
+    with pytest.raises(Exception, match="Unable to connect"):
+        apply_to_cluster(away, [])
+
+
+def test_the_last_commit_s_chart_is_what_changes_are_shown_against(tmp_path: Path):
+    with committed_chart(CHART) as chart:
+        assert (
+            chart is not None
+            and (chart / "Chart.yaml").read_bytes()
+            == subprocess.run(["git", "-C", str(CHART), "show", "HEAD:./Chart.yaml"], capture_output=True, check=True).stdout
+        )
+        assert (chart / "files" / "dagster.yaml").is_file()
+    with committed_chart(tmp_path) as nowhere:
+        assert nowhere is None
+
+
+def test_a_difference_shows_the_line():
+    before = {"kind": "ConfigMap", "metadata": {"name": "x", "namespace": "n"}, "data": {"a": "one\ntwo\n"}}
+    after = {**before, "data": {"a": "one\nthree\n"}}
+    lines = difference([before], [after]).splitlines()
+    assert "-    two" in lines and "+    three" in lines and "+    one" not in lines
+    assert difference([before], []).splitlines()[0] == "--- held/ConfigMap n/x"
