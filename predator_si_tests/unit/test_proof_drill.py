@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Unavailable
+from predator_si.home import Home
 from predator_si.proof.drill.effects import Line, Listener
 from predator_si.proof.drill.figures import Tally, figures, memory_slope, quantile
 from predator_si.proof.drill.invariants import Commit, CycleFacts, Observed, violations
 from predator_si.proof.drill.plan import DRILLS, SCALES, DrillPlan
 from predator_si.proof.drill.report import write_page
 from predator_si.records import CycleState
+from predator_si_tests.support.command_line import CommandLine
 
 OLD, BAD, NEW = (f"sha256:{letter * 64}" for letter in "abc")
 FIRST, SECOND = "si_2026_11_22_001", "si_2026_11_22_002"
@@ -238,3 +240,27 @@ def test_a_worker_that_dies_says_nothing_more():
             worker.kill()
             assert worker.next() is None and worker.ended == "gone"
         assert process.wait(30) == -signal.SIGKILL
+
+
+def test_the_command_refuses_what_is_not_a_drill(home: Home, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    run = CommandLine(home.path, capsys)
+    unknown = run("drill", "unplug")
+    assert unknown.code == 2 and "rollback, swap, kill, partition, race" in unknown.err
+    assert run("drill", "swap", "--n", 0).code == 2
+    (tmp_path / "swap").mkdir()
+    (tmp_path / "swap" / "thesis.txt").write_text("mine")
+    theirs = run("drill", "swap", "--out", tmp_path)
+    assert theirs.code == 2 and "not the home of an earlier drill" in theirs.err and (tmp_path / "swap" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("violated", "code"), [([], 0), (["rollback 1: the old digest was not verified"], 1)])
+def test_the_command_ends_with_1_when_a_rule_was_broken(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, violated: list[str], code: int
+):
+    tally = Tally(n=1, violations=violated)
+    monkeypatch.setattr("predator_si.proof.drill.run.run_drill", lambda plan, *_: figures(plan, tally, 1.0))
+    run = CommandLine(home.path, capsys)
+    told = run("drill", "rollback", "--n", 1)
+    assert told.code == code and f"{len(violated)} violations" in told.out and all(one in told.out for one in violated)
+    machine = run("drill", "rollback", "--n", 1, "--scale", "small", "--json", "-")
+    assert machine.code == code and machine.json["violations"] == len(violated) and machine.json["scale"] == "small"

@@ -20,6 +20,8 @@ from predator_si.errors import Unavailable
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _KEPT = 50_000
 """Newest answers that are remembered one by one."""
+_OUT_OF_ORDER = 1.0
+"""Seconds by which one client may note its answer later than another one that was answered after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,13 @@ class Load:
 
     def answers(self, since: float = 0.0) -> list[Answered]:
         """Remembered answers received from ``since`` on, oldest first."""
+        found: list[Answered] = []
         with self._lock:
-            found = [answer for answer in self._answers if answer.received >= since]
-        return sorted(found, key=lambda answer: answer.received)
+            for answer in reversed(self._answers):
+                if answer.received < since - _OUT_OF_ORDER:
+                    break
+                found.append(answer)
+        return sorted((answer for answer in found if answer.received >= since), key=lambda answer: answer.received)
 
     def by(self, digest: str, since: float = 0.0) -> list[Answered]:
         """Those among them that one model gave."""
