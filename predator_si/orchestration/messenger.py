@@ -12,24 +12,25 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import settle_costs
 from predator_si.orchestration.steps import tell
 from predator_si.orchestration.steps.anchor import anchor_if_due, has_repository
+from predator_si.orchestration.traces import send_ended
 from predator_si.settings import Settings
 
-Part = Callable[[Loop], str]
+Part = Callable[[Loop, dg.DagsterInstance], str]
 """One duty; what it did, in a word or two."""
 
 
-def told(loop: Loop) -> str:
+def told(loop: Loop, instance: dg.DagsterInstance) -> str:
     """Messages that are due."""
     done = tell.tell(loop)
     return f"{done.sent} messages told, {done.waiting} on their way" + (f", {done.failed} not taken" if done.failed else "")
 
 
-def costs_settled(loop: Loop) -> str:
+def costs_settled(loop: Loop, instance: dg.DagsterInstance) -> str:
     """Costs of cycles that have ended."""
     return f"{settle_costs(loop, loop.control.cycles(20, loop.contour))} costs recorded"
 
 
-def anchored(loop: Loop) -> str:
+def anchored(loop: Loop, instance: dg.DagsterInstance) -> str:
     """The ledger's head into Git, where that is due."""
     if not has_repository(loop):
         return "nothing to anchor in"
@@ -37,7 +38,12 @@ def anchored(loop: Loop) -> str:
     return "no anchor is due" if anchor is None else f"ledger anchored at {anchor.seq}"
 
 
-PARTS: dict[str, Part] = {"costs": costs_settled, "anchor": anchored, "messages": told}
+def traces_sent(loop: Loop, instance: dg.DagsterInstance) -> str:
+    """Trees of spans of cycles that have ended."""
+    return f"{send_ended(loop, instance)} traces sent"
+
+
+PARTS: dict[str, Part] = {"costs": costs_settled, "anchor": anchored, "messages": told, "traces": traces_sent}
 
 
 def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
@@ -47,14 +53,14 @@ def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
         name="messenger_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Tells people what they must know (docs/alerts.md), writes the cost of each ended cycle into the ledger, and anchors its head in Git.",
+        description="Tells people what they must know (docs/alerts.md), writes the cost of each ended cycle into the ledger, and anchors its head in Git, sends traces.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         loop = Loop(settings)
         said: list[str] = []
         for name, part in PARTS.items():
             try:
-                said.append(part(loop))
+                said.append(part(loop, context.instance))
             except PredatorError as error:
                 LOG.error("- %s: %s", name, error)
                 said.append(f"{name}: {error}")

@@ -37,7 +37,8 @@ def loop(home: Home, tmp_path: Path) -> Loop:
 
 
 def tick(loop: Loop) -> str:
-    found = messenger_sensor(loop.settings).evaluate_tick(dg.build_sensor_context())
+    with dg.DagsterInstance.ephemeral() as instance:
+        found = messenger_sensor(loop.settings).evaluate_tick(dg.build_sensor_context(instance=instance))
     assert not found.run_requests
     return str(found.skip_message)
 
