@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from predator_si import __version__
@@ -125,7 +125,7 @@ def _add_observation(app: FastAPI) -> None:
         found = await readiness(parts_of(request))
         return JSONResponse(found, 503 if found["status"] == "unavailable" else 200)
 
-    @app.get("/metrics", tags=["observation"])
+    @app.get("/metrics", tags=["observation"], response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
         """Numbers for Prometheus."""
         parts = parts_of(request)
