@@ -312,6 +312,8 @@ class Training(Block):
     """Share of the training groups from earlier cycles whose release proved itself."""
     averages: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False)] = ()
     """Shares of the starting weights to average the trained ones with, beside none: candidates that dev queries choose among."""
+    keep_models_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Older models of the store go, unless they are, were just before, or became gold, or are under way; the ten newest always stay."""
     students: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     """Encoder layers of smaller models to distil and to try in serving; a cycle about time or money makes some anyway."""
 

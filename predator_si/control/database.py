@@ -288,6 +288,12 @@ class Control(Registers, Pages):
             found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
         return found[::-1] if after_seq is None else found
 
+    def records_of(self, action: str, limit: int = 1000) -> list[LedgerRecord]:
+        """The newest ``limit`` records of one action, oldest first."""
+        query = sa.select(schema.ledger).where(schema.ledger.c.action == action).order_by(schema.ledger.c.seq.desc()).limit(limit)
+        with self._database.reading() as connection:
+            return [ledger.from_row(row) for row in connection.execute(query).mappings()][::-1]
+
     def head(self) -> tuple[int, str] | None:
         """Sequence number and hash of the newest ledger record: what to copy out of reach as an anchor."""
         with self._database.reading() as connection:

@@ -117,6 +117,13 @@ class ModelStore:
         found = (path for path in self.root.glob(f"*/{CARD}") if not path.parent.name.startswith("."))  # a dot: being added
         return sorted((ModelCard.read(path) for path in found), key=lambda card: str(card.created_at))
 
+    def remove(self, digest: str) -> None:
+        """Delete a model. It leaves the store at once; a process that holds it in memory goes on with what it has."""
+        folder = self.path(digest)
+        going = folder.with_name(f".removing-{folder.name}")
+        folder.replace(going)
+        shutil.rmtree(going, ignore_errors=True)
+
     def add(
         self,
         folder: Path,

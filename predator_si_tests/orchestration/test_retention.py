@@ -5,14 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps import store
 from predator_si.orchestration.steps.retention import let_old_go
-from predator_si.records import SearchEvent, utc_now
+from predator_si.orchestration.steps.store import let_old_models_go
+from predator_si.records import SearchEvent, ServingConfig, utc_now
+from predator_si.release.deploy import commit_changes
 from predator_si.search.events import hour_name, read_events
 from predator_si.search.personal import open_vault
 from predator_si.search.rollup import roll_up
 from predator_si.search.spool import EventSpool
-from predator_si.settings import load_settings
+from predator_si.settings import Settings, load_settings
+from predator_si_tests.support.platform import fake_model, open_cycle, prepare
 
 
 def test_once_a_day_what_is_older_than_the_contour_allows_goes(tmp_path: Path) -> None:
@@ -41,3 +47,23 @@ def test_once_a_day_what_is_older_than_the_contour_allows_goes(tmp_path: Path) -
     assert [record.action for record in loop.control.records()] == ["personal_data_expired"]
     later = let_old_go(loop, now + timedelta(days=8))
     assert later is not None and later.files >= 2 and left() == []
+
+
+def test_old_models_go_once_a_day_and_those_that_may_be_needed_stay(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(settings)
+    names = ("first", "second", "third", "gold", "tried", "forgotten")
+    models = {name: fake_model(loop, name) for name in names}
+    prepare(loop, models["first"])
+    for name in ("second", "third"):
+        commit_changes(loop.repo, loop.release_name, {"reranker.champion": models[name]}, f"deploy: {name}", f"si_2026_11_23_00{len(name)}", "promote")
+    loop.control.append("gold_set", "loop", None, "gold-1", {"alias": "gold-1", "digest": models["gold"]})
+    cycle_id = open_cycle(loop.control).cycle_id
+    loop.save(cycle_id, "challenger.json", ServingConfig(model=models["tried"], depth=8))
+    monkeypatch.setattr(store, "_KEEP_NEWEST", 0)
+    assert let_old_models_go(loop, utc_now()) == [], "nothing is old yet"
+    later = utc_now() + timedelta(days=91)
+    gone = let_old_models_go(loop, later)
+    assert set(gone or ()) == {models["first"], models["forgotten"]}, "neither of the newest two champions, gold, nor the one under way"
+    assert sorted(card.digest for card in loop.models.cards()) == sorted(models[name] for name in names if name not in ("first", "forgotten"))
+    assert loop.control.records()[-1].payload["digests"] == gone
+    assert let_old_models_go(loop, later) is None, "once a day"

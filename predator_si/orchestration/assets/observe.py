@@ -17,8 +17,8 @@ from predator_si.orchestration.metadata import (
     scalars,
     snapshot_metadata,
 )
-from predator_si.orchestration.steps import judge, observe, onward, quality, references, same
-from predator_si.orchestration.steps.approve import judge_while_waiting
+from predator_si.orchestration.steps import judge, observe, quality, references, same
+from predator_si.orchestration.steps.follow_up import follow_up
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
@@ -42,10 +42,8 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
     def metrics_snapshot(context: dg.AssetExecutionContext, loop: dg.ResourceParam[Loop]) -> dg.MaterializeResult:  # type: ignore[type-arg]
         """All metrics of the newest window, each with its sample, interval, source and age; what cannot be known is unknown."""
         snapshot = observe.take_snapshot(loop)
-        if (look := judge_while_waiting(loop)) is not None:
-            context.log.info("%s %s: %s", look.cycle_id, look.answer, look.reason)
-        if (done := onward.advance_waiting(loop)) is not None:
-            context.log.info("promotion to the next contour: %s", done)
+        for line in follow_up(loop):
+            context.log.info("%s", line)
         gates = observe.gates(loop, snapshot)
         unusual = anomaly_check(_KEY, references.anomalies(loop, snapshot.snapshot_id), references.baseline_note(loop, snapshot))
         return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=[*check_results(_KEY, gates, specs), unusual])

@@ -178,8 +178,9 @@ def judge_while_waiting(loop: Loop, now: datetime | None = None, tracker: Experi
 
 def _conclude(loop: Loop, look: WaitingLook, tracker: ExperimentTracker | None) -> WaitingLook:
     loop.save(look.cycle_id, WAITING, look)
-    if look.answer in ("cancelled", "expired") and loop.control.close_approval(look.cycle_id, look.answer, look.reason, now=look.at):  # not answered meanwhile
-        _end(loop, look.cycle_id, _AFTER[look.answer], f"{look.answer} while a person was asked: {look.reason}", "loop", tracker)
+    ended = "cancelled" if look.answer == "cancelled" else "expired" if look.answer == "expired" else None
+    if ended is not None and loop.control.close_approval(look.cycle_id, ended, look.reason, now=look.at):  # not answered meanwhile
+        _end(loop, look.cycle_id, _AFTER[ended], f"{ended} while a person was asked: {look.reason}", "loop", tracker)
     return look
 
 
