@@ -74,8 +74,8 @@ def example_files(contour: str) -> dict[str, str]:
         name: f"sha256:{hashlib.sha256(f'example of {name}'.encode()).hexdigest()}" for name in ("platform", "serving", "training", "authProxy", "champion")
     }
     images = {name: {"digest": digest} for name, digest in digests.items() if name != "champion"}
-    site = {} if contour in LOCAL_CONTOURS else {"images": images}
-    contents = (site, {"reranker": {"champion": digests["champion"]}}, {"denied": []})
+    site: dict[str, Any] = {} if contour in LOCAL_CONTOURS else {"images": images}
+    contents: tuple[dict[str, Any], ...] = (site, {"reranker": {"champion": digests["champion"]}}, {"denied": []})
     return {name: yaml.safe_dump(content, sort_keys=False) for name, content in zip(file_names(contour), contents, strict=True)}
 
 
