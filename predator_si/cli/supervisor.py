@@ -89,6 +89,7 @@ def child_environment(settings: Settings, environment: Mapping[str, str] = os.en
         "PATH": os.pathsep.join(filter(None, (programs, environment.get("PATH")))),
         "PYTHONUNBUFFERED": "1",
         "MLFLOW_TRACKING_URI": settings.folders.mlflow_uri,
+        "PREDATOR_SI_TRACES": environment.get("PREDATOR_SI_TRACES") or f"mlflow:http://127.0.0.1:{settings.ports.mlflow}",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its job workers are for remote evaluation and cost a second server
     }
 

@@ -53,7 +53,7 @@ def messenger_sensor(settings: Settings) -> dg.SensorDefinition:
         name="messenger_sensor",
         minimum_interval_seconds=30,
         default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Tells people what they must know (docs/alerts.md), writes the cost of each ended cycle into the ledger, and anchors its head in Git, sends traces.",
+        description="Tells people what they must know (docs/alerts.md), writes costs of ended cycles into the ledger, anchors it in Git, sends traces.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         loop = Loop(settings)

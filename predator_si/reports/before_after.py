@@ -16,6 +16,8 @@ from typing import Literal
 
 from predator_si.records import Metric, MetricsSnapshot, Record
 
+Measured = Literal["ndcg_at_10", "p95_latency_ms", "cost_per_1k_requests", "downtime_minutes_per_day"]
+Better = Literal["up", "down"]
 MIN_WINDOWS = 3
 """Fewer windows have no interval."""
 
@@ -34,10 +36,10 @@ class Side(Record):
 class BeforeAfterRow(Record):
     """One metric on both sides."""
 
-    metric: Literal["ndcg_at_10", "p95_latency_ms", "cost_per_1k_requests", "downtime_minutes_per_day"]
+    metric: Measured
     name: str
     unit: str
-    better: Literal["up", "down"]
+    better: Better
     how: str
     before: Side
     after: Side
@@ -159,7 +161,7 @@ def _student(freedom: int) -> float:
     return float(t.ppf(0.975, freedom))
 
 
-_ROWS: tuple[tuple[str, str, str, str, str, Callable[[Sequence[MetricsSnapshot]], Side]], ...] = (
+_ROWS: tuple[tuple[Measured, str, str, Better, str, Callable[[Sequence[MetricsSnapshot]], Side]], ...] = (
     ("ndcg_at_10", "NDCG@10", "", "up", "mean over windows, weighted by judged queries", _weighted("ndcg_at_10")),
     ("p95_latency_ms", "P95 latency", "ms", "down", "median of the windows' P95", _middle("p95_latency_ms")),
     ("cost_per_1k_requests", "Cost per 1,000 requests", "USD", "down", "mean over windows, weighted by requests", _weighted("cost_per_1k_requests")),

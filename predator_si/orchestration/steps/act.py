@@ -19,6 +19,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, improve, indexes, permission
 from predator_si.orchestration.steps.decide import latency_target_ms
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.traces import traced
 from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
 from predator_si.release.decide import signal_of
 from predator_si.release.deny import find_denied, parse_deny
@@ -61,6 +62,7 @@ def begins_with_action(loop: Loop, cycle: Cycle) -> bool:
     return signal in GOALS and not (path.is_file() and ActionPlan.read(path).train)
 
 
+@traced
 def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> ActionPlan:
     """Weigh the options of the cycle's trigger on dev queries and take the cheapest that passes to the evaluation.
 

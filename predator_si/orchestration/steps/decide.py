@@ -13,6 +13,7 @@ from predator_si.orchestration.steps import approve as asking
 from predator_si.orchestration.steps.approve import give_approval, refuse_approval
 from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.trial import begin_trial, trial_steps
+from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import decide_promote, decide_trial, is_tried
 from predator_si.release.deny import parse_deny
@@ -47,6 +48,7 @@ def promotion_level_of(loop: Loop, cycle_id: str) -> float | None:
     return 0.0 if opening is None else promotion_level(opening)
 
 
+@traced
 def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, tracker: ExperimentTracker | None = None) -> Decision:
     """The decision of a stage, written beside its evidence. A reject or a hold ends or keeps the cycle; it never commits.
 
@@ -127,6 +129,7 @@ def _keep_approval(loop: Loop, cycle_id: str, decision: Decision) -> Decision:
     return decision.model_copy(update=approved) if asking.is_approved(loop, cycle_id, before) else decision
 
 
+@traced
 def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False) -> HelmPatch:
     """Recompute the decision from its evidence and commit its patch; refuses whatever the files and scores do not give again.
 
@@ -196,6 +199,7 @@ def _require_no_kill_switch(loop: Loop, cycle_id: str) -> None:
         raise Refused(f"cycle {cycle_id}: the kill switch was switched on while the commit was prepared; nothing was committed. Switch it off first.")
 
 
+@traced
 def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker | None = None) -> Deployment:
     """Wait until the service reports the committed digest, computed from the bytes it loaded.
 

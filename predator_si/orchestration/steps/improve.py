@@ -21,6 +21,7 @@ from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, describe, permission, recipes
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.traces import traced
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
 from predator_si.release.decide import is_tried
 from predator_si.search.adaptive_depth import DepthRule, kept_rule
@@ -112,6 +113,7 @@ def trainable(loop: Loop, digest: str) -> str:
     return source
 
 
+@traced
 def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> TrainingResult:
     """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one.
 
@@ -172,6 +174,7 @@ def _keep_run(loop: Loop, folder: Path, result: TrainingResult, recipe: Training
     link.symlink_to(os.path.relpath(loop.models.path(result.digest), folder), target_is_directory=True)
 
 
+@traced
 def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> Any:
     """Choose the fastest backend that keeps the trained model's ranking; the cycle is then trained, and its challenger is named."""
     from predator_si.evaluate.optimise import optimise
@@ -226,6 +229,7 @@ def _calibration(examples: pl.DataFrame, seed: int) -> list[tuple[str, str]]:
     return list(examples.select("query", "text").sample(min(_CALIBRATION_PAIRS, examples.height), seed=seed).iter_rows())
 
 
+@traced
 def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> tuple[Evaluation, pl.DataFrame]:
     """Champion and challenger on this month's sealed test queries of what changed: same index and candidates. Opening the seal is a ledger record.
 
@@ -290,6 +294,7 @@ def _side(loop: Loop, config: ServingConfig, *, may_fail: bool = False) -> tuple
     return config, model
 
 
+@traced
 def _compare(
     loop: Loop,
     cycle: Cycle,

@@ -17,6 +17,7 @@ from predator_si.orchestration.steps import aliases, onward
 from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.steps.trial import design_of
+from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, Decision, Deployment, Rollback, WatchResult, utc_now
 from predator_si.release.decide import is_tried, signal_of
 from predator_si.release.deny import deny_entries
@@ -63,6 +64,7 @@ def _accepted_ratio(folder: Path, decision: Decision) -> float:
     return max(1.0, float(new) / float(old)) if old and new else 1.0
 
 
+@traced
 def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, tracker: ExperimentTracker | None = None) -> WatchResult:
     """One more check of a release, over the traffic since the last one, and what all checks mean together."""
     folder, scale = loop.artifacts(cycle_id), loop.plan.scale
@@ -161,6 +163,7 @@ def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[
     return {query_id: new - old for query_id, new, old in joined.iter_rows()}
 
 
+@traced
 def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, tracker: ExperimentTracker | None = None) -> Rollback:
     """Reverse what a cycle committed, deny its model, move the alias back; success is the old digest reported by the service.
 

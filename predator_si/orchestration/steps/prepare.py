@@ -19,6 +19,7 @@ from predator_si.orchestration.steps.compare import reference_of, window_of
 from predator_si.orchestration.steps.explain import explain_causes
 from predator_si.orchestration.steps.teach import fitted_propensities, home_teacher
 from predator_si.orchestration.steps.writers import written_queries
+from predator_si.orchestration.traces import traced
 from predator_si.privacy import open_text, protect
 from predator_si.records import CycleState, DiagnosticReport, utc_now
 from predator_si.reports.dataset_card import write_dataset_card
@@ -28,6 +29,7 @@ _LOG_REACH = timedelta(hours=24)
 Progress = Callable[[int, int], None]
 
 
+@traced
 def report_causes(loop: Loop, cycle_id: str) -> DiagnosticReport:
     """Diagnose the drop that opened the cycle, from the snapshot of its window and the log before and in it."""
     cycle = loop.control.cycle(cycle_id)
@@ -104,6 +106,7 @@ def query_log(loop: Loop) -> pl.DataFrame:
     return joined.with_columns(pl.col("clicked").fill_null([]), pl.col("dwell").fill_null([]))
 
 
+@traced
 def build_data(loop: Loop, cycle_id: str, on_progress: Progress = lambda done, total: None) -> Dataset:
     """Training groups from clicks and documents, written, versioned with DVC, and bound to the cycle; the cycle is then prepared.
 

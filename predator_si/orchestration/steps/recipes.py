@@ -15,6 +15,7 @@ from predator_si.errors import Missing
 from predator_si.evaluate import evaluate_model, score_pairs
 from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, ServingConfig
 from predator_si.search.rerank import fuse, load_reranker, reference_backend
 from predator_si.train.recipe import TrainingRecipe
@@ -75,6 +76,7 @@ def replay_of(loop: Loop, cycle_id: str, examples: pl.DataFrame) -> EarlierData 
     return earlier_data(there, loop.vault(), judged, examples)
 
 
+@traced
 def choose_average(loop: Loop, cycle_id: str, candidates: dict[float, str]) -> Choice | None:
     """Which average with the starting weights to go on with, on dev queries, corrected for having looked at several; null where there is one.
 
@@ -138,6 +140,7 @@ def student_layers(loop: Loop, cycle_id: str, trained: str) -> tuple[int, ...]:
     return tuple(sorted({layers for layers in wanted if 1 <= layers < there}, reverse=True))
 
 
+@traced
 def make_students(loop: Loop, cycle_id: str, trained: str, examples: pl.DataFrame, on_progress: Progress | None = None) -> list[str]:
     """Smaller models taught by the trained one together with the first stage, on queries of the cycle's data; their digests, the largest first.
 

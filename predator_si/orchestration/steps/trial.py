@@ -27,6 +27,7 @@ from predator_si.experiment.shadow import judge_shadow
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, Deployment, ExperimentResult, ServingConfig, Verdict, utc_now
 from predator_si.release.deploy import commit_step
 from predator_si.release.latency import summarise_latency
@@ -126,6 +127,7 @@ def count(events: EventFrames, step: Step, since: datetime) -> int:
     return events.search.filter(after & ~pl.col("probe") & pl.col("stands_for").is_null()).height
 
 
+@traced
 def judge_trial(loop: Loop, cycle_id: str, on_progress: Progress | None = None) -> Looked:
     """One look at the step that is on: judged from the evidence on disk, written down, and followed by the next step or the end.
 
