@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from predator_si.api import answers, readings
 from predator_si.control import ACTIVE
 from predator_si.control.states import ROAD
-from predator_si.errors import Missing, PredatorError
+from predator_si.errors import PredatorError
 from predator_si.monitor import Start
 from predator_si.orchestration.links import cycle_urls
 from predator_si.orchestration.loop import Loop
