@@ -24,7 +24,7 @@ from predator_si.settings import load_settings
 from predator_si_tests.orchestration.test_steps_recipes import examples, home
 from predator_si_tests.support.kube_location import TRAINER_IMAGE
 from predator_si_tests.support.kube_platform import LAUNCHER, SPACE, KubePlatform, gpu_of, kube_platform
-from predator_si_tests.support.kube_store import dig
+from predator_si_tests.support.kube_store import Key, dig
 from predator_si_tests.support.platform import open_cycle
 from predator_si_tests.support.waiting import wait_until
 
@@ -83,10 +83,10 @@ def test_a_cycles_training_runs_as_a_job_on_the_gpu_node(kube: KubePlatform) -> 
     assert keys, "what the pod wrote is in the object store when the pod is gone"
 
 
-def started(kube: KubePlatform, tags: dict[str, str] | None = None) -> str:
+def started(kube: KubePlatform) -> str:
     """A light training that is under way on the GPU node; its run."""
     add_cycle(kube.instance, "si_2026_02_01_001")
-    run_id = kube.launch("light", "cycle_train_job", tags={"dagster/partition": "si_2026_02_01_001", **(tags or {})})
+    run_id = kube.launch("light", "cycle_train_job", tags={"dagster/partition": "si_2026_02_01_001"})
     kube.dequeue("light")
     assert kube.pod(run_id, 60)["spec"]["nodeName"] == "gpu-1"
     wait_until(lambda: "Started execution of step" in kube.messages(run_id), PATIENCE, "training")
@@ -120,7 +120,11 @@ def test_a_worker_that_dies_is_noticed(kube: KubePlatform, how: str) -> None:
 
 
 def test_the_clusters_own_deadline_ends_a_training_when_the_daemon_is_dead(kube: KubePlatform) -> None:
-    run_id = started(kube, {"dagster-k8s/config": json.dumps({"job_spec_config": {"active_deadline_seconds": 1}})})
+    run_id = started(kube)
+    job = kube.job(run_id)
+    assert job["spec"]["activeDeadlineSeconds"] == 14_400
+    key = Key("batch/v1", "jobs", SPACE, job["metadata"]["name"])
+    kube.cluster.store.update(key, lambda found: found["spec"].update(activeDeadlineSeconds=1))  # four hours later
     wait_until(lambda: any(one["reason"] == "DeadlineExceeded" for one in dig(kube.job(run_id), "status.conditions") or []), 60, "the deadline")
     wait_until(lambda: not kube.cluster.pods(SPACE), 90, "its pod is gone")
     assert kube.ended(run_id, 60).status is dg.DagsterRunStatus.FAILURE, "the worker was told by SIGTERM, and said so"
