@@ -43,8 +43,8 @@ def test(context: typer.Context, as_json: JsonFlag = False) -> None:
     if as_json:
         show_json({"ok": good, "channels": [{"name": name, "error": error} for name, error in told.items()], "problems": problems})
     else:
-        for name, error in told.items():
-            say(f"{name}: {'took it' if error is None else error}")
+        for name, why in told.items():
+            say(f"{name}: {'took it' if why is None else why}")
         for problem in problems:
             say(problem)
         if not told and not problems:

@@ -63,13 +63,8 @@ def from_alertmanager(payload: Any) -> list[Event]:
     if found.truncatedAlerts:
         text = f"{found.truncatedAlerts} more alerts of the same group were left out by Alertmanager (max_alerts)."
         key = f"alertmanager:truncated:{events[0].key if events else found.status}"
-        told = {
-            "title": "Alertmanager left alerts out",
-            "text": text,
-            "link": found.externalURL or None,
-            "next_step": "Open Alertmanager and look at the group.",
-        }
-        events.append(Event(kind="outside", severity="warning", key=key, **told))
+        title, step = "Alertmanager left alerts out", "Open Alertmanager and look at the group."
+        events.append(Event(kind="outside", severity="warning", title=title, text=text, link=found.externalURL or None, next_step=step, key=key))
     return events
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from predator_si.contour import Monitoring, Notify
+from predator_si.contour_notify import Monitoring, Notify
 from predator_si.errors import BadInput, PredatorError, Refused, Unavailable
 from predator_si.notify.event import Event
 from predator_si.notify.secrets import Secrets, parts_of, scrub

@@ -106,7 +106,7 @@ def send_otlp(cycle_id: str, facts: Sequence[SpanFact], endpoint: str, headers: 
     except Exception as error:  # whatever the transport raises
         raise Unavailable(f"{endpoint}: the trace of {cycle_id} was not taken ({type(error).__name__}); it is sent again later.") from None
     finally:
-        exporter.shutdown()
+        exporter.shutdown()  # type: ignore[no-untyped-call]
     if done is not SpanExportResult.SUCCESS:
         raise Unavailable(f"{endpoint}: the trace of {cycle_id} was not taken; it is sent again later. See the collector's log.")
 
@@ -152,8 +152,9 @@ def send_langsmith(cycle_id: str, facts: Sequence[SpanFact], address: str, key: 
                 "error": fact.error,
                 "events": [{"name": name, "time": at.astimezone(UTC).isoformat(), "kwargs": dict(more)} for at, name, more in fact.events],
             }
-            parent = {"parent_run_id": ids[fact.parent]} if fact.parent in ids else {}
-            client.create_run(fact.name, {}, "chain", project_name=project, **told, **parent)
+            if fact.parent in ids:
+                told["parent_run_id"] = ids[fact.parent]
+            client.create_run(fact.name, {}, "chain", project_name=project, **told)
         client.flush()
     except Exception as error:
         raise Unavailable(
