@@ -46,8 +46,10 @@ class Faults:
     """Each answer's delay."""
     raw: bytes | None = None
     """Answered to everything instead, with status 200."""
-    sync_fails: str | None = None
-    """Message of a sync that fails and has no retries."""
+    refuses: Callable[[Mapping[str, str]], str | None] = lambda _: None
+    """Why the cluster does not take these objects; null where it does."""
+    retried: bool = False
+    """Whether a sync that fails is tried again and again: until then it runs."""
     stuck: str | None = None
     """Message of an operation that never ends."""
     health: list[str] = field(default_factory=list)
@@ -125,9 +127,10 @@ class FakeArgoCD:
             self.status.pop("conditions", None)
             same = wanted == self.live and bool(self.status["history"])
             self.status["sync"] = self._compared(revision, "Synced" if same else "OutOfSync")
-            running = self.status.get("operationState", {}).get("phase") == "Running"
-            if running and not (self._refresh and self.status["operationState"]["message"] == self.faults_now.sync_fails):
-                self.status["reconciledAt"] = now()
+            state = self.status.get("operationState", {})
+            retrying = state.get("phase") == "Running" and state.get("retryCount", 0) > 0
+            if state.get("phase") == "Running" and not (retrying and self._refresh):
+                self.status["reconciledAt"] = now()  # what is newer waits
                 return
             if not same and self.automated and self._failed != revision:
                 self._sync(revision, wanted)
@@ -149,9 +152,13 @@ class FakeArgoCD:
         if self.faults_now.stuck is not None:
             state["message"] = self.faults_now.stuck
             return
-        if self.faults_now.sync_fails is not None:
+        why = self.faults_now.refuses(wanted)
+        if why is not None and self.faults_now.retried:
+            state |= {"message": f"{why}. Retrying attempt #1", "retryCount": 1}
+            return
+        if why is not None:
             self._failed = revision
-            state |= {"phase": "Failed", "message": self.faults_now.sync_fails, "finishedAt": now(), "syncResult": {**self._revised(revision), "resources": []}}
+            state |= {"phase": "Failed", "message": why, "finishedAt": now(), "syncResult": {**self._revised(revision), "resources": []}}
             return
         state |= {"phase": "Succeeded", "message": "successfully synced (all tasks run)", "finishedAt": now(), "syncResult": self._revised(revision)}
         self.live = dict(wanted)
