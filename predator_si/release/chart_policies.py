@@ -253,6 +253,29 @@ def one_hand_on_the_replicas(rendered: Rendered) -> Iterator[str]:
             yield f"{title(scaler)}: minReplicas above maxReplicas"
 
 
+def _wave(one: Mapping[str, Any]) -> int:
+    return int(one["metadata"].get("annotations", {}).get("argocd.argoproj.io/sync-wave", 0))
+
+
+@policy
+def what_is_needed_comes_first(rendered: Rendered) -> Iterator[str]:
+    """Argo CD waits until a wave is healthy: what a pod needs lies in no later wave, and its claim in that of the first pod that mounts it, never before."""
+    first: dict[str, int] = {}
+    for one in rendered.of("Deployment"):
+        spec, namespace = one["spec"]["template"]["spec"], one["metadata"]["namespace"]
+        needed = [("ServiceAccount", spec.get("serviceAccountName", ""))]
+        needed += [("ConfigMap", volume["configMap"]["name"]) for volume in spec.get("volumes", []) if "configMap" in volume]
+        needed += [("ConfigMap", source["configMapRef"]["name"]) for c in spec["containers"] for source in c.get("envFrom", []) if "configMapRef" in source]
+        found = [*(rendered.find(kind, name, namespace) for kind, name in needed), *rendered.of("NetworkPolicy", "Namespace")]
+        yield from (f"{title(one)}: {title(each)} comes in a later wave" for each in found if each is not None and _wave(each) > _wave(one))
+        for volume in spec.get("volumes", []):
+            claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+            first[claim] = min(first.get(claim, _wave(one)), _wave(one))
+    for claim in rendered.of("PersistentVolumeClaim"):
+        if _wave(claim) != first.get(claim["metadata"]["name"]):
+            yield f"{title(claim)}: not in the wave of its first pod, {first.get(claim['metadata']['name'])}; a volume that waits for a pod would wait for ever"
+
+
 @policy
 def jobs_end(rendered: Rendered) -> Iterator[str]:
     """A job by the clock never meets itself, is ended when it hangs, and is removed when it is done."""

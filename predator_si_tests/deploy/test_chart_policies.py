@@ -58,6 +58,7 @@ def env(found: Objects, name: str, value: str) -> None:
     container(found)["env"] = [{"name": name, "value": value}]
 
 
+WAVE = "argocd.argoproj.io/sync-wave"
 GATEWAY = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway-system"}}}
 MUTATIONS: list[tuple[str, str, Callable[[Objects], Any]]] = [
     ("runs_as_nobody", EDGE, lambda o: pod(o)["securityContext"].pop("runAsUser")),
@@ -103,6 +104,9 @@ MUTATIONS: list[tuple[str, str, Callable[[Objects], Any]]] = [
     ("a_drain_leaves_somebody", "local", lambda o: o.append({**one(objects(EDGE), "PodDisruptionBudget", "search")})),
     ("one_hand_on_the_replicas", EDGE, lambda o: one(o, "Deployment", "search")["spec"].update(replicas=2)),
     ("one_hand_on_the_replicas", EDGE, lambda o: one(o, "HorizontalPodAutoscaler", "search")["spec"].update(maxReplicas=1)),
+    ("what_is_needed_comes_first", EDGE, lambda o: release(o)["metadata"]["annotations"].pop(WAVE)),
+    ("what_is_needed_comes_first", EDGE, lambda o: one(o, "NetworkPolicy", "names")["metadata"]["annotations"].pop(WAVE)),
+    ("what_is_needed_comes_first", EDGE, lambda o: one(o, "PersistentVolumeClaim", "home")["metadata"]["annotations"].update({WAVE: "-2"})),
     ("jobs_end", "backup", lambda o: one(o, "CronJob", "backup")["spec"].update(concurrencyPolicy="Allow")),
     ("jobs_end", "backup", lambda o: one(o, "CronJob", "backup")["spec"]["jobTemplate"]["spec"].pop("activeDeadlineSeconds")),
     ("variables_of_nobody_else", EDGE, lambda o: pod(o).pop("enableServiceLinks")),
