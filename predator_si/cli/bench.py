@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from predator_si.cli import bench_augment, bench_react, bench_rerank, bench_serve, bench_train
+from predator_si.cli import bench_augment, bench_control, bench_react, bench_rerank, bench_serve, bench_train
 from predator_si.cli.choices import settings_of
 from predator_si.cli.screen import remark, say, show_json, show_table, stages
 
 app = typer.Typer(help="Measure this machine: the metrics engine beside its peers, the diagnosis against planted faults.", no_args_is_help=True)
 bench_augment.register(app)
+bench_control.register(app)
 bench_react.register(app)
 bench_rerank.register(app)
 bench_serve.register(app)
