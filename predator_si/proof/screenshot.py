@@ -1,6 +1,6 @@
-"""A picture of a home's asset graph: ``python -m predator_si.proof.screenshot --home .predator docs/images/asset-graph.png``.
+"""Pictures of a home's Dagster UI and of its operations page: ``python -m predator_si.proof.screenshot --home .predator docs/images/asset-graph.png``.
 
-What belongs here: a read-only Dagster webserver on a free port, a headless Chromium that looks at it, a small file. What must not: drawing.
+What belongs here: a read-only Dagster webserver and the API on free ports, a headless Chromium that looks at them, a small file. What must not: drawing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from predator_si.errors import BadInput, Missing, PredatorError, Unavailable
 from predator_si.quiet import quiet_environment
@@ -27,6 +27,7 @@ from predator_si.settings import Settings, load_settings
 
 GRAPH = "/locations/predator_si/asset-groups/cycle/lineage"
 """The page of Dagster 1.13 that draws one group of assets."""
+Site = Literal["dagster", "operations"]
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -45,8 +46,10 @@ def picture(
     last: str = "rollback",
     direction: str = "horizontal",
     keep: int | None = None,
+    site: Site = "dagster",
+    words: Sequence[str] = (),
 ) -> Path:
-    """Write a PNG of one page of the home's Dagster UI, with at most 128 colours.
+    """Write a PNG of one page of the home's Dagster UI, or of its operations page, with at most 128 colours.
 
     Parameters
     ----------
@@ -58,24 +61,29 @@ def picture(
         In which a graph is drawn: ``horizontal`` shows all of it, ``vertical`` its middle with every detail.
     keep
         Rows of pixels from the top that go into the picture; all when None.
+    site
+        Whose page it is.
+    words
+        What the page must show besides; a picture of anything else is not taken.
 
     Raises
     ------
     Missing
         There is no Chromium, or the home has no Dagster instance.
     Unavailable
-        The webserver or the browser did not do its part.
+        The webserver, the API or the browser did not do its part, or the page shows something else.
     """
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
         raise Missing(f"no browser ({', '.join(_BROWSERS)}) on PATH. On Debian: apt-get install chromium.")
     if not settings.folders.workspace.is_file():
         raise Missing(f"{settings.folders.workspace}: this home has no Dagster instance. Run `predator-si demo` or `predator-si up` first.")
-    with webserver(settings) as url, tempfile.TemporaryDirectory(prefix="predator-si-browser-", ignore_cleanup_errors=True) as profile:
+    serve = webserver if site == "dagster" else operations
+    with serve(settings) as url, tempfile.TemporaryDirectory(prefix="predator-si-browser-", ignore_cleanup_errors=True) as profile:
         command = [browser, *_FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}", "--remote-debugging-port=0", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            png = _capture(_devtools(process, Path(profile)), f"{url}{page}", last, direction)
+            png = _capture(_devtools(process, Path(profile)), f"{url}{page}", [last, *words], direction)
         finally:
             process.terminate()
             try:
@@ -103,8 +111,8 @@ def _devtools(process: subprocess.Popen[bytes], profile: Path) -> str:
     raise Unavailable(f"the browser did not start within {_READY_SECONDS:g} s (code {process.poll()}). Run it by hand to see why.")
 
 
-def _capture(devtools: str, url: str, last: str, direction: str) -> bytes:
-    """Open ``url``, wait until it shows ``last`` and stays as it is, and take the picture."""
+def _capture(devtools: str, url: str, words: Sequence[str], direction: str) -> bytes:
+    """Open ``url``, wait until it shows all the words and stays as it is, and take the picture."""
     from websockets.sync.client import connect
 
     with connect(devtools, max_size=None) as socket_:
@@ -125,9 +133,9 @@ def _capture(devtools: str, url: str, last: str, direction: str) -> bytes:
         ask("Page.addScriptToEvaluateOnNewDocument", source=f"localStorage.setItem('asset-graph-direction', JSON.stringify({json.dumps(direction)}))")
         ask("Page.navigate", url=url)
         deadline, before, since = time.monotonic() + _READY_SECONDS, "", time.monotonic()
-        while not (last in before and time.monotonic() - since > _STILL_SECONDS):
+        while not ((lacks := [word for word in words if word not in before]) == [] and time.monotonic() - since > _STILL_SECONDS):
             if time.monotonic() > deadline:
-                raise Unavailable(f"{url} does not show {last!r} within {_READY_SECONDS:g} s; it shows: {before[:200]!r}")
+                raise Unavailable(f"{url} does not show {lacks or 'anything that stays'} within {_READY_SECONDS:g} s; it shows: {before[:200]!r}")
             time.sleep(0.25)
             now = str(ask("Runtime.evaluate", expression="document.body ? document.body.innerText : ''")["result"].get("value", ""))
             if now != before:
@@ -138,23 +146,40 @@ def _capture(devtools: str, url: str, last: str, direction: str) -> bytes:
 @contextmanager
 def webserver(settings: Settings) -> Iterator[str]:
     """A read-only Dagster webserver of the home on a free loopback port, its code location loaded; the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = {**os.environ, **quiet_environment(offline=True), **settings.environment()}
-    command = [sys.executable, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(settings.folders.workspace), "--read-only"]
+    port = _free_port()
+    words = ["-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(port), "-w", str(settings.folders.workspace), "--read-only"]
     _no_question(settings.folders.dagster)
+    url = f"http://127.0.0.1:{port}"
+    with _served(settings, words, lambda: _loaded(url), f"the Dagster webserver did not load {settings.folders.workspace}"):
+        yield url
+
+
+@contextmanager
+def operations(settings: Settings) -> Iterator[str]:
+    """The home's operations page on a free loopback port, beside a read-only Dagster webserver that it asks; the address."""
+    with webserver(settings) as dagster:
+        port = _free_port()
+        asked = settings.model_copy(update={"ports": settings.ports.model_copy(update={"api": port, "dagster": int(dagster.rpartition(":")[2])})})
+        url = f"http://127.0.0.1:{port}"
+        words = ["-m", "predator_si.api", "--home", str(settings.home), "--contour", settings.contour, "--port", str(port)]
+        with _served(asked, words, lambda: _answers(f"{url}/health"), "the operations page was not served"):
+            yield url
+
+
+@contextmanager
+def _served(settings: Settings, words: Sequence[str], ready: Callable[[], bool], problem: str) -> Iterator[None]:
+    """A Python process that serves something, once it is ready; it has ended afterwards."""
+    environment = {**os.environ, **quiet_environment(offline=True), **settings.environment()}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=settings.home)
+        process = subprocess.Popen([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=settings.home)
         try:
-            url = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + _READY_SECONDS
-            while not _loaded(url):
+            while not ready():
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
-                    raise Unavailable(f"the Dagster webserver did not load {settings.folders.workspace}: {log.read().decode(errors='replace')[-500:]}")
+                    raise Unavailable(f"{problem}: {log.read().decode(errors='replace')[-500:]}")
                 time.sleep(0.3)
-            yield url
+            yield
         finally:
             process.terminate()
             try:
@@ -162,6 +187,21 @@ def webserver(settings: Settings) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=10.0, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def _loaded(url: str) -> bool:
@@ -197,20 +237,23 @@ def _small(png: bytes, keep: int | None) -> bytes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Take the picture; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m predator_si.proof.screenshot", description="A picture of a home's asset graph.")
+    parser = argparse.ArgumentParser(prog="python -m predator_si.proof.screenshot", description="A picture of a home's asset graph or operations page.")
     parser.add_argument("target", type=Path, help="PNG file to write")
     parser.add_argument("--home", type=Path, default=None, help="home folder (default: $PREDATOR_SI_HOME or ./.predator)")
     parser.add_argument("--page", default=GRAPH, help="path of the page (default: %(default)s)")
     parser.add_argument("--size", default="1800x1000", help="window in pixels (default: %(default)s)")
     parser.add_argument("--keep", type=int, default=None, help="rows of pixels from the top to keep (default: all)")
     parser.add_argument("--direction", choices=("horizontal", "vertical"), default="horizontal", help="of a graph (default: %(default)s)")
+    parser.add_argument("--site", choices=("dagster", "operations"), default="dagster", help="whose page (default: %(default)s)")
+    parser.add_argument("--word", action="append", default=[], dest="words", help="what the page must show besides; may be given several times")
     parser.add_argument("--last", default="rollback", help="text that the page shows once it is complete (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     try:
         width, _, height = chosen.size.partition("x")
         if not (width.isdecimal() and height.isdecimal()):
             raise BadInput(f"--size {chosen.size!r}: WIDTHxHEIGHT in pixels, such as 1800x1000.")
-        target = picture(load_settings(home=chosen.home), chosen.target, chosen.page, (int(width), int(height)), chosen.last, chosen.direction, chosen.keep)
+        settings, window = load_settings(home=chosen.home), (int(width), int(height))
+        target = picture(settings, chosen.target, chosen.page, window, chosen.last, chosen.direction, chosen.keep, chosen.site, chosen.words)
     except PredatorError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

@@ -62,12 +62,12 @@ def test_a_refusal_ends_the_cycle_and_takes_a_second_answer_no_more(loop: Loop, 
     assert loop.control.cycle(cycle_id).state is CycleState.REJECTED
 
 
-@pytest.mark.parametrize("form", [{"decision": "approve", "reason": "  "}, {"decision": "approve"}, {"decision": "maybe", "reason": "x"}, {"reason": "x"}])
-def test_an_answer_without_a_reason_or_a_choice_changes_nothing(loop: Loop, client: TestClient, form: dict[str, str]) -> None:
+def test_an_answer_without_a_reason_or_a_choice_changes_nothing(loop: Loop, client: TestClient) -> None:
     cycle_id = waiting_cycle(loop)
     before = loop.control.head()
-    answer = send(client, f"/operations/cycles/{cycle_id}/decision", **form)
-    assert answer.status_code == 422 and phrase("refused", "en") in answer.text
+    for form in ({"decision": "approve", "reason": "  "}, {"decision": "approve"}, {"decision": "maybe", "reason": "x"}, {"reason": "x"}):
+        answer = send(client, f"/operations/cycles/{cycle_id}/decision", **form)
+        assert answer.status_code == 422 and phrase("refused", "en") in answer.text, form
     assert loop.control.head() == before
 
 
@@ -91,16 +91,14 @@ def test_the_kill_switch_takes_two_steps_and_a_reason(loop: Loop, client: TestCl
     assert loop.control.kill_switch(loop.contour)
 
 
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
+def test_a_form_counts_only_from_the_page_itself(loop: Loop, client: TestClient) -> None:
+    for headers, status in (
         ({}, 403), ({"Origin": "https://evil.example"}, 403), ({"Origin": "null"}, 403), ({"Origin": "http://127.0.0.1:8001"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403), ({"Sec-Fetch-Site": "none"}, 403), ({"Sec-Fetch-Site": "same-origin"}, 303), (ORIGIN, 303),
-    ],
-)  # fmt: skip
-def test_a_form_counts_only_from_the_page_itself(loop: Loop, client: TestClient, headers: dict[str, str], status: int) -> None:
-    assert send(client, SWITCH, headers, switch="stop", reason="x").status_code == status
-    assert loop.control.kill_switch(loop.contour) is (status == 303)
+    ):  # fmt: skip
+        loop.control.set_kill_switch(loop.contour, False, "test", "the next one")
+        assert send(client, SWITCH, headers, switch="stop", reason="x").status_code == status, headers
+        assert loop.control.kill_switch(loop.contour) is (status == 303), headers
 
 
 def test_what_is_no_form_is_refused(loop: Loop, client: TestClient) -> None:
@@ -170,18 +168,16 @@ def told(loop: Loop) -> None:
     control.append("kill_switch_on", "cli:ann", None, "Release FREEZE", {})
 
 
-@pytest.mark.parametrize(
-    ("asked", "actions"),
-    [
+def test_the_ledger_is_found_by_cycle_actor_action_and_words(loop: Loop) -> None:
+    told(loop)
+    found: list[tuple[dict[str, str], list[str]]] = [
         ({"cycle_id": "si_2026_11_23_001"}, ["watch_check"]), ({"cycle_id": "si_2026_11_23_0"}, []), ({"actor": "ann"}, ["kill_switch_on"]),
         ({"actor": "ОЛЕНА"}, ["gate_overridden"]), ({"action": "watch"}, ["watch_check", "watch_check"]), ({"text": "freeze"}, ["kill_switch_on"]),
         ({"text": "ювілейний"}, ["watch_check"]), ({"text": "знижую"}, ["gate_overridden"]), ({"text": "100%"}, ["watch_check"]),
         ({"text": "0_p"}, ["watch_check"]), ({"text": "ndcg_at_10", "actor": "олена"}, ["gate_overridden"]), ({"text": "' OR 1=1 --"}, []),
-    ],
-)  # fmt: skip
-def test_the_ledger_is_found_by_cycle_actor_action_and_words(loop: Loop, asked: dict[str, str], actions: list[str]) -> None:
-    told(loop)
-    assert [record.action for record in loop.control.search(RecordQuery(**asked), 50)] == actions  # type: ignore[arg-type]
+    ]  # fmt: skip
+    for asked, actions in found:
+        assert [record.action for record in loop.control.search(RecordQuery(**asked), 50)] == actions, asked  # type: ignore[arg-type]
 
 
 def test_the_ledger_is_found_by_day(loop: Loop, client: TestClient) -> None:

@@ -171,7 +171,10 @@ TEXTS: dict[str, tuple[str, str]] = {
     "no_windows": ("No window was measured yet.", "Ще не виміряно жодного вікна."),
     # champions, costs, messages
     "champions": ("Champions", "Чемпіони"),
-    "no_champions": ("The control database knows of no champion yet.", "База керування ще не знає жодного чемпіона."),
+    "no_champions": (
+        "The control database knows of no champion yet; `predator-si champions` derives them from Git.",
+        "База керування ще не знає жодного чемпіона; `predator-si champions` виведе їх із Git.",
+    ),
     "since": ("Since", "З"),
     "until_when": ("Until", "До"),
     "serves_now": ("serves now", "працює зараз"),

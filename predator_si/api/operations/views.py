@@ -93,7 +93,7 @@ def now_of(loop: Loop, status: answers.Status, active: Cycle | None) -> Now:
         kind = "cycle"
     elif not status.enabled:
         kind = "disabled"
-    elif not status.is_running:
+    elif not status.is_running or status.problems:
         kind = "silent"
     else:
         kind = "starting" if starts else "idle"
