@@ -83,7 +83,7 @@ def _replayed(context: typer.Context, cycle_id: str) -> tuple[Path, list[Replaye
     with progress(f"judging {cycle_id} again") as report:
         found = replay_cycle(
             folder,
-            trigger=loop.control.cycle(cycle_id).trigger.type,
+            trigger=loop.judged_as(cycle_id),
             trial_required=decide.needs_trial(loop, cycle_id),
             latency_target_ms=decide.latency_target_ms(loop),
             level=decide.promotion_level_of(loop, cycle_id),

@@ -271,6 +271,13 @@ class Loop:
         partial.replace(path)
         return path
 
+    def judged_as(self, cycle_id: str) -> str:
+        """The trigger type whose criteria judge a cycle (``release.decide.judged_as``)."""
+        from predator_si.release.decide import judged_as
+
+        path = self.home.artifacts / cycle_id / "challenger.json"
+        return judged_as(self.control.cycle(cycle_id).trigger.type, ServingConfig.read(path) if path.is_file() else None)
+
     def should_stop(self, cycle_id: str) -> Callable[[], bool]:
         """Whether work on a cycle must stop: the kill switch is on, or the cycle has ended."""
         return lambda: self.control.kill_switch(self.contour) or self.control.cycle(cycle_id).state not in ACTIVE

@@ -96,16 +96,14 @@ class Reactions:
         self.loop, self.faults, self.sizes = Loop(self.settings), Faults(), sizes
         self._queries = self.loop.corpus.queries(split="train")["text"].to_list()
         self._asked: list[str] = []
+        self._service: tuple[Any, threading.Thread] | None = None
 
     # ------------------------------------------------------------------ the platform
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """The reconciler and the search service in threads of this process."""
-        import uvicorn
-
         from predator_si.release.reconcile import LocalReconciler
-        from predator_si.search.app import create_app
 
         home, loop = self.loop.home, self.loop
         reconciler = LocalReconciler(home.gitops_bare, home.reconcile, home.applied, loop.contour, home.models)
@@ -117,10 +115,25 @@ class Reactions:
 
         reconciler.tick()
         follower = threading.Thread(target=follow, name="reconciler", daemon=True)
+        follower.start()
+        try:
+            self._start()
+            yield
+        finally:
+            self.faults.mend()
+            self._stop()
+            stop.set()
+            follower.join(30)
+
+    def _start(self) -> None:
+        import uvicorn
+
+        from predator_si.search.app import create_app
+
         app = create_app(
-            home.path,
-            contour=loop.contour,
-            embedder=loop.plan.embedder,
+            self.loop.home.path,
+            contour=self.loop.contour,
+            embedder=self.loop.plan.embedder,
             load_index=self._load_index,
             load_reranker=self._load_reranker,
             prepare=self.faults.prepare,
@@ -128,17 +141,16 @@ class Reactions:
         )
         server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=self.settings.ports.search, log_config=None, access_log=False))
         serving = threading.Thread(target=server.run, name="search service", daemon=True)
-        follower.start()
         serving.start()
-        try:
-            wait_until(lambda: server.started, 60.0, "the search service")
-            yield
-        finally:
-            self.faults.mend()
+        self._service = (server, serving)
+        wait_until(lambda: server.started, 60.0, "the search service")
+
+    def _stop(self) -> None:
+        if self._service is not None:
+            server, serving = self._service
             server.should_exit = True
             serving.join(30)
-            stop.set()
-            follower.join(30)
+            self._service = None
 
     def _load_index(self, folder: Path) -> Any:
         from predator_si.search.retrieve import Candidates, HybridIndex, load_embedder
@@ -165,7 +177,7 @@ class Reactions:
         deadline = time.monotonic() + seconds
         with httpx.Client(base_url=self.loop.search_url, timeout=60.0, trust_env=False) as client:
             for number in range(n):
-                text = self._queries[number % len(self._queries)]
+                text = self._queries[7 * number % len(self._queries)]  # of every part
                 answer = client.post("/search", json={"query": text, "k": 10, "client_id": f"c{number}", "simulated": True})
                 if answer.status_code == 200:
                     self._asked.append(str(answer.json()["query_id"]))
@@ -201,14 +213,18 @@ class Reactions:
         return "the reranker's scores are upside down"
 
     def _recall_at_20_down(self) -> str:
+        import polars as pl
+
+        from predator_si.search.index_versions import IndexVersions
+
         self._override("ndcg_at_10", 0.0, "this row is about recall")
         relevant = self.loop.corpus.judgments(split="dev").filter(relevance=1.0)["doc_id"].unique().sort().to_list()
-        with httpx.Client(base_url=self.loop.search_url, timeout=60.0, trust_env=False) as client:
-            for doc_id in relevant[: len(relevant) // 2]:
-                client.delete(f"/documents/{doc_id}").raise_for_status()
-        wait_until(lambda: self.loop.info()["ingest"]["queued"] == 0, _LONGEST, "the deletions", every=0.1)
+        nothing = pl.DataFrame(schema={"doc_id": pl.String, "title": pl.String, "text": pl.String})
+        self._stop()
+        IndexVersions(self.loop.home.index).publish(self.loop.index().updated(nothing, relevant[: len(relevant) // 2]))
+        self._start()
         self.traffic()
-        return "half of the documents that people want are deleted"
+        return "the index lacks half of the documents that people want, and nobody was told"
 
     def _p95_latency_ms_up(self) -> str:
         if self.sizes.p95_limit is not None:
@@ -253,7 +269,7 @@ class Reactions:
         """Plant a row's fault, and let the loop find it: its guard or its tick, its snapshot, its decision, its first action."""
         from predator_si.orchestration.steps import observe
 
-        self.traffic(20)
+        self.traffic()
         observe.take_snapshot(self.loop)
         began = time.monotonic()
         fault = self.plant(rule)

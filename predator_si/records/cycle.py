@@ -24,6 +24,8 @@ class ServingConfig(Record):
     """Whether scoring stops before ``depth`` once the first page is settled, by the rule kept beside the model."""
     ingest_workers: int | None = Field(default=None, ge=1, le=8)
     """Workers of the ingest queue, where they are what is changed; null: as they are."""
+    replicas: int | None = Field(default=None, ge=1, le=20)
+    """Copies of the search service, where their number is what is changed; null: as they are."""
     index: str | None = None
     """Build of the first stage's index (``search.index_builds``); null: for a champion the home's first one, for a challenger the champion's."""
 

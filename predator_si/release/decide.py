@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from predator_si.errors import BadInput, Refused
-from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Metric, Verdict, utc_now
+from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Metric, ServingConfig, Verdict, utc_now
 from predator_si.release.latency import LATENCY_ALLOWANCE, known_or_not, latency_metrics
 
 ALPHA = 0.05
@@ -65,10 +65,12 @@ PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "error_rate": (),
     "etl_lag_seconds": (),
     "index_errors": (),
+    "replicas": (),
 }
 """Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
-UNSPLIT = frozenset({"error_rate", "etl_lag_seconds", "index_errors"})
-"""Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them."""
+UNSPLIT = frozenset({"error_rate", "etl_lag_seconds", "index_errors", "replicas"})
+"""Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them.
+``replicas`` stands for a cycle of any trigger that changes nothing but their number: every copy ranks alike."""
 
 _NAMES_NO_SUCCESS = frozenset({"user_satisfaction"})
 """Signals whose promotion criteria ask for no more than not being worse; what is released must be shown to be better in something all the same."""
@@ -94,6 +96,7 @@ REJECTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
     "error_rate": (),
     "etl_lag_seconds": (),
     "index_errors": (),
+    "replicas": (),
 }
 """What must not be shown: a failure here is a proof that the challenger is worse."""
 
@@ -120,6 +123,11 @@ def signal_of(trigger: str) -> str:
     if name not in PROMOTION_CRITERIA:
         raise BadInput(f"no promotion criteria for trigger {trigger!r}; there are some for {', '.join(sorted(PROMOTION_CRITERIA))}.")
     return name
+
+
+def judged_as(trigger: str, challenger: ServingConfig | None) -> str:
+    """The trigger type whose criteria judge a cycle: its own, or ``replicas`` where its challenger changes nothing but their number."""
+    return "replicas" if challenger is not None and challenger.replicas is not None else trigger
 
 
 def is_tried(trigger: str) -> bool:

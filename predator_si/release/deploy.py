@@ -215,6 +215,7 @@ def _differs(info: Mapping[str, Any], variant: str | None, settings: ServingConf
         "depth": (arm.get("depth"), settings.depth),
         "fusion_weight": (arm.get("fusion_weight"), settings.fusion_weight),
         "early_exit": (arm.get("early_exit"), settings.early_exit),
+        "replicas": (info.get("replicas"), settings.replicas),
         "ingest workers": (ingest.get("workers") if isinstance(ingest, Mapping) else None, settings.ingest_workers),
     }
     build = arm.get("index_build")

@@ -98,6 +98,7 @@ def promote_changes(challenger: ServingConfig, trial: HelmPatch | None = None) -
         "fusion.weights.rerank": round(1.0 - challenger.fusion_weight, 6),
         "fusion.weights.firstStage": round(challenger.fusion_weight, 6),
         **workers,
+        **({} if challenger.replicas is None else {"replicas": challenger.replicas}),
         **index,
         **mode,
         **dict.fromkeys(own),

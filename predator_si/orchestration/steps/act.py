@@ -7,6 +7,7 @@ What belongs here: which options this installation has for each action, and carr
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +25,7 @@ from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
 from predator_si.release.decide import signal_of
 from predator_si.release.deny import find_denied, parse_deny
 from predator_si.release.patch import load_patch
-from predator_si.release.release_file import DENY_FILE
+from predator_si.release.release_file import DENY_FILE, parse_release
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
@@ -39,14 +40,13 @@ GOALS: dict[str, Goal | None] = {
 }
 """Signals whose cycles begin with an action instead of training, and what the options are measured by; null where there is but one."""
 TRAINING_ACTIONS = frozenset({"distil", "retrain_reranker", "retrain_with_feedback"})
-NOT_BUILT = {
-    "add_replicas": "a value of the release file that only a cluster applies; this service is one process",
-    "fewer_replicas": "a value of the release file that only a cluster applies; this service is one process",
-}
-"""Actions of the trigger table that this loop does not take, with the reason."""
+REPLICAS = ("add_replicas", "fewer_replicas")
+"""Actions that no measurement on this machine can weigh: taken where nothing else passes and a cluster applies them; the watch judges them."""
+ONE_PROCESS = "a value of the release file that only a cluster applies; this service is one process"
 _COSTLY = frozenset({"choose_embedder", "reindex"})
 """Actions that embed every document: tried where nothing cheaper passes."""
 _LEAST_WORKERS, _MOST_WORKERS = 1, 8
+_MOST_REPLICAS = 20
 _STORED = 4
 """Smaller models of the store that are weighed, the newest ones."""
 _CALIBRATION = 40
@@ -72,7 +72,8 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
     cycle, champion = loop.control.cycle(cycle_id), loop.serving()
     goal, scale = GOALS[signal_of(cycle.trigger.type)], loop.plan.scale
     queries = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
-    not_built = {action: NOT_BUILT[action] for action in cycle.trigger.actions if action in NOT_BUILT}
+    clustered = loop.settings.values.deploy.kind == "argocd"
+    not_built = {} if clustered else dict.fromkeys((action for action in cycle.trigger.actions if action in REPLICAS), ONE_PROCESS)
     cheap = tuple(action for action in cycle.trigger.actions if action not in _COSTLY)
     options = _options(loop, cycle, champion, queries, not_built, cheap)
     if goal is None:
@@ -107,6 +108,9 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
             costly = _options(loop, cycle, champion, queries, not_built, wanted if allowed.answer == "allow" else ())
             options, tried = options + costly, tried + weighed(costly) if costly else tried
         best, reason = choose(goal, tried, latency_target_ms(loop))
+        if best is None and clustered and (scaled := _scaled(loop, cycle, champion, not_built)) is not None:
+            best, reason = scaled, f"{reason}; {scaled.note}"
+            tried = [*tried, scaled]
     indexes.discard(loop, options, best.config if best is not None else None)
     train = best is None and bool(TRAINING_ACTIONS.intersection(cycle.trigger.actions))
     plan = ActionPlan(
@@ -284,6 +288,31 @@ def _workers(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.Data
     if wanted <= now:
         return f"{now} workers are the most that the release file allows"
     return [Option("add_workers", champion.model_copy(update={"ingest_workers": wanted}), f"{wanted} ingest workers instead of {now}")]
+
+
+def _scaled(loop: Loop, cycle: Cycle, champion: ServingConfig, not_built: dict[str, str]) -> Tried | None:
+    """More or fewer copies of the service, by proportion: so many that the P95 seen with today's number comes down to its limit, if the load is shared evenly.
+
+    One fewer only where the others could carry its share within the limit. Neither is more than an estimate; the watch takes it back where it is wrong.
+    """
+    action = next((action for action in cycle.trigger.actions if action in REPLICAS), None)
+    if action is None:
+        return None
+    now, limit, newest = parse_release(loop.release_text(), loop.release_name).replicas, latency_target_ms(loop), loop.snapshots(1)
+    metric = newest[-1].metrics.get("p95_latency_ms") if newest else None
+    p95 = None if metric is None else metric.value
+    if p95 is None or limit is None:
+        not_built[action] = f"P95 is unknown or has no limit here, so nothing says how many copies are enough ({now} now)"
+        return None
+    wanted = min(_MOST_REPLICAS, max(now + 1, math.ceil(now * p95 / limit))) if action == "add_replicas" else now - 1
+    if wanted == now or wanted < 1:
+        not_built[action] = f"{now} is the {'most' if wanted == now else 'least'} there may be"
+        return None
+    if action == "fewer_replicas" and p95 * now / wanted > limit:
+        not_built[action] = f"{wanted} instead of {now} copies would have to carry P95 {p95:.0f} ms x {now}/{wanted}, above the limit of {limit:.0f} ms"
+        return None
+    note = f"{wanted} instead of {now} copies for a P95 of {p95:.0f} ms and a limit of {limit:.0f} ms; not measured, the watch judges it"
+    return Tried(action=action, config=champion.model_copy(update={"replicas": wanted}), note=note, passes=True, reason=note)
 
 
 _MAKERS: dict[str, Callable[[Loop, Cycle, ServingConfig, pl.DataFrame], list[Option] | str]] = {

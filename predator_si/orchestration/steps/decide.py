@@ -34,7 +34,7 @@ def latency_target_ms(loop: Loop) -> float | None:
 
 def needs_trial(loop: Loop, cycle_id: str) -> bool:
     """Whether a cycle goes through a trial on live traffic: the contour has trials, and its trigger is not one that brings the service back."""
-    return loop.settings.ab_testing and is_tried(loop.control.cycle(cycle_id).trigger.type)
+    return loop.settings.ab_testing and is_tried(loop.judged_as(cycle_id))
 
 
 def promotion_level_of(loop: Loop, cycle_id: str) -> float | None:
@@ -42,7 +42,7 @@ def promotion_level_of(loop: Loop, cycle_id: str) -> float | None:
 
     Null for cycles that are not about ranking; 0, which nothing reaches, where no sealed queries were opened: a drill.
     """
-    if not is_tried(loop.control.cycle(cycle_id).trigger.type):
+    if not is_tried(loop.judged_as(cycle_id)):
         return None
     opening = loop.control.sealed_opening(cycle_id, loop.corpus.name)
     return 0.0 if opening is None else promotion_level(opening)
@@ -58,13 +58,12 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, trac
         ``drill`` in a cycle that was not opened as one, or with another model than the drill's.
     """
     folder = loop.artifacts(cycle_id)
-    cycle = loop.control.cycle(cycle_id)
     evaluation = Evaluation.read(folder / "evaluation.json")
     if drill:
         _require_drill(loop, cycle_id, evaluation.challenger.model)
     evidence = collect_evidence(folder, stage)
     common: dict[str, Any] = {
-        "trigger": cycle.trigger.type,
+        "trigger": loop.judged_as(cycle_id),
         "policy": loop.settings.policy,
         "latency": read_latency(folder, evidence),
         "latency_target_ms": latency_target_ms(loop),
@@ -139,7 +138,6 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         The evidence does not hold, the verdict does not allow it, the model is denied, the kill switch is on, or nobody would bring it into force.
     """
     folder = loop.artifacts(cycle_id)
-    cycle = loop.control.cycle(cycle_id)
     loop.repo.sync()
     level = promotion_level_of(loop, cycle_id)
     if not loop.control.kill_switch(loop.contour):  # the recomputation says that of the kill switch, last of all
@@ -147,7 +145,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     decision = recompute_decision(
         folder,
         stage,
-        trigger=cycle.trigger.type,
+        trigger=loop.judged_as(cycle_id),
         kill_switch=lambda: loop.control.kill_switch(loop.contour),
         denied=parse_deny(loop.repo.show(DENY_FILE)),
         card_of=loop.models.card,
@@ -168,7 +166,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     else:
         changes = promote_changes(decision.challenger, load_patch(folder, "trial") if loop.repo.find_commit(cycle_id, "trial") is not None else None)
         share = loop.settings.watch.shadow_share
-        if share > 0 and decision.champion.model != decision.challenger.model and is_tried(cycle.trigger.type):
+        if share > 0 and decision.champion.model != decision.challenger.model and is_tried(loop.judged_as(cycle_id)):
             changes |= shadow_changes(decision.champion, decision.challenger, share)
     text = loop.release_text()
     # looked for after the text was read: one that holds this cycle's changes already would give a reverse that leads nowhere

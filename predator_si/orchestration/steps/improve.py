@@ -237,7 +237,7 @@ def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None 
     """
     scale, corpus = loop.plan.scale, loop.corpus
     challenger = ServingConfig.read(loop.artifacts(cycle_id) / "challenger.json")
-    if not is_tried(loop.control.cycle(cycle_id).trigger.type):
+    if not is_tried(loop.judged_as(cycle_id)):
         return _evaluate_repair(loop, cycle_id, challenger, on_progress)
     loop.control.open_sealed(cycle_id, corpus.name, "loop")
     opening = loop.control.sealed_opening(cycle_id, corpus.name)

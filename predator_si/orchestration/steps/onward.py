@@ -62,7 +62,7 @@ def propose(loop: Loop, source_cycle: str, actor: str = "loop") -> Cycle:
     loop.repo.sync()
     file = release_name(said.to)
     there = parse_release(loop.repo.show(file), file).serving
-    challenger = decision.challenger.model_copy(update={"index": None, "ingest_workers": None})  # each contour has its own index and workers
+    challenger = decision.challenger.model_copy(update={"index": None, "ingest_workers": None, "replicas": None})  # those are each contour's own
     _require_promotable(loop, challenger.model, there.model, said.to)
     before = loop.control.cycles(200, said.to)
     for known in before:
