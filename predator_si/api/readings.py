@@ -63,7 +63,9 @@ def read_status(loop: Loop, dagster: LoopState | None, problem: str | None) -> a
     problems = [problem] if problem is not None else []
     sensor = None if dagster is None else dagster.sensors.get(STARTS_CYCLES)
     if dagster is not None:
-        problems += [f"Dagster's {daemon} daemon has not been heard of lately: nothing starts by itself" for daemon in dagster.unhealthy_daemons]
+        if dagster.unhealthy_daemons:
+            names = ", ".join(dagster.unhealthy_daemons)
+            problems.append(f"Dagster's daemon has not been heard of lately ({names}): nothing starts by itself. Run `predator-si up`")
         if sensor is None:
             problems.append(f"Dagster knows no {STARTS_CYCLES}: the code location is not loaded")
         elif settings.enabled and not switch and not sensor.running:
