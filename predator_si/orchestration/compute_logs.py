@@ -78,12 +78,7 @@ class ObjectStoreComputeLogManager(TruncatingCloudStorageComputeLogManager["dg.D
         """Delete the logs of a step (``log_key``), or all below a run (``prefix``)."""
         self.local_manager.delete_logs(log_key=log_key, prefix=prefix)
         store, _ = self._opened()
-        if log_key:
-            paths = [self._path(log_key, kind, partial) for kind in ComputeIOType for partial in (False, True)]
-        elif prefix:
-            paths = [self._folder(prefix)]
-        else:
-            raise dg.DagsterInvariantViolationError("Must pass in either `log_key` or `prefix` argument to delete_logs")
+        paths = [self._path(log_key, kind, partial) for kind in ComputeIOType for partial in (False, True)] if log_key else [self._folder(prefix or ())]
         for path in paths:
             if store.exists(path):
                 store.rm(path, recursive=True)
