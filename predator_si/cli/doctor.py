@@ -30,7 +30,6 @@ _OPTIONAL_PROGRAMS = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "pictures of pages in tests and in the README", "apt-get install chromium"),
     "prometheus": (("prometheus",), "the live test against a real Prometheus", "apt-get install prometheus"),
     "postgres": (("postgres", "pg_ctl"), "the live test of the control database on PostgreSQL", "apt-get install postgresql"),
-    "helm": (("helm",), "rendering the chart", "see https://helm.sh/docs/intro/install"),
 }
 
 
@@ -60,6 +59,7 @@ def examine(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
         *_models(settings.cache),
         *_ports(settings),
         *_programs(),
+        _helm(settings.cache),
     ]
 
 
@@ -203,6 +203,16 @@ def port_is_busy(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _helm(cache: Path) -> Finding:
+    from predator_si.release.helm import find_helm, helm_version
+
+    try:
+        found = find_helm(cache)
+        return Finding("helm", "ok", f"{found} {helm_version(found)}")
+    except PredatorError as error:
+        return Finding("helm", "absent", f"{error}; only for rendering the chart", "predator-si chart fetch-helm")
 
 
 def _programs() -> Iterator[Finding]:

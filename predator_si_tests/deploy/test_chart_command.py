@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from predator_si.errors import Unavailable
+from predator_si.cli.chart import _cluster
+from predator_si.errors import Refused, Unavailable
 from predator_si.release.chart import apply_to_cluster, changes_in_cluster, committed_chart, current_context, difference
 from predator_si.release.gitops import GitOpsRepo
-from predator_si.settings import CHART
+from predator_si.settings import CHART, Settings
 from predator_si_tests.support.charts import files, helm
 from predator_si_tests.support.command_line import CommandLine
 
@@ -43,43 +44,36 @@ def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-@pytest.fixture
-def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("KUBECONFIG", os.devnull)
-
-
-def test_what_is_made_up_is_said_and_never_applied(cli: CommandLine, kubectl: Path):
+def test_what_is_made_up_is_said(cli: CommandLine, kubectl: Path):
     shown = cli("chart", "check", "--contour", "edge-oracle")
     assert shown.code == 0, shown.err
     assert "made up, since the GitOps repository does not hold it: site-edge-oracle.yaml, release-edge-oracle.yaml" in shown.out
     assert "policies: all hold" in shown.out and "would be applied to kind-shop" in shown.out and "+ a line" in shown.out
-    refused = cli("chart", "check", "--contour", "edge-oracle", "--apply")
-    assert refused.code == 2 and "nothing is applied to kind-shop" in refused.err
-    assert not kubectl.with_suffix(".applied").exists()
+    assert not Path(f"{kubectl}.applied").exists(), "without --apply nothing is written"
 
 
 def test_what_the_repository_holds_is_rendered_and_applied_when_asked(cli: CommandLine, kubectl: Path):
     GitOpsRepo.init_bare(cli.home / "gitops.git", files("edge-oracle"))
-    told = cli("chart", "check", "--contour", "edge-oracle", "--json")
+    told = cli("chart", "check", "--contour", "edge-oracle", "--apply", "--json")
     found = json.loads(told.out)
-    assert (
-        told.code == 0
-        and found["made_up"] == []
-        and found["problems"] == []
-        and found["cluster"] == {"context": "kind-shop", "changes": "+ a line\n", "applied": None}
-    )
-    assert not Path(f"{kubectl}.applied").exists(), "without --apply nothing is written"
-    applied = cli("chart", "check", "--contour", "edge-oracle", "--apply")
-    assert applied.code == 0 and "applied to kind-shop" in applied.out
+    assert told.code == 0 and found["made_up"] == [] and found["problems"] == []
+    applied = "deployment.apps/predator-si-search serverside-applied\n"
+    assert found["cluster"] == {"context": "kind-shop", "changes": "+ a line\n", "applied": applied}
     assert "kind: NetworkPolicy" in Path(f"{kubectl}.applied").read_text()
     assert "apply --server-side --field-manager predator-si --filename -" in Path(f"{kubectl}.log").read_text()
 
 
-def test_without_a_cluster_nothing_would_be_applied(cli: CommandLine, no_cluster: None):
-    shown = cli("chart", "check", "--contour", "dev-mac")
-    assert shown.code == 0 and "kubectl points at no cluster: nothing would be applied" in shown.out
-    refused = cli("chart", "check", "--contour", "dev-mac", "--apply")
-    assert refused.code == 2 and "kubectl points at no cluster" in refused.err
+def test_nothing_is_applied_that_does_not_hold_or_was_made_up(settings: Settings, kubectl: Path):
+    with pytest.raises(Refused, match="nothing is applied to kind-shop"):
+        _cluster(settings, [], apply=True, may=False)
+    assert not Path(f"{kubectl}.applied").exists()
+
+
+def test_without_a_cluster_nothing_would_be_applied(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KUBECONFIG", os.devnull)
+    assert _cluster(settings, [], apply=False, may=True) == {"context": None, "changes": None, "applied": None}
+    with pytest.raises(Refused, match="kubectl points at no cluster"):
+        _cluster(settings, [], apply=True, may=True)
 
 
 def test_the_objects_are_printed(cli: CommandLine):

@@ -146,7 +146,7 @@ def test_every_key_of_the_contour_and_of_the_release_is_known():
     assert not strict, "unknown keys are refused everywhere"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=12),
     st.sampled_from(["", "selfImprovement", "images.platform", "search.ingest", "reranker", "network"]),
@@ -156,8 +156,7 @@ def test_no_unknown_key_gets_in_anywhere(name: str, where: str):
     node: Any = values
     for section in filter(None, where.split(".")):
         node = node[section]
-    part = chart_schema()
-    if name in node or name in {"global", *FEATURES} or _knows(part, where, name):
+    if name in node or name in {"global", *FEATURES} or _knows(validator().schema, where, name):
         return
     node[name] = 1
     assert not validator().is_valid(values)
