@@ -5,5 +5,5 @@ part of the product. Production code knows nothing of drills: where a side effec
 
 - ``run_drill``: one drill by its name (:data:`DRILLS`), its figures, its page
 - ``Ground``: the home, its processes and the closed-loop clients
-- ``invariants.observe`` and ``invariants.violations``: what must hold when a drill's dust has settled
+- ``Ground.look``, ``invariants.observe`` and ``invariants.violations``: what must hold when a drill's dust has settled
 """

@@ -14,11 +14,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from predator_si.errors import BadInput, Unavailable
 from predator_si.orchestration.delivery import reconcile_command
 from predator_si.orchestration.loop import Loop, LoopPlan
+from predator_si.proof.drill import invariants
 from predator_si.proof.drill.corpus import write_toy_corpus
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.processes import Processes, free_port, wait_until
@@ -91,9 +93,9 @@ class Ground:
 
     def _fill(self, say: Say) -> None:
         from predator_si.proof.prepare import build_first_index, register_champion
-        from predator_si.release.deny import DENY_FILE, SEED_DENY
+        from predator_si.release.deny import SEED_DENY
         from predator_si.release.gitops import GitOpsRepo
-        from predator_si.release.release_file import seed_release
+        from predator_si.release.release_file import DENY_FILE, seed_release
         from predator_si.search.tiny import HashingEmbedder
 
         loop, scale = self.loop, drill_scale(self.seed)
@@ -143,9 +145,11 @@ class Ground:
         found = evaluate_model(
             corpus.queries(split="dev"), corpus.judgments(split="dev"), loop.index().candidates, load_reranker(loop.models.path(self.champion)), config
         )
-        mean = found["ndcg_at_10"].mean()
-        if not isinstance(mean, float) or mean < _KNOWS:
-            raise Unavailable(f"the tiny champion of seed {self.seed} has an NDCG@10 of {mean} on its own collection, {_KNOWS} is needed. Try another --seed.")
+        mean = float(np.mean(found["ndcg_at_10"].drop_nulls().to_numpy()))
+        if not mean >= _KNOWS:
+            raise Unavailable(
+                f"the tiny champion of seed {self.seed} has an NDCG@10 of {mean:.3f} on its own collection, {_KNOWS} is needed. Try another --seed."
+            )
 
     def sibling(self, seed: int) -> str:
         """A model of other bytes that ranks as the champion does: every weight off by a thousandth; its digest."""
@@ -250,6 +254,10 @@ class Ground:
         except Unavailable:
             return False
         return True
+
+    def look(self, *, history: bool = True) -> list[str]:
+        """What does not hold (``invariants``), now that the dust has settled."""
+        return invariants.look(self.loop, tracker=self.tracker, history=history, by_hand=self.by_hand())
 
     def wait_settled(self, seconds: float = 60.0) -> None:
         """Wait until the branch's head is applied and the service serves it.

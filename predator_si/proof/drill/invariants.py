@@ -16,13 +16,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from predator_si.errors import BadInput, Refused, Unavailable
+from predator_si.errors import BadInput, PredatorError, Refused, Unavailable
 from predator_si.orchestration.loop import Loop
 from predator_si.records import CycleState, Decision, ServingConfig
-from predator_si.release.deny import DENY_FILE, parse_deny
+from predator_si.release.deny import parse_deny
 from predator_si.release.git import clean_environment
 from predator_si.release.patch import load_patch, patch_name
-from predator_si.release.release_file import parse_release
+from predator_si.release.release_file import DENY_FILE, parse_release
 from predator_si.train.tracking import ExperimentTracker
 
 _IN_PRODUCTION = frozenset({CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE})
@@ -113,7 +113,7 @@ def observe(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bo
         sources={digest: loop.models.card(digest).source_digest for digest in digests if digest in loop.models},
         ledger=tuple(loop.control.verify()),
         lease=_lease_refusal(loop, cycles[0].cycle_id if cycles else None),
-        broken_files=tuple(_broken(loop.home.artifacts / cycle.cycle_id) for cycle in cycles if _broken(loop.home.artifacts / cycle.cycle_id)),
+        broken_files=tuple(filter(None, (_broken(loop.home.artifacts / cycle.cycle_id) for cycle in cycles))),
         repository=_fsck(loop.home.gitops_bare) if history else None,
         by_hand=frozenset(by_hand),
         whole_history=history,
@@ -123,6 +123,14 @@ def observe(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bo
 def violations(seen: Observed) -> list[str]:
     """What does not hold, one sentence each; none for a healthy state."""
     return [*_one_champion(seen), *_decided(seen), *_states_agree(seen), *_denied(seen), *_kept(seen)]
+
+
+def look(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bool = True, by_hand: Collection[str] = ()) -> list[str]:
+    """Observe and judge; what could not even be seen is a violation too."""
+    try:
+        return violations(observe(loop, tracker=tracker, history=history, by_hand=by_hand))
+    except PredatorError as error:
+        return [f"what holds cannot be seen: {error}"]
 
 
 # --------------------------------------------------------------------------- the rules
@@ -311,4 +319,4 @@ def _broken(folder: Path) -> str | None:
     return None
 
 
-__all__ = ["Commit", "CycleFacts", "Observed", "observe", "violations"]
+__all__ = ["Commit", "CycleFacts", "Observed", "look", "observe", "violations"]

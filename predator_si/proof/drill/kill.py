@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from predator_si.errors import PredatorError, Unavailable
-from predator_si.proof.drill import invariants, lane
+from predator_si.proof.drill import lane
 from predator_si.proof.drill.effects import Listener, Worker
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
@@ -56,8 +56,7 @@ def drill_kill(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
     if by_dagster:
         killed |= kill_dagster(ground, by_dagster, plan.seed * 100_000 + 50_000, tally, tell)
     tally.more |= {"points": len(points), "point_names": points, "killed": killed, "unreached": total - sum(killed.values())}
-    found = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
-    tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
+    tally.violations += [f"at the end: {problem}" for problem in ground.look()]
 
 
 def _chosen(points: list[str], plan: DrillPlan, victim: str) -> list[str]:
@@ -116,7 +115,7 @@ def _strike(ground: Ground, load: Load, listener: Listener, work: Callable[[str]
         problems.append(f"the cycle neither went on nor ended cleanly: it is {state.value} ({ended})")
     try:
         ground.wait_settled()
-        problems += invariants.violations(invariants.observe(loop, tracker=ground.tracker, history=False))
+        problems += ground.look(history=False)
     except PredatorError as error:
         problems.append(str(error))
     return struck, problems

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from predator_si.errors import PredatorError, Unavailable
-from predator_si.proof.drill import invariants, lane
+from predator_si.proof.drill import lane
 from predator_si.proof.drill.effects import VARIABLE, Listener
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
@@ -95,7 +95,7 @@ def _cycle(ground: Ground, listener: Listener, blows: Sequence[Blow], seed: int)
     try:
         wait_until(lambda: not _unfinished(ground, cycle_id), 120.0, "the end of the cycle's last run", every=0.5)
         ground.wait_settled()
-        problems += invariants.violations(invariants.observe(loop, tracker=ground.tracker, history=False))
+        problems += ground.look(history=False)
     except PredatorError as error:
         problems.append(str(error))
     return struck, problems

@@ -15,7 +15,7 @@ from pathlib import Path
 from predator_si.errors import PredatorError, Unavailable
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import keep
-from predator_si.proof.drill import invariants, lane
+from predator_si.proof.drill import lane
 from predator_si.proof.drill.argocd import NAME, TOKEN, TOKEN_VARIABLE, ArgoCD, argocd
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
@@ -42,7 +42,7 @@ def drill_partition(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, o
         try:
             problems = partition(ground, load, plan.seed * 100_000 + number)
             ground.wait_settled()
-            problems += invariants.violations(invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand()))
+            problems += ground.look()
         except PredatorError as error:
             problems = [str(error)]
         if problems:

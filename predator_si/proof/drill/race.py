@@ -15,7 +15,7 @@ from typing import Any
 from predator_si.errors import PredatorError, Refused
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import decide, keep
-from predator_si.proof.drill import invariants, lane
+from predator_si.proof.drill import lane
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
 from predator_si.proof.drill.load import Load
@@ -40,8 +40,7 @@ def drill_race(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
         try:
             problems += race(ground, load, plan.seed * 100_000 + number)
             ground.wait_settled()
-            seen = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
-            problems += invariants.violations(seen)
+            problems += ground.look()
         except PredatorError as error:
             problems.append(str(error))
         if problems:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from predator_si.orchestration.loop import Loop
-from predator_si.proof.drill import invariants, lane
+from predator_si.proof.drill import lane
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
 from predator_si.proof.drill.load import Load
@@ -29,8 +29,7 @@ def drill_rollback(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on
         problems = _one(ground, load, tally, cycle_id, bad, released)
         tally.note(f"rollback {number + 1} ({cycle_id})", problems, phases={name: values[-1] for name, values in tally.phases.items()})
         on_progress(number + 1, plan.n)
-    found = invariants.observe(ground.loop, tracker=ground.tracker, by_hand=ground.by_hand())
-    tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
+    tally.violations += [f"at the end: {problem}" for problem in ground.look()]
 
 
 def _one(ground: Ground, load: Load, tally: Tally, cycle_id: str, bad: str, released: Deployment) -> list[str]:
@@ -54,7 +53,7 @@ def _one(ground: Ground, load: Load, tally: Tally, cycle_id: str, bad: str, rele
     clocks = (detected - released.created_at.timestamp(), committed - asked, applied - committed, first.received - applied)
     for name, value in zip(tally.phases, clocks, strict=True):
         tally.phases[name].append(value)
-    return [*problems, *invariants.violations(invariants.observe(loop, tracker=ground.tracker, history=False))]
+    return [*problems, *ground.look(history=False)]
 
 
 def pushed_at(loop: Loop) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from predator_si.errors import Unavailable
-from predator_si.proof.drill import invariants
 from predator_si.proof.drill.figures import Tally, memory_slope
 from predator_si.proof.drill.ground import Ground
 from predator_si.proof.drill.load import Load
@@ -39,8 +38,7 @@ def drill_swap(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
     ground.make_champion(ground.champion)
     ground.wait_settled()
     ground.follow()
-    found = invariants.observe(loop, tracker=ground.tracker, by_hand=ground.by_hand())
-    tally.violations += [f"at the end: {problem}" for problem in invariants.violations(found)]
+    tally.violations += [f"at the end: {problem}" for problem in ground.look()]
     slope = memory_slope(tally.memory)
     if slope.low is not None and slope.low > _MOST_MB:
         tally.violations.append(f"memory grows by {slope.estimate:.1f} MB per 1,000 swaps, surely by more than {_MOST_MB:g}")
