@@ -16,7 +16,7 @@ import polars as pl
 from predator_si.experiment.plan import Experiment
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps.judge import Judged
-from predator_si.records import AnomalyReport, Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, MetricsSnapshot, Record
+from predator_si.records import AnomalyReport, Answer, ChampionSpan, Criterion, Decision, Evaluation, ExperimentResult, GateResult, MetricsSnapshot, Record
 from predator_si.reports import as_markdown, difference_histogram, latency_histogram, metric_history, ndcg_slices
 from predator_si.reports.pages import window_url
 from predator_si.reports.sequences import confidence_sequences
@@ -232,6 +232,23 @@ def latency_metadata(times: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """P95 of each arm and the histogram."""
     found: dict[str, Any] = {f"p95_{arm}_ms": float(np.percentile(values, 95)) for arm, values in times.items()}
     return found | {"latency": dg.MetadataValue.md(as_markdown(latency_histogram(times), "latency of both arms"))}
+
+
+def champion_metadata(history: Sequence[ChampionSpan]) -> dict[str, Any]:
+    """Who was champion when and why, newest first."""
+    rows = [
+        dg.TableRecord(
+            {
+                "model": span.digest[:19],
+                "since": f"{span.since:%Y-%m-%d %H:%M} UTC",
+                "until": "now" if span.until is None else f"{span.until:%Y-%m-%d %H:%M} UTC",
+                "cycle": span.cycle_id or "",
+                "why": span.why[:300],
+            }
+        )
+        for span in history
+    ]
+    return {"champions": dg.MetadataValue.table(rows)} if rows else {}
 
 
 def decision_metadata(decision: Decision) -> dict[str, Any]:

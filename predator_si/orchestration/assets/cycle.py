@@ -9,6 +9,7 @@ from predator_si.orchestration.assets.external import JUDGMENTS
 from predator_si.orchestration.links import linked
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metadata import (
+    champion_metadata,
     check_results,
     decision_metadata,
     evaluation_metadata,
@@ -197,7 +198,7 @@ def deployment(context: dg.AssetExecutionContext, loop: LoopParam, tracker: Trac
     served = dg.AssetCheckResult(
         check_name="digest_served", passed=found.confirmed, metadata={"served": found.served_digest or "unknown", "reason": found.reason}
     )
-    return Result(metadata=scalars(found), check_results=[served])
+    return Result(metadata={**scalars(found), **champion_metadata(loop.control.champions(loop.contour, 20))}, check_results=[served])
 
 
 CYCLE_ASSETS = [

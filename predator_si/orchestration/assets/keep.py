@@ -3,7 +3,7 @@
 import dagster as dg
 
 from predator_si.orchestration.assets.cycle import LoopParam, Result, TrackerParam, cycle_asset, deployment
-from predator_si.orchestration.metadata import check_results, files, gate_specs, scalars
+from predator_si.orchestration.metadata import champion_metadata, check_results, files, gate_specs, scalars
 from predator_si.orchestration.metering import metered
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps import keep
@@ -33,7 +33,7 @@ def rollback(context: dg.AssetExecutionContext, loop: LoopParam, tracker: Tracke
         found = keep.roll_back_degraded(loop, context.partition_key, tracker)
     keep.write_report(loop, context.partition_key)
     verified = dg.AssetCheckResult(check_name="old_digest_served", passed=found.verified, metadata={"reason": found.reason, "digest": found.to_digest})
-    return Result(metadata=scalars(found), check_results=[verified])
+    return Result(metadata={**scalars(found), **champion_metadata(loop.control.champions(loop.contour, 20))}, check_results=[verified])
 
 
 KEEP_ASSETS = [watch, rollback]
