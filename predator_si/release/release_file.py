@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import CommentMark, MarkedYAMLError, YAMLError
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from predator_si.errors import BadInput
@@ -321,9 +321,20 @@ def _dig(tree: Mapping[str, Any], dotted: str) -> Any:
 
 
 def set_value(document: CommentedMap, dotted: str, value: Any) -> None:
-    """Set a dotted key, with its sections where they are missing. Nothing is ever removed: a comment may hang on it."""
+    """Set a dotted key, with its sections where they are missing. Nothing is ever removed: a comment may hang on it.
+
+    A comment behind the value keeps its distance, so that a value that is set and set back gives the same text.
+    """
     *sections, leaf = dotted.split(".")
     node = document
     for part in sections:
         node = node.setdefault(part, CommentedMap())
+    behind = (node.ca.items.get(leaf) or [None] * 3)[2]
+    if behind is not None and behind.value.startswith("#"):
+        behind.start_mark = CommentMark(behind.start_mark.column + _length(value) - _length(node.get(leaf)))
     node[leaf] = value
+
+
+def _length(value: Any) -> int:
+    """Characters of a value as it is written."""
+    return len(dump(CommentedMap(k=value)))
