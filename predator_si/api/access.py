@@ -46,6 +46,7 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("GET", "/cycles/{cycle_id}/trial"): Role.VIEWER,
     ("POST", f"{BASE}/trigger"): Role.OPERATOR,
     ("POST", f"{BASE}/feedback"): Role.OPERATOR,
+    ("POST", "/alerts/alertmanager"): Role.OPERATOR,
     ("POST", f"{BASE}/approvals/{{cycle_id}}"): Role.APPROVER,
     ("POST", f"{BASE}/quality-gates/{{metric}}"): Role.ADMIN,
     ("POST", f"{BASE}/start"): Role.ADMIN,

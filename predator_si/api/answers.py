@@ -462,6 +462,16 @@ class FeedbackRequest(Asked):
     client_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
 
 
+class AlertsAnswer(Answer):
+    """Alerts of somebody else that were taken into the outbox."""
+
+    model_config = _example(status="accepted", alerts=2, told=1)
+    status: Literal["accepted"]
+    alerts: int
+    told: int
+    """Of these, the ones that were not told a moment ago."""
+
+
 class FeedbackAnswer(Answer):
     """Feedback that the search service took."""
 

@@ -26,7 +26,7 @@ from predator_si.api.operations.router import router as operations_router
 from predator_si.api.operations.session import Session
 from predator_si.api.optimizer import Optimizer
 from predator_si.api.problems import add_problems
-from predator_si.api.routes import Guarded, Parts, parts_of, router
+from predator_si.api.routes import Guarded, Parts, outside, parts_of, router
 from predator_si.api.tokens import TokenFile
 from predator_si.errors import PredatorError
 from predator_si.orchestration.loop import Loop
@@ -93,6 +93,7 @@ def create_app(
     )
     app.state.parts = parts
     app.include_router(router)
+    app.include_router(outside)
     app.include_router(operations_router)
     app.include_router(page_router(settings.home, Guarded), include_in_schema=False)
     _add_observation(app)

@@ -24,6 +24,8 @@ log = logging.getLogger("predator_si.api.access")
 
 BODY_BYTES = 64 * 1024
 """Largest request body."""
+LARGER = {"/alerts/alertmanager": 8}
+"""Paths whose bodies may be so many times larger."""
 TARGET_BYTES = 4096
 """Longest path and query."""
 BODY_SECONDS = 10.0
@@ -96,14 +98,15 @@ class Envelope:
 
         self.numbers.open.inc()
         try:
-            refusal = self._refusal(scope, headers)
+            most = self._body_bytes * LARGER.get(scope["path"], 1)
+            refusal = self._refusal(scope, headers, most)
             if refusal is not None:
                 await respond(refusal[0], refusal[1], request_id=request_id, headers={"Connection": "close"})(scope, receive, sending)
                 return
             limit = next((seconds for end, seconds in LONGER.items() if scope["path"].endswith(end)), self._seconds)
             try:
                 async with asyncio.timeout(limit):
-                    await self.app(scope, self._receiving(receive), sending)
+                    await self.app(scope, self._receiving(receive, most), sending)
             except TimeoutError:
                 if started:
                     raise
@@ -112,17 +115,17 @@ class Envelope:
             self.numbers.open.dec()
             self._count(scope, status, time.perf_counter() - began, request_id)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes], most: int) -> tuple[int, str] | None:
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():
             return 400, "Content-Length is not a number"
-        if int(declared[:12]) > self._body_bytes:
-            return 413, f"a body may have {self._body_bytes} bytes at most"
+        if int(declared[:12]) > most:
+            return 413, f"a body may have {most} bytes at most"
         if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > TARGET_BYTES:
             return 400, f"path and query may have {TARGET_BYTES} bytes at most"
         return None
 
-    def _receiving(self, receive: Receive) -> Receive:
+    def _receiving(self, receive: Receive, most: int) -> Receive:
         size, whole = 0, False
 
         async def limited() -> Message:
@@ -137,8 +140,8 @@ class Envelope:
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
                 whole = not message.get("more_body", False)
-                if size > self._body_bytes:
-                    raise HTTPException(413, f"a body may have {self._body_bytes} bytes at most")
+                if size > most:
+                    raise HTTPException(413, f"a body may have {most} bytes at most")
             return message
 
         return limited

