@@ -154,7 +154,8 @@ class Envelope:
         self.numbers.seconds.labels(call).observe(seconds)
         if status in (401, 403, 429):
             self.numbers.refused.labels(str(status)).inc()
-        if log.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if method in ("GET", "HEAD") and status < 400 else logging.INFO  # reads that went well would fill any log
+        if log.isEnabledFor(level):
             caller = scope["state"].get("caller")
             line = {"request_id": request_id, "method": method, "path": redacted(scope["path"])[:300], "status": status, "ms": round(seconds * 1000, 1)}
-            log.info("%s", json.dumps({**line, "caller": None if caller is None else caller.actor}))
+            log.log(level, "%s", json.dumps({**line, "caller": None if caller is None else caller.actor}))
