@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import say, show_json, show_table
 from predator_si.errors import BadInput, Missing
-from predator_si.orchestration.loop import Loop
 from predator_si.records import utc_now
+
+if TYPE_CHECKING:
+    from predator_si.orchestration.loop import Loop
 
 app = typer.Typer(help="What the loop did, brought and cost.", no_args_is_help=True)
 Since = Annotated[str | None, typer.Option("--from", help="Beginning, like 2026-11-16 or 2026-11-16T08:00 (UTC) [default: seven days before --to].")]
@@ -20,6 +22,8 @@ Until = Annotated[str | None, typer.Option("--to", help="End (UTC) [default: now
 
 
 def _loop(context: typer.Context) -> Loop:
+    from predator_si.orchestration.loop import Loop
+
     loop = Loop(settings_of(context))
     if not loop.home.control_db.exists():
         raise Missing(f"{loop.home.control_db}: there is no ledger yet, so there is nothing to report. Run `predator-si demo` or `predator-si up` first.")
