@@ -139,6 +139,7 @@ def test_contours_differ_where_they_should():
     assert (quota["metadata"]["namespace"], quota["spec"]["hard"]) == ("predator-si-runs", {"requests.nvidia.com/gpu": "1"})
     components = {contour: {each["metadata"]["name"] for each in those if each["kind"] == "Deployment"} for contour, those in found.items()}
     assert components[EDGE] - components["dev-mac"] == {"predator-si-auth-proxy"} and components[EDGE] == components[GPU]
+    assert components["dev-mac"] - components["local"] == {"predator-si-api"}, "contour local's API answers on loopback only"
     images = {contour: one(those, "ConfigMap", "env")["data"]["PREDATOR_SI_IMAGE"] for contour, those in found.items()}
     assert images["dev-mac"] == "predator-si/platform:dev"
     assert images[EDGE].startswith("predator-si/platform@sha256:") and images[GPU].startswith("predator-si/training@sha256:")
