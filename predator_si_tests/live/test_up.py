@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from predator_si.api.client import OptimizerClient
 from predator_si.cli.supervisor import running, take_down
 from predator_si.control import Control
 from predator_si.home import Home
@@ -92,9 +94,53 @@ def dagster_state(settings: Settings) -> dict[str, Any]:
     return found
 
 
+def the_guides_lines(settings: Settings) -> None:
+    """The curl lines of docs/api.md, which are the guide's, exactly as they stand there, but for the port."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^curl -s .*127\.0\.0\.1:8000/api/v1/optimizer/.*$", text, re.MULTILINE)
+    said = {}
+    for line in lines:
+        done = subprocess.run(["bash", "-c", line.replace(":8000/", f":{settings.ports.api}/")], capture_output=True, text=True, timeout=60, check=True)
+        name = re.findall(r"optimizer/([\w-]+)(?=[\s\"?/]|$)", line)[0] + ("!" if "threshold" in line else "")
+        said[name] = json.loads(done.stdout)
+    assert list(said) == ["status", "trigger", "metrics", "history", "quality-gates", "quality-gates!", "stop", "start"]
+    assert said["status"]["is_running"] is True and said["status"]["problems"] == [] and said["status"]["next_cycle_in_minutes"] <= 15
+    assert said["trigger"]["status"] == "started" and {"message", "target", "cycle_id", "actions_taken", "improvements"} <= said["trigger"].keys()
+    assert {"ndcg_at_10", "avg_latency_ms", "timestamp", "details"} <= said["metrics"].keys()
+    assert said["history"]["showing"] == min(20, said["history"]["total"]) and said["quality-gates"]["gates"]["error_rate"] == 0.01
+    assert said["quality-gates!"]["new_threshold"] == 0.7 and said["stop"]["status"] == "stopped" and said["start"]["status"] == "started"
+
+
+def a_cycle_by_the_api(settings: Settings, loop: Loop) -> None:
+    """Measured first, begun by the API, its first job launched in Dagster under the caller's name, and ended by stop."""
+    with OptimizerClient(f"http://127.0.0.1:{settings.ports.api}", seconds=60.0) as client:
+        wait_until(lambda: client.metrics()["timestamp"] is not None, 240, "the snapshot that the first trigger asked for")
+        cycle_id = client.status()["current_cycle"] or client.trigger(force=True, reason="a try")
+        cycle_id = cycle_id["cycle_id"]
+        query = "query($f: RunsFilter!) { runsOrError(filter: $f) { ... on Runs { results { runId jobName status tags { key value } } } } }"
+        filters = {"f": {"tags": [{"key": "dagster/partition", "value": cycle_id}]}}
+
+        def runs() -> list[dict[str, Any]]:
+            body = {"query": query, "variables": filters}
+            answer = httpx.post(f"http://127.0.0.1:{settings.ports.dagster}/graphql", json=body, timeout=30.0, trust_env=False).json()
+            return list(answer["data"]["runsOrError"]["results"])
+
+        wait_until(lambda: bool(runs()), 60, "a run of the new cycle")
+        [first] = [run for run in runs() if run["jobName"] in ("cycle_prepare_job", "cycle_act_job")]
+        assert {"key": "predator/actor", "value": "api:local"} in first["tags"]
+        client.stop("the test has seen enough")
+        ended = ("CANCELED", "FAILURE", "SUCCESS")
+        wait_until(lambda: all(run["status"] in ended for run in runs()), 60, "the end of what ran for the cycle")
+        assert client.status()["kill_switch"] is True and client.trigger(force=True)["status"] == "refused"
+        client.start()
+        actions = [row["action"]["type"] for row in client.history(100)["history"]]
+        assert {"gate_overridden", "kill_switch_on", "kill_switch_off", "cycle_opened"} <= set(actions)
+    assert loop.control.cycle(cycle_id).actor == "api:local"
+
+
 def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     settings = load_settings(env=environment)
-    wait_until(lambda: up.said("everything is up"), 120, "everything is up")
+    wait_until(lambda: up.said("everything is up"), 300, "everything is up")
     loop = Loop(settings)
 
     info = loop.info()
@@ -105,24 +151,32 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
 
     found = dagster_state(settings)
     repository = found["repositoryOrError"]
-    assert {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]} == dict.fromkeys(
-        ("intake_sensor", "quality_gate_sensor", "cycle_advance_sensor", "rollback_sensor", "cycle_failure_sensor", "service_guard_sensor"), "RUNNING"
-    )
-    assert {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]} == {
-        "snapshot_schedule": "RUNNING",
-        "warehouse_schedule": "RUNNING",
-        "aa_replay_schedule": "RUNNING",
-        "training_schedule": "STOPPED",  # by the calendar only where a contour wants it
+    sensors = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
+    names = {
+        "intake_sensor",
+        "quality_gate_sensor",
+        "cycle_advance_sensor",
+        "rollback_sensor",
+        "cycle_failure_sensor",
+        "service_guard_sensor",
+        "messenger_sensor",
     }
+    assert names <= sensors.keys() and set(sensors.values()) == {"RUNNING"}
+    schedules = {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]}
+    running_schedules = dict.fromkeys(("snapshot_schedule", "warehouse_schedule", "aa_replay_schedule"), "RUNNING")
+    assert (running_schedules | {"training_schedule": "STOPPED"}).items() <= schedules.items()  # training by the calendar only where a contour wants it
     assert ["cycle", "deployment"] in [node["assetKey"]["path"] for node in found["assetNodes"]]
     assert httpx.get(f"http://127.0.0.1:{settings.ports.mlflow}/health", timeout=10.0, trust_env=False).status_code == 200
-    assert "observe/quality_report" in httpx.get(f"http://127.0.0.1:{settings.ports.api}/", timeout=10.0, trust_env=False).text, "no page was made yet"
+    assert httpx.get(f"http://127.0.0.1:{settings.ports.api}/", timeout=10.0, trust_env=False).status_code == 200
 
     def ticked() -> bool:
         sensors = {sensor["name"]: sensor["sensorState"]["ticks"] for sensor in dagster_state(settings)["repositoryOrError"]["sensors"]}
         return [(tick["status"], tick["skipReason"]) for tick in sensors["cycle_advance_sensor"]] == [("SKIPPED", "no cycle is active")]
 
     wait_until(ticked, 60, "a tick of the daemon that says why it does nothing")
+
+    the_guides_lines(settings)
+    a_cycle_by_the_api(settings, loop)
 
     children = running(home)
     assert children is not None and len(children.children) >= 6
