@@ -147,6 +147,14 @@ class LocalReconciler:
     def _rendered(self, revision: str) -> dict[str, str]:
         return self._chart.manifests(self._repo, revision) if self._chart is not None else {}
 
+    def _rendered_or_as_they_lie(self, revision: str) -> dict[str, str]:
+        """The objects of what was in force; where they cannot be rendered now (no Helm), those in the folder: the release file is healed at least."""
+        try:
+            return self._rendered(revision)
+        except PredatorError as problem:
+            _log.warning("objects of %s are taken as they lie: %s", revision[:12], problem)
+            return {f"{FOLDER}/{path.name}": path.read_text(encoding="utf-8") for path in sorted(self._applied.glob(f"{FOLDER}/*.yaml"))}
+
     def _remember_last_good(self) -> None:
         """After a restart: what was in force, so that drift is healed also while the repository is away or its head is bad."""
         try:
@@ -154,7 +162,7 @@ class LocalReconciler:
             if status.applied_revision is not None and status.contour == self._contour:
                 files = self._repo.files(status.applied_revision)
                 known = {name: files[name] for name in (self._release_name, DENY_FILE)}
-                self._good = (status.applied_revision, {**self._rendered(status.applied_revision), **known})
+                self._good = (status.applied_revision, {**self._rendered_or_as_they_lie(status.applied_revision), **known})
         except (PredatorError, KeyError) as problem:
             # a fresh folder has no status, a new clone does not know the commit yet; the first good tick decides
             _log.info("no last good state: %s", problem)
