@@ -20,6 +20,8 @@ from predator_si.errors import Unavailable
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _KEPT = 50_000
 """Newest answers that are remembered one by one."""
+_PEOPLE = 200
+"""Client ids in turn: what a service keeps for each person must not look like what it keeps for each swap."""
 _OUT_OF_ORDER = 1.0
 """Seconds by which one client may note its answer later than another one that was answered after it."""
 
@@ -114,7 +116,7 @@ class Load:
         with httpx.Client(base_url=self._url, timeout=_TIMEOUT, trust_env=False) as client:
             while not self._stop.is_set():
                 text = self._queries[number % len(self._queries)]
-                body = {"query": text, "k": self._k, "client_id": f"drill-{number}", "simulated": True}
+                body = {"query": text, "k": self._k, "client_id": f"drill-{number % _PEOPLE}", "simulated": True}
                 number += self._clients
                 with self._lock:
                     excused = self._excusing > 0
