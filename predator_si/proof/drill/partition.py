@@ -88,7 +88,7 @@ def slow(bare: Path) -> AbstractContextManager[None]:
 
 
 def silent(bare: Path) -> AbstractContextManager[None]:
-    """The server takes the push and never says so: the writer gives up, and the commit is there."""
+    """The server takes the push and never says so: the writer stops waiting, asks for the branch, and finds its commit there."""
     return _hook(bare, "post-receive", f"sleep {int(6 * _PATIENCE)}")
 
 
@@ -263,8 +263,8 @@ PARTITIONS: dict[str, Partition] = {
     "Git rejects the rollback": _git_rollback(rejecting, False),
     "Git slow at the release": _git_release(slow, True),
     "Git slow at the rollback": _git_rollback(slow, True),
-    "Git takes the release and does not say so": _git_release(silent, False),
-    "Git takes the rollback and does not say so": _git_rollback(silent, False),
+    "Git takes the release and does not say so": _git_release(silent, True),
+    "Git takes the rollback and does not say so": _git_rollback(silent, True),
     "deployer away at the release": deployer_away_at_release,
     "deployer lies at the release": deployer_lies_at_release,
     "deployer stuck at the release": deployer_stuck_at_release,
