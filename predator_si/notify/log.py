@@ -15,6 +15,16 @@ NAME = "AutoOptimizer"
 LOG = logging.getLogger(NAME)
 _FORM = "%(asctime)sZ %(name)s %(levelname)s %(message)s"
 _BYTES = 10_000_000
+_SAID: dict[str, str] = {}
+"""By who refused: the last reason that this process logged."""
+
+
+def refused(who: str, reason: str, cycle_id: str | None = None) -> None:
+    """One line for something that was not done, once for each new reason: a sensor that looks each minute says the same for hours."""
+    told = f"{cycle_id or '-'} {reason}"
+    if _SAID.get(who) != told:
+        _SAID[who] = told
+        LOG.info("%s refused by %s: %s", cycle_id or "-", who, reason[:500])
 
 
 class _Form(logging.Formatter):

@@ -23,6 +23,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
 from predator_si.control import Control
 from predator_si.errors import PredatorError
+from predator_si.notify.log import refused, write_to
 from predator_si.orchestration import op_tags
 from predator_si.orchestration.op_tags import Lane
 from predator_si.records import CYCLE_ID
@@ -57,6 +58,7 @@ class PredatorRunCoordinator(QueuedRunCoordinator["dg.DagsterInstance"]):
         if not _exempt(run, assets, lane):
             try:
                 settings = load_settings(env=os.environ)
+                write_to(settings.folders.logs)  # this process may be a webserver, which opens no loop
                 refusal = kill_switch_refusal(settings)
                 tags |= _gpu_tag(run, lane, settings)
             except (PredatorError, ValueError) as error:
@@ -70,6 +72,7 @@ class PredatorRunCoordinator(QueuedRunCoordinator["dg.DagsterInstance"]):
 
     def _cancel(self, run: dg.DagsterRun, refusal: str) -> dg.DagsterRun:
         message = f"Refused: {refusal}"
+        refused("coordinator", f"run {run.job_name}: {refusal}", run.tags.get("dagster/partition"))
         self._instance.report_engine_event(message, run)
         self._instance.report_run_canceled(run, message=message)
         stored = self._instance.get_run_by_id(run.run_id)

@@ -7,6 +7,7 @@ import dagster as dg
 from predator_si.contour import WEEKLY
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
+from predator_si.notify.log import refused
 from predator_si.orchestration.jobs import aa_replay_job, cycle_prepare_job, observe_job, warehouse_job
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.partitions import add_cycle
@@ -51,6 +52,7 @@ def training_schedule(settings: Settings) -> dg.ScheduleDefinition:
         try:
             answer = next_training(loop, context.scheduled_execution_time)
             if isinstance(answer, Skip):
+                refused("training_schedule", "; ".join(answer.reasons))
                 return dg.SkipReason("; ".join(answer.reasons))
             cycle = loop.control.open_cycle(loop.contour, answer, "training_schedule", answer.reason)
         except PredatorError as error:

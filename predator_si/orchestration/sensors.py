@@ -10,6 +10,7 @@ import dagster as dg
 
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
+from predator_si.notify.log import refused
 from predator_si.orchestration.jobs import NEXT_JOB, cycle_act_job, cycle_prepare_job, jobs, observe_job, rollback_job
 from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
@@ -68,6 +69,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         except PredatorError as error:
             return dg.SkipReason(f"unknown: {error}")
         if isinstance(answer, Skip):
+            refused("quality_gate_sensor", "; ".join(answer.reasons))
             return dg.SkipReason("; ".join(answer.reasons))
         cycle = loop.control.open_cycle(loop.contour, answer.trigger, "quality_gate_sensor", answer.reason)
         return dg.SensorResult(

@@ -13,7 +13,7 @@ import pytest
 from predator_si.control import Control
 from predator_si.errors import BadInput
 from predator_si.notify import Place, events_of, from_alertmanager, rules
-from predator_si.notify.log import LOG, write_to
+from predator_si.notify.log import LOG, refused, write_to
 from predator_si.records import Answer, Criterion, CycleState, GateResult
 from predator_si_tests.support.platform import open_cycle
 
@@ -112,6 +112,15 @@ def test_each_record_is_one_line_of_the_log_once_it_is_committed(control: Contro
     assert lines[1].endswith(f"{cycle} decision_trial verdict=promote by loop: one reason")
     LOG.handlers.clear()
     assert logging.getLogger("AutoOptimizer") is LOG
+
+
+def test_a_refusal_is_one_line_for_each_new_reason(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "AutoOptimizer")
+    for reason in ("the interval is 1h", "the interval is 1h", "the kill switch is on", "the interval is 1h"):
+        refused("a sensor of this test", reason, "si_2026_11_23_001")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"si_2026_11_23_001 refused by a sensor of this test: {reason}" for reason in ("the interval is 1h", "the kill switch is on", "the interval is 1h")
+    ]
 
 
 def payload(**changes: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from predator_si.control.policy import ACTIONS, Action, Ruling, Standing, decide
 from predator_si.errors import Refused
 from predator_si.monitor.triggers import TRIGGERS
+from predator_si.notify.log import refused
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_by_cycle, spent_in_month
 from predator_si.records import Cycle, CycleState, utc_now
@@ -63,6 +64,7 @@ def require(loop: Loop, action: Action, *, cycle_id: str | None = None, **asked:
     what = action if cycle_id is None else f"{action} of cycle {cycle_id}"
     until = "" if found.retry_at is None else f" It ends by itself at {found.retry_at:%Y-%m-%d %H:%M} UTC."
     word = "may not be done" if found.answer == "deny" else "waits for a person's approval"
+    refused("policy", f"{what} {word}: {found.reason}", cycle_id)
     raise Refused(f"{what} {word}: {found.reason}.{until}")
 
 
