@@ -5,6 +5,7 @@ What belongs here: asking, and telling an answer from an error. What must not: w
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class DagsterGraphQL:
         self.url = url.rstrip("/")
         self._client = httpx.AsyncClient(transport=transport, timeout=httpx.Timeout(seconds, connect=2.0), trust_env=False, follow_redirects=False)
         self._state: tuple[float, LoopState] | None = None
+        self._asking = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,7 +124,15 @@ class DagsterGraphQL:
         """Sensors, schedules and daemons; an answer is used again for two seconds unless a fresh one is wanted."""
         if not fresh and self._state is not None and time.monotonic() - self._state[0] < _HELD_SECONDS:
             return self._state[1]
-        data = await self.ask(documents.STATE, seconds=5.0)
+        asked = time.monotonic()
+        async with self._asking:
+            if self._state is not None and (self._state[0] >= asked or (not fresh and time.monotonic() - self._state[0] < _HELD_SECONDS)):
+                return self._state[1]  # somebody else asked meanwhile
+            return await self._ask_state()
+
+    async def _ask_state(self) -> LoopState:
+        asked = time.monotonic()
+        data = await self.ask(documents.STATE, seconds=10.0)
         repository = _expect(data["repositoryOrError"], "Repository")
         daemons = data["instance"]["daemonHealth"]["allDaemonStatuses"]
         found = LoopState(
@@ -131,7 +141,7 @@ class DagsterGraphQL:
             schedules={one["name"]: _switch(one["scheduleState"]) for one in repository["schedules"]},
             unhealthy_daemons=tuple(sorted(one["daemonType"] for one in daemons if one["required"] and not one["healthy"])),
         )
-        self._state = (time.monotonic(), found)
+        self._state = (asked, found)
         return found
 
     async def runs(self, *, lanes: Collection[Lane] = (), cycle_id: str | None = None, unfinished: bool = True, limit: int = 100) -> list[Run]:

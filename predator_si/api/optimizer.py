@@ -98,9 +98,11 @@ class Optimizer:
         target: Target = asked.target or "all"
         if self.loop.settings.kill_switch or await asyncio.to_thread(self.loop.control.kill_switch, self.loop.contour):
             return _answer("refused", target, "the kill switch is on: POST start lifts it; force does not pass it")
-        await self.dagster.state(fresh=True)
-        async with self._opening:
+        async with self._opening:  # one after another, so that many at once ask Dagster once
             try:
+                busy = await asyncio.to_thread(self.loop.control.active_cycle, self.loop.contour)
+                if busy is None:
+                    await self.dagster.state(fresh=True)  # before anything is opened
                 if asked.force and await asyncio.to_thread(self._lacks_snapshot):
                     return await self._measure_first(asked, target, actor)
                 opened = await asyncio.to_thread(self._open, asked, target, actor)

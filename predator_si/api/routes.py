@@ -29,24 +29,45 @@ from predator_si.records import CYCLE_ID
 
 _HELD_SECONDS = 0.5
 """How long a read answer is used again: many readers cost what one does. A change through this process ends it."""
+_STALE_SECONDS = 3.0
+"""How old an answer may get while many ask and the next one is being made: otherwise they all would wait for it, twice a second."""
 _JSON = "application/json"
 _BEARER = HTTPBearer(auto_error=False, description="A token of `predator-si token create`. In contour local a caller on the same machine needs none.")
 
 
 class Held:
-    """Answers used again for a moment; one at a time is made for each key."""
+    """Answers used again for a moment; one at a time is made for each key, and nobody waits for it while the one before is not old.
 
-    def __init__(self, seconds: float = _HELD_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock = seconds, clock
+    Parameters
+    ----------
+    seconds
+        An answer of this age is made anew.
+    stale
+        Up to this age it is still given to those who ask meanwhile.
+    """
+
+    def __init__(self, seconds: float = _HELD_SECONDS, stale: float = _STALE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._stale, self._clock = seconds, stale, clock
         self._known: dict[str, tuple[float, bytes]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._renewing: dict[str, asyncio.Task[bytes]] = {}
         self._generation = 0
 
     async def body(self, key: str, make: Callable[[], Awaitable[BaseModel]]) -> bytes:
         """The JSON of an answer, made now or a moment ago."""
         found = self._known.get(key)
-        if found is not None and self._clock() - found[0] < self._seconds:
-            return found[1]
+        age = self._stale if found is None else self._clock() - found[0]
+        if found is None or age >= self._stale:
+            return await self._made(key, make)
+        if age >= self._seconds and key not in self._renewing:
+            task = asyncio.create_task(self._made(key, make))
+            self._renewing[key] = task
+            task.add_done_callback(
+                lambda done: (self._renewing.pop(key, None), done.cancelled() or done.exception())
+            )  # a failure is met by whoever waits for it
+        return found[1]
+
+    async def _made(self, key: str, make: Callable[[], Awaitable[BaseModel]]) -> bytes:
         async with self._locks.setdefault(key, asyncio.Lock()):
             found = self._known.get(key)
             if found is not None and self._clock() - found[0] < self._seconds:
