@@ -210,7 +210,20 @@ def test_a_better_model_goes_all_the_way(stage: Stage) -> None:
     assert stage.tracker.alias("champion") == new
     for _ in range(2):
         stage.traffic(20)
-        assert stage.run("watch_job", cycle_id).success
+        watched = stage.run("watch_job", cycle_id)
+        assert watched.success
+    pages = f"http://127.0.0.1:{stage.loop.settings.ports.api}"
+    told = {name: value for name, value in metadata(watched, "watch").items() if str(value).startswith("http")}
+    commits = {
+        f"{step}_commit": f"{pages}/operations/commits/{stage.loop.repo.find_commit(cycle_id, name)}"
+        for step, name in (("trial", "trial"), ("release", "promote"))
+    }
+    assert told == {
+        "operations_page": f"{pages}/operations/cycles/{cycle_id}",
+        "report": f"{pages}/cycles/{cycle_id}",
+        "trial_page": f"{pages}/cycles/{cycle_id}/trial",
+        **commits,
+    }
     assert stage.state(cycle_id) is CycleState.STABLE, WatchResult.read(stage.folder(cycle_id) / "watch.json").reason
     states = [record.payload["to"] for record in stage.loop.control.records(500, cycle_id=cycle_id) if record.action.startswith("cycle_")]
     assert states == ["opened", "evaluated", "on_trial", "decided", "released", "watching", "stable"]
