@@ -238,6 +238,12 @@ def test_a_denied_model_is_not_rendered(role: str, key: str):
         rendered(EDGE, denied=[entry])
 
 
+def test_a_candidate_s_own_index_is_refused_at_once_rather_than_by_pods_that_never_become_ready():
+    with pytest.raises(BadInput, match=r"index\.candidateBuild: wide cannot be tried here"):
+        rendered(EDGE, changed(index__candidateBuild="wide"))
+    assert rendered(EDGE, changed(index__build="wide", index__candidateBuild="wide"))
+
+
 def test_the_files_that_the_loop_writes_are_values_files():
     """The very text of a seeded repository after a rollback: comments, a time that YAML knows as one."""
     seeded = seed_release(ServingConfig(model=CHAMPION, depth=20, fusion_weight=0.35), EDGE)

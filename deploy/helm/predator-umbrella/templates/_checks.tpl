@@ -8,6 +8,10 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+{{- $build := .Values.index.build | default "first" -}}
+{{- if ne (.Values.index.candidateBuild | default $build) $build -}}
+{{- fail (printf "index.candidateBuild: %s cannot be tried here: pods that only answer have one index, %s; revert the commit" .Values.index.candidateBuild $build) -}}
+{{- end -}}
 {{- if and .Values.runs.namespace (ne .Values.runs.namespace .Release.Namespace) .Values.home.create (not .Values.runs.claim) -}}
 {{- fail "runs.claim: pods of another namespace cannot mount this one's volume; name a claim in runs.namespace that leads to the same file system" -}}
 {{- end -}}
