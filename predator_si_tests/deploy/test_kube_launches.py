@@ -23,7 +23,7 @@ from predator_si.records import CycleState
 from predator_si.settings import load_settings
 from predator_si_tests.support.kube_platform import CHART, DAGSTER_YAML, IMAGE, LAUNCHER, SPACE, KubePlatform, gpu_of, kube_platform, role_rules
 from predator_si_tests.support.kube_store import dig
-from predator_si_tests.support.platform import ndcg_trigger
+from predator_si_tests.support.platform import ndcg_trigger, prepare, word_model
 from predator_si_tests.support.postgres_server import PASSWORD
 from predator_si_tests.support.waiting import wait_until
 
@@ -85,6 +85,7 @@ def once_more(kube: KubePlatform) -> str:
 def prepared_cycle_ticks(kube: KubePlatform) -> list[str]:
     """A cycle whose data are there, and one tick of the sensor that moves cycles on."""
     loop = Loop(load_settings())
+    prepare(loop, word_model(loop, "first", 1.0))
     cycle_id = loop.control.open_cycle(loop.contour, ndcg_trigger(), "test", "a test wants it").cycle_id
     loop.control.transition(cycle_id, CycleState.PREPARED, "a test", "test")
     return kube.tick("platform", "cycle_advance_sensor")
