@@ -139,6 +139,7 @@ def test_a_browser_signs_in_with_a_token_and_may_what_its_role_may(settings: Set
         assert send(client, decision, decision="approve", reason="x").status_code == 403
         assert send(client, SWITCH, switch="stop", reason="x").status_code == 403
         assert client.get("/api/v1/optimizer/status").status_code == 401, "the REST facade knows no cookies"
+        assert client.get(f"/cycles/{waiting.cycle_id}").status_code == 404, "reports are pages: known, and not written yet"
         assert send(client, "/operations/sign-out", out="").status_code == 303 and client.get("/").status_code == 401
         send(client, "/operations/sign-in", token=approver)
         assert send(client, decision, decision="approve", reason="I looked").status_code == 303
@@ -155,6 +156,23 @@ def test_a_revoked_token_ends_its_session(settings: Settings) -> None:
         assert client.get("/").status_code == 200
         tokens.revoke(token.id)
         assert client.get("/").status_code == 401
+
+
+def test_elsewhere_nothing_links_to_a_port_of_the_server(settings: Settings) -> None:
+    loop, tokens = elsewhere(settings)
+    waiting = loop.control.active_cycle(loop.contour)
+    assert waiting is not None
+    folder = loop.home.artifacts / waiting.cycle_id
+    (folder / "report.html").write_text("<p>")
+    (folder / "dataset_manifest.yaml").write_text("mlflow: {artifact_uri: 'http://127.0.0.1:5000/#/experiments/1/runs/abc'}\n")
+    with page(loop.settings) as client:
+        client.headers["Host"] = "ops.example.org"
+        client.headers["Authorization"] = f"Bearer {tokens.create('anna', Role.VIEWER, None)[0]}"
+        for address in ("/", f"/operations/cycles/{waiting.cycle_id}"):
+            text = client.get(address).text
+            assert 'href="http://127.0.0.1' not in text and f'href="/cycles/{waiting.cycle_id}"' in text
+        client.headers["Host"] = "127.0.0.1:8000"
+        assert 'href="http://127.0.0.1:5000/#/experiments/1/runs/abc"' in client.get(f"/operations/cycles/{waiting.cycle_id}").text
 
 
 # --------------------------------------------------------------------------- the ledger

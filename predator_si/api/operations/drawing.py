@@ -36,7 +36,8 @@ def draw(template: str, lang: Language, **content: Any) -> str:
     Parameters
     ----------
     content
-        What the template names; ``loop``, ``me`` (the caller), ``path`` and ``query`` are those of the frame.
+        What the template names; ``loop``, ``me`` (the caller), ``path`` and ``query`` are those of the frame, ``here`` whether the reader
+        sits at this machine, so that its other ports can be reached.
     """
 
     def link(path: str, **query: Any) -> str:

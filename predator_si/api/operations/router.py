@@ -21,7 +21,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from predator_si.api import answers, problems
-from predator_si.api.access import Caller
+from predator_si.api.access import LOOPBACK, Caller
 from predator_si.api.operations import commits, session, views
 from predator_si.api.operations.drawing import draw
 from predator_si.api.operations.texts import LANGUAGES, Language, preferred
@@ -78,7 +78,8 @@ def language_of(request: Request) -> Language:
 def _html(request: Request, template: str, status: int = 200, caller: Caller | None = None, **content: Any) -> HTMLResponse:
     lang = language_of(request)
     others = [(key, value) for key, value in request.query_params.multi_items() if key not in ("lang", "done")]
-    frame = {"me": caller, "loop": parts_of(request).optimizer.loop, "path": request.url.path, "query": others}
+    here = (request.url.hostname or "") in LOOPBACK
+    frame = {"here": here, "me": caller, "loop": parts_of(request).optimizer.loop, "path": request.url.path, "query": others}
     response = HTMLResponse(draw(template, lang, **frame, **content), status)
     if request.query_params.get("lang") == lang:
         response.set_cookie(_LANGUAGE_COOKIE, lang, max_age=365 * 86400, path="/", httponly=True, samesite="lax")

@@ -18,7 +18,7 @@ from predator_si.control import ACTIVE
 from predator_si.control.states import ROAD
 from predator_si.errors import PredatorError
 from predator_si.monitor import Start
-from predator_si.orchestration.links import cycle_urls
+from predator_si.orchestration.links import cycle_urls, pages_at
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_in_month
 from predator_si.orchestration.steps import observe, week
@@ -217,7 +217,9 @@ def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
 
 
 def _links(loop: Loop, cycle_id: str) -> dict[str, str]:
-    return {name: url for name, url in cycle_urls(loop.settings, cycle_id).items() if name != "operations_page"}
+    """Where to look besides; pages of this host without its name, since nobody knows by which one it is asked."""
+    base = pages_at(loop.settings)
+    return {name: url.removeprefix(base) for name, url in cycle_urls(loop.settings, cycle_id).items() if name != "operations_page"}
 
 
 def _look(loop: Loop, cycle_id: str) -> Mapping[str, Any] | None:
