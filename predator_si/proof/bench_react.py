@@ -143,7 +143,7 @@ class Reactions:
         serving = threading.Thread(target=server.run, name="search service", daemon=True)
         serving.start()
         self._service = (server, serving)
-        wait_until(lambda: server.started, 60.0, "the search service")
+        wait_until(lambda: server.started, 180.0, "the search service")
 
     def _stop(self) -> None:
         if self._service is not None:

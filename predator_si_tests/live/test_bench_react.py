@@ -18,8 +18,8 @@ def test_faults_are_found_and_acted_upon_within_their_limits(tmp_path: Path, cap
     file = tmp_path / "react.json"
     cli = CommandLine(tmp_path / "home", capsys)
     answer = cli("bench", "react", "--scale", "small", "--signal", "error_rate_up", "--signal", "user_satisfaction_down", "--json", file)
+    assert answer.code == 0, answer.err or answer.out
     found = json.loads(file.read_text())
-    assert answer.code == 0, found["rows"]
     rows = {row["signal"]: row for row in found["rows"]}
     limits = {rule.type: rule.react_within_seconds for rule in TRIGGERS}
     assert list(rows) == ["error_rate_up", "user_satisfaction_down"] and {"scale", "cores", "versions", "seed"} <= found.keys()
