@@ -1,5 +1,7 @@
 """What runs by the calendar beside the loop: the weekly report, and the backup."""
 
+import os
+
 import dagster as dg
 
 from predator_si.errors import BadInput, PredatorError
@@ -93,7 +95,8 @@ def report_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         return dg.RunRequest(run_key=f"week:{context.scheduled_execution_time:%Y-%m-%d}")
 
     copies = settings.values.backup
-    wanted = settings.enabled and copies.enabled and copies.destination is not None
+    in_cluster = "KUBERNETES_SERVICE_HOST" in os.environ  # there the chart's CronJob does it, also while Dagster is down
+    wanted = settings.enabled and copies.enabled and copies.destination is not None and not in_cluster
     kept = dg.ScheduleDefinition(
         name="backup_schedule",
         job=backup_job,
