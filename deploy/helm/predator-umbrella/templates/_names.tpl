@@ -77,6 +77,7 @@ app.kubernetes.io/name: dagster
 {{- if not $text }}{{ fail "files/dagster.yaml: missing from the chart" }}{{ end -}}
 {{- range $part, $name := $names }}{{ $text = regexReplaceAll (printf "\\bpredator-si-%s\\b" $part) $text (printf "@%s@" $part) }}{{ end -}}
 {{- range $part, $name := $names }}{{ $text = replace (printf "@%s@" $part) $name $text }}{{ end -}}
+{{- if .Values.runs.pipes }}{{ $text = replace "automount_service_account_token: false" "automount_service_account_token: true" $text }}{{ end -}}
 {{- $text -}}
 {{- end }}
 
