@@ -69,9 +69,15 @@ def commit_patch(
     return patch.model_copy(update={"commit": commit, "base_commit": patch.base_commit or base})
 
 
-def evidence_hash(evidence: Mapping[str, str]) -> str:
-    """One sha256 (64 hex digits) of all the evidence: of its files' names and hashes."""
-    return hashlib.sha256(json.dumps(dict(evidence), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+def evidence_hash(decision: Decision) -> str:
+    """What a decision, and an approval of it, is about, as one sha256 (64 hex digits): the files behind the verdict, the verdict, both configurations."""
+    said = {
+        "evidence": decision.evidence,
+        "verdict": decision.verdict.value,
+        "champion": decision.champion.model_dump(mode="json"),
+        "challenger": decision.challenger.model_dump(mode="json"),
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def verdict_trailers(decision: Decision) -> dict[str, str]:
@@ -79,7 +85,7 @@ def verdict_trailers(decision: Decision) -> dict[str, str]:
     found = {
         "Verdict": decision.verdict.value,
         "Policy": decision.policy,
-        "Evidence": f"sha256:{evidence_hash(decision.evidence)}",
+        "Evidence": f"sha256:{evidence_hash(decision)}",
         "From": decision.champion.model,
         "To": decision.challenger.model,
         "Approved-By": decision.approved_by or ("" if decision.approval_required else "nobody had to"),

@@ -120,7 +120,7 @@ def test_a_stable_release_is_asked_committed_confirmed_and_taken_back_without_to
     assert loop.control.cycle(promotion.cycle_id).state is CycleState.STABLE and onward.waiting(loop) is None
     assert [span.digest for span in loop.control.champions(NEXT)] == [here.model] and loop.control.champions(loop.contour) == []
     log = loop.repo._git("log", "-1", "--format=%s%n%(trailers:only)", loop.repo.head())
-    assert f"Predator-Source: {source}" in log and "Predator-Approver: cli:olena" in log and f"Predator-Cycle: {promotion.cycle_id}" in log
+    assert f"Predator-Source: {source}" in log and "Predator-Approved-By: cli:olena" in log and f"Predator-Cycle: {promotion.cycle_id}" in log
 
     back = onward.take_back(loop, promotion.cycle_id, "cli:olena", "slower on their hardware")
     assert back.verified and by_git(loop) == (here, there) and back.denied == []

@@ -42,6 +42,7 @@ def test_its_trailers_are_those_of_a_decision() -> None:
     )  # fmt: skip
     shown = re.findall(r"^Predator-([A-Za-z-]+): ", TEXT, re.M)
     assert shown == ["Cycle", "Stage", *verdict_trailers(decision)]
-    assert evidence_hash({"a": "1", "b": "2"}) == evidence_hash({"b": "2", "a": "1"}) != evidence_hash({"a": "1", "b": "3"})
+    assert evidence_hash(decision) == evidence_hash(decision.model_copy(update={"evidence": {"a": "1", "b": "2"}, "reason": "other words"}))
+    assert evidence_hash(decision) != evidence_hash(decision.model_copy(update={"evidence": {"a": "1", "b": "3"}}))
     waiting = decision.model_copy(update={"approved_by": None, "drill": True})
     assert "Approved-By" not in verdict_trailers(waiting) and verdict_trailers(waiting)["Drill"] == "yes"

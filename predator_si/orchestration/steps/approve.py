@@ -8,8 +8,6 @@ evidence that they were shown; a degrade in the meantime ends the cycle, whateve
 
 from __future__ import annotations
 
-import hashlib
-import json
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,6 +18,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, observe
 from predator_si.records import Answer, Approval, CycleState, Decision, Evaluation, ExperimentResult, Record, Verdict, utc_now
 from predator_si.release.decide import approve
+from predator_si.release.deploy import evidence_hash
 from predator_si.release.recompute import EXPERIMENT, decision_name
 from predator_si.search.events import read_events
 from predator_si.train.tracking import ExperimentTracker
@@ -43,17 +42,6 @@ class WaitingLook(Record):
     """Critical gates that fail now and did not when the person was asked."""
     answer: Literal["waits", "cancelled", "expired", "unknown"]
     reason: str
-
-
-def evidence_hash(decision: Decision) -> str:
-    """What an approval is about: the files behind the verdict, the verdict, and both configurations."""
-    said = {
-        "evidence": decision.evidence,
-        "verdict": decision.verdict.value,
-        "champion": decision.champion.model_dump(mode="json"),
-        "challenger": decision.challenger.model_dump(mode="json"),
-    }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def ask(loop: Loop, cycle_id: str, decision: Decision) -> Approval:

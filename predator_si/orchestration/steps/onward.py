@@ -17,7 +17,7 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import approve, permission
 from predator_si.records import Cycle, CycleState, Decision, Deployment, HelmPatch, Record, Rollback, ServingConfig, Verdict, WatchResult, utc_now
 from predator_si.release.deny import check_allowed, parse_deny
-from predator_si.release.deploy import commit_patch, confirm
+from predator_si.release.deploy import commit_patch, confirm, evidence_hash, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch
 from predator_si.release.recompute import decision_name
 from predator_si.release.release_file import DENY_FILE, parse_release, release_name
@@ -90,7 +90,7 @@ def propose(loop: Loop, source_cycle: str, actor: str = "loop") -> Cycle:
         "watch": WatchResult.read(loop.artifacts(source_cycle) / "watch.json").reason, "replaces": there.model_dump(mode="json"),
     }  # fmt: skip
     expires = loop.settings.values.approval.expires_in
-    loop.control.ask_approval(cycle.cycle_id, "promote", said.to, approve.evidence_hash(made), shown, expires)
+    loop.control.ask_approval(cycle.cycle_id, "promote", said.to, evidence_hash(made), shown, expires)
     return loop.control.transition(cycle.cycle_id, CycleState.AWAITING_APPROVAL, f"a release to {said.to} is a person's decision", "loop")
 
 
@@ -205,7 +205,7 @@ def _commit(loop: Loop, cycle_id: str) -> HelmPatch:
         patch = make_patch(text, changes, cycle_id=cycle_id, stage="promote", file=file, base_commit=loop.repo.head())
         save_patch(folder, patch)
     message = f"promote: {proposal.challenger.model[7:19]} from {proposal.source_contour} to {proposal.to} ({cycle_id})\n\n{decision.reason}"
-    committed = commit_patch(loop.repo, patch, message, {"Predator-Source": proposal.source_cycle, "Predator-Approver": str(decision.approved_by)})
+    committed = commit_patch(loop.repo, patch, message, verdict_trailers(decision) | {"Source": proposal.source_cycle})
     save_patch(folder, committed)
     loop.control.append("patch_promote", "loop", cycle_id, f"committed {committed.commit}", {"commit": committed.commit, "changes": committed.changes})
     loop.control.transition(cycle_id, CycleState.RELEASED, f"committed to {file}", "loop", {"commit": committed.commit})
