@@ -8,7 +8,7 @@ import dagster as dg
 
 from predator_si.orchestration.assets.characteristics import operating_characteristics
 from predator_si.orchestration.assets.cycle import CYCLE_ASSETS
-from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS, SERVICE
+from predator_si.orchestration.assets.external import external_assets
 from predator_si.orchestration.assets.keep import KEEP_ASSETS
 from predator_si.orchestration.assets.observe import observe_assets
 from predator_si.orchestration.assets.warehouse import warehouse_assets, warehouse_checks
@@ -45,9 +45,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
     }
     return dg.Definitions(
         assets=[
-            SERVICE,
-            JUDGMENTS,
-            EVENTS,
+            *external_assets(settings),
             *observe_assets(settings),
             *warehouse_assets(settings),
             *CYCLE_ASSETS,

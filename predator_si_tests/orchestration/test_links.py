@@ -7,7 +7,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from predator_si.build import build_defs
 from predator_si.orchestration.assets.cycle import Drill, LoopParam, Result, cycle_asset
+from predator_si.orchestration.assets.external import SERVICE
 from predator_si.orchestration.links import cycle_urls
 from predator_si.orchestration.loop import Loop
 from predator_si.settings import Settings, load_settings
@@ -39,6 +41,17 @@ def test_the_story_runs_without_a_gap_from_the_service_to_the_rollback(assets: d
             waiting += assets[key]["deps"]
     assert {key for key in assets if key.startswith("cycle/")} <= seen
     assert {"search/service", "search/judgments", "observe/search_events", "observe/metrics_snapshot"} <= seen
+
+
+def test_the_service_and_the_operations_page_are_one_click_from_the_lineage(settings: Settings) -> None:
+    named = settings.model_copy(
+        update={"values": settings.values.model_copy(update={"notify": settings.values.notify.model_copy(update={"link": "https://ops/"})})}
+    )
+    for one, page in ((settings, f"http://127.0.0.1:{settings.ports.api}"), (named, "https://ops")):
+        (service,) = [spec for spec in build_defs(one).resolve_all_asset_specs() if spec.key == SERVICE.key]
+        assert service.metadata["service"] == dg.MetadataValue.url(f"{settings.search_url}/info")
+        assert service.metadata["operations_page"] == dg.MetadataValue.url(page)
+        assert service.owners == ["team:search"] and service.description == SERVICE.description
 
 
 def test_a_cycle_is_linked_to_what_exists_of_it_and_to_nothing_else(settings: Settings) -> None:

@@ -131,6 +131,15 @@ def test_a_broken_part_is_unknown_with_its_reason_and_the_rest_is_shown(settings
     assert "evaluation.json" in story and phrase("timeline", "en") in story
 
 
+def test_without_its_database_the_page_still_says_what_is_wrong(settings: Settings) -> None:
+    settings.folders.control_db.write_bytes(b"this is no database, whatever its name says" * 50)
+    with page(settings) as client:
+        for address in ("/", "/operations/audit", "/operations/cycles/si_2026_11_23_001", SWITCH):
+            answer = client.get(address)
+            assert answer.status_code >= 400 and complaints(answer.text) == [] and "control database" in answer.text, address
+            assert str(settings.home) not in answer.text
+
+
 def test_nothing_from_data_runs(settings: Settings) -> None:
     """Names, reasons and payloads come from people, logs and services; on the page they are words."""
     loop = prepare(Loop(settings), NEW)

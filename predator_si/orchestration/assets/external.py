@@ -2,6 +2,9 @@
 
 import dagster as dg
 
+from predator_si.orchestration.links import pages_at
+from predator_si.settings import Settings
+
 SERVICE = dg.AssetSpec(
     ["search", "service"],
     group_name="search",
@@ -24,3 +27,9 @@ EVENTS = dg.AssetSpec(
     deps=[SERVICE],
     description="Served requests with their clicks: an append-only spool, rolled into Parquet by the hour.",
 )
+
+
+def external_assets(settings: Settings) -> list[dg.AssetSpec]:
+    """The three with the addresses of a contour: what the service says about itself, and the operations page."""
+    told = {"service": dg.MetadataValue.url(f"{settings.search_url}/info"), "operations_page": dg.MetadataValue.url(pages_at(settings))}
+    return [SERVICE.merge_attributes(metadata=told), JUDGMENTS, EVENTS]
