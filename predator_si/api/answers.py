@@ -1,6 +1,7 @@
 """The shapes of requests and answers (CONTRACT.md section 1), with examples: what the OpenAPI document is made of.
 
-What belongs here: keys, types, ranges, examples. What must not: filling them (``readings``, ``optimizer``).
+What belongs here: keys, types, ranges, examples of what is asked of the loop; those about cycles and people come from ``stories``. What must not: filling
+them (``readings``, ``optimizer``).
 """
 
 from __future__ import annotations
@@ -8,42 +9,25 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, StringConstraints
 
-Text = Annotated[str, StringConstraints(max_length=2000)]
-
-
-class Answer(BaseModel):
-    """An answer: every key that the contract names is there, unknown is null."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=())
-
-
-class Asked(BaseModel):
-    """A request body: unknown keys and wrong types are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-def _example(**content: Any) -> ConfigDict:
-    return ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null", protected_namespaces=(), json_schema_extra={"examples": [content]})
-
-
-class ProblemDocument(Answer):
-    """An error (RFC 9457)."""
-
-    model_config = _example(
-        type="about:blank", title="Not allowed", status=403, detail="anna is viewer; this call needs operator",
-        next_step="Ask somebody whose role allows it, or for a token of that role.", request_id="0f1c2d3e4b5a",
-    )  # fmt: skip
-    type: str
-    title: str
-    status: int
-    detail: str
-    next_step: str
-    request_id: str | None
-    errors: list[dict[str, str]] | None = None
-
+from predator_si.api.shape import Answer, Asked, ProblemDocument, Text, example
+from predator_si.api.stories import (
+    AlertsAnswer,
+    ApprovalAnswer,
+    ApprovalRequest,
+    Approvals,
+    Champions,
+    CycleRow,
+    Cycles,
+    CycleStory,
+    CycleVerdict,
+    Entry,
+    FeedbackAnswer,
+    FeedbackRequest,
+    History,
+    Improvements,
+)
 
 # --------------------------------------------------------------------------- status
 
@@ -76,7 +60,7 @@ class UnwatchedRelease(Answer):
 class Status(Answer):
     """``GET status``."""
 
-    model_config = _example(
+    model_config = example(
         is_running=True, total_optimizations_24h=2, actions_by_type={"cycle_opened": 2, "patch_promote": 1}, quality_gates_status="passing",
         next_cycle_in_minutes=7.5, last_action={"type": "patch_promote", "timestamp": "2026-11-23T10:15:00Z", "reason": "committed 3f2a"}, contour="local",
         champion="sha256:6f1e", kill_switch=False, current_cycle=None, unwatched_release=None, enabled=True, problems=[],
@@ -116,17 +100,10 @@ class TriggerRequest(Asked):
     """Seconds to wait for the cycle's end."""
 
 
-class Improvements(Answer):
-    """What a cycle gained, in words; null until measured."""
-
-    ndcg_delta: str | None
-    latency_delta: str | None
-
-
 class TriggerAnswer(Answer):
     """What ``POST trigger`` did."""
 
-    model_config = _example(
+    model_config = example(
         status="started", message="si_2026_11_23_001 is opened: a person insists: no reason given", target="all", cycle_id="si_2026_11_23_001",
         actions_taken=["cycle_opened", "cycle_prepare_job launched"], improvements={"ndcg_delta": None, "latency_delta": None}, run_id="8c0f", state="opened",
     )  # fmt: skip
@@ -149,7 +126,7 @@ class Because(Asked):
 class Started(Answer):
     """``POST start``."""
 
-    model_config = _example(status="started", message="the loop runs: the kill switch is off and quality_gate_sensor is on", interval_minutes=15)
+    model_config = example(status="started", message="the loop runs: the kill switch is off and quality_gate_sensor is on", interval_minutes=15)
     status: Literal["started", "already_running"]
     message: str
     interval_minutes: int
@@ -158,7 +135,7 @@ class Started(Answer):
 class Stopped(Answer):
     """``POST stop``: the kill switch."""
 
-    model_config = _example(status="stopped", message="the kill switch is on; watch and rollback go on", terminated_runs=["8c0f"], asked_runs=[])
+    model_config = example(status="stopped", message="the kill switch is on; watch and rollback go on", terminated_runs=["8c0f"], asked_runs=[])
     status: Literal["stopped"]
     message: str
     terminated_runs: list[str]
@@ -181,7 +158,7 @@ class RollbackRequest(Asked):
 class RollbackAnswer(Answer):
     """What ``POST rollback`` did."""
 
-    model_config = _example(
+    model_config = example(
         status="completed",
         cycle_id="si_2026_11_23_001",
         from_digest="sha256:9b2c",
@@ -218,7 +195,7 @@ class MetricDetail(Answer):
 class Metrics(Answer):
     """``GET metrics``: the newest snapshot; unknown is null."""
 
-    model_config = _example(
+    model_config = example(
         ndcg_at_10=0.705, avg_latency_ms=130.2, p95_latency_ms=200.0, error_rate=0.0, cost_per_1k_requests=0.0038, user_satisfaction=None,
         etl_lag_seconds=0.0, index_throughput=None, gpu_utilization=None, timestamp="2026-11-23T10:15:00Z",
         details={"ndcg_at_10": {"n": 160, "ci_low": 0.68, "ci_high": 0.73, "source": "probes", "age_seconds": 12.0,
@@ -256,14 +233,14 @@ class GateDetail(Answer):
     reason: str
     critical: bool
     override: dict[str, Any] | None = None
-    also: list[dict[str, Any]] = []
+    also: list[dict[str, Any]] = Field(default_factory=list)
     """Further gates on the same metric."""
 
 
 class Gates(Answer):
     """``GET quality-gates``."""
 
-    model_config = _example(
+    model_config = example(
         gates={"error_rate": 0.01}, description={"error_rate": "Share of searches that failed"},
         details={"error_rate": {"direction": "max", "kind": "absolute", "unit": "", "min_sample": 50, "status": "pass", "value": 0.0, "threshold": 0.01,
                                 "reason": "error_rate 0 meets <= 0.01", "critical": True, "override": None, "also": []}},
@@ -276,7 +253,7 @@ class Gates(Answer):
 class GateChanged(Answer):
     """``POST quality-gates/{metric}``: another threshold for a time."""
 
-    model_config = _example(
+    model_config = example(
         metric="ndcg_at_10",
         old_threshold=0.75,
         new_threshold=0.7,
@@ -295,188 +272,38 @@ class GateChanged(Answer):
     actor: str
 
 
-# --------------------------------------------------------------------------- history, cycles, approvals, champions
-
-
-class Entry(Answer):
-    """One ledger record as people read it."""
-
-    timestamp: datetime
-    action: dict[str, Any]
-    metrics: dict[str, float]
-    audit: dict[str, Any] | None
-    """The audit record of its cycle (CONTRACT.md section 4); null where it belongs to none."""
-    hash: str
-    previous_hash: str
-    seq: int
-    actor: str
-    cycle_id: str | None
-
-
-class History(Answer):
-    """``GET history``: newest first; ``next_cursor`` leads to older ones, null at the end."""
-
-    model_config = _example(
-        total=41, showing=1,
-        history=[{"timestamp": "2026-11-23T10:15:00Z", "action": {"type": "kill_switch_off", "reason": "freeze is over"}, "metrics": {}, "audit": None,
-                  "hash": "9f" * 32, "previous_hash": "3a" * 32, "seq": 41, "actor": "api:anna", "cycle_id": None}],
-        next_cursor="41",
-    )  # fmt: skip
-    total: int
-    showing: int
-    history: list[Entry]
-    next_cursor: str | None
-
-
-class CycleRow(Answer):
-    """A cycle in a list."""
-
-    cycle_id: str
-    contour: str
-    state: str
-    trigger: str
-    opened_at: datetime
-    updated_at: datetime
-    reason: str
-    actor: str
-
-
-class Cycles(Answer):
-    """``GET cycles``, newest first."""
-
-    model_config = _example(
-        cycles=[{"cycle_id": "si_2026_11_23_001", "contour": "local", "state": "stable", "trigger": "ndcg_at_10_down", "opened_at": "2026-11-23T10:15:00Z",
-                 "updated_at": "2026-11-23T10:40:00Z", "reason": "4 checks", "actor": "quality_gate_sensor"}],
-        showing=1,
-    )  # fmt: skip
-    cycles: list[CycleRow]
-    showing: int
-
-
-class CycleStory(Answer):
-    """``GET cycles/{cycle_id}``."""
-
-    model_config = _example(
-        cycle={"cycle_id": "si_2026_11_23_001", "contour": "local", "state": "stable", "trigger": "ndcg_at_10_down", "opened_at": "2026-11-23T10:15:00Z",
-               "updated_at": "2026-11-23T10:40:00Z", "reason": "4 checks", "actor": "quality_gate_sensor"},
-        trigger={"type": "ndcg_at_10_down", "metric": "ndcg_at_10", "value": 0.4, "baseline": 0.6}, audit={"cycle_id": "si_2026_11_23_001"},
-        verdicts=[{"stage": "promotion", "file": "decision-promote.json", "answer": "promote", "reason": "superior"}],
-        improvements={"ndcg_delta": "+0.04", "latency_delta": "-50ms"}, artifacts=[{"name": "evaluation.json", "bytes": 4096}],
-        links={"dagster": "http://127.0.0.1:3000/assets/cycle/evaluation?partition=si_2026_11_23_001", "mlflow": None, "report": None},
-    )  # fmt: skip
-    cycle: CycleRow
-    trigger: dict[str, Any]
-    audit: dict[str, Any]
-    verdicts: list[dict[str, Any]]
-    improvements: Improvements
-    artifacts: list[dict[str, Any]]
-    links: dict[str, str | None]
-
-
-class CycleVerdict(Answer):
-    """``GET cycles/{cycle_id}/verdict``: what an analysis of Argo Rollouts asks."""
-
-    model_config = _example(
-        verdict="inconclusive", evidence={"decision-trial.json": "9f" * 32}, digest="sha256:9b2c", updated_at="2026-11-23T10:15:00Z", phase="on_trial",
-        value=0.5, stage="trial", reason="120 of 200 requests", failed_gates=[], requests=120, cycle_id="si_2026_11_23_001",
-    )  # fmt: skip
-    verdict: Literal["promote", "reject", "inconclusive"]
-    evidence: dict[str, str]
-    """File -> sha256 of what the verdict was computed from."""
-    digest: str | None
-    """Of the challenger."""
-    updated_at: datetime
-    phase: str
-    """State of the cycle."""
-    value: float
-    """1 promote, 0 reject, 0.5 otherwise."""
-    stage: str
-    reason: str
-    failed_gates: list[str]
-    requests: int
-    cycle_id: str
-
-
-class Approvals(Answer):
-    """``GET approvals``: the queue with its evidence, newest first."""
-
-    model_config = _example(
-        approvals=[{"cycle_id": "si_2026_11_23_001", "stage": "promote", "state": "waiting", "asked_at": "2026-11-23T10:15:00Z",
-                    "expires_at": "2026-11-26T10:15:00Z", "evidence_hash": "9f" * 32, "evidence": {"verdict": "promote"}, "actor": None, "reason": ""}],
-        waiting=1,
-    )  # fmt: skip
-    approvals: list[dict[str, Any]]
-    waiting: int
-
-
-class ApprovalRequest(Asked):
-    """``POST approvals/{cycle_id}``."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, json_schema_extra={"examples": [{"decision": "approve", "reason": "the interval convinces me"}]}
-    )
-    decision: Literal["approve", "reject"]
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
-
-    @field_validator("reason")
-    @classmethod
-    def _says_something(cls, value: str) -> str:
-        if not value.strip():
-            raise ValueError("says why, in words")
-        return value
-
-
-class ApprovalAnswer(Answer):
-    """The decision, and whose it is."""
-
-    model_config = _example(cycle_id="si_2026_11_23_001", decision="approve", actor="api:anna", reason="the interval convinces me", state="awaiting_approval")
-    cycle_id: str
-    decision: Literal["approve", "reject"]
-    actor: str
-    reason: str
-    state: str
-
-
-class Champions(Answer):
-    """``GET champions``: who served when and why, newest first."""
-
-    model_config = _example(
-        champions=[
-            {"contour": "local", "digest": "sha256:6f1e", "cycle_id": None, "since": "2026-11-23T10:15:00Z", "until": None, "why": "seeded", "commit": None}
-        ]
-    )
-    champions: list[dict[str, Any]]
-
-
-class FeedbackRequest(Asked):
-    """``POST feedback``: a score of a whole answer, or a mark of one document; it feeds user_satisfaction and judgments."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True,
-        json_schema_extra={"examples": [{"query_id": "4f0c", "score": 5}, {"query_id": "4f0c", "document_id": "json.dumps", "relevant": True}]},
-    )  # fmt: skip
-    query_id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    score: int | None = Field(default=None, ge=1, le=5)
-    document_id: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
-    relevant: bool | None = None
-    client_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-
-
-class AlertsAnswer(Answer):
-    """Alerts of somebody else that were taken into the outbox."""
-
-    model_config = _example(status="accepted", alerts=2, told=1)
-    status: Literal["accepted"]
-    alerts: int
-    told: int
-    """Of these, the ones that were not told a moment ago."""
-
-
-class FeedbackAnswer(Answer):
-    """Feedback that the search service took."""
-
-    model_config = _example(status="accepted", query_id="4f0c", known_query=True)
-    status: Literal["accepted"]
-    query_id: str
-    known_query: bool
-    """Whether the service remembers issuing this id; it is recorded in any case."""
+__all__ = [
+    "AlertsAnswer",
+    "Answer",
+    "ApprovalAnswer",
+    "ApprovalRequest",
+    "Approvals",
+    "Asked",
+    "Because",
+    "Champions",
+    "CurrentCycle",
+    "CycleRow",
+    "CycleStory",
+    "CycleVerdict",
+    "Cycles",
+    "Entry",
+    "FeedbackAnswer",
+    "FeedbackRequest",
+    "GateChanged",
+    "GateDetail",
+    "Gates",
+    "History",
+    "Improvements",
+    "LastAction",
+    "MetricDetail",
+    "Metrics",
+    "ProblemDocument",
+    "RollbackAnswer",
+    "RollbackRequest",
+    "Started",
+    "Status",
+    "Stopped",
+    "TriggerAnswer",
+    "TriggerRequest",
+    "UnwatchedRelease",
+]
