@@ -80,10 +80,10 @@ class ControlGround(Ground):
         self.url = f"http://127.0.0.1:{self.settings.ports.api}"
 
     def train_long(self) -> None:
-        """From now on a training goes on until it is stopped."""
+        """From now on a training takes as many steps as a recipe may ask for: the tiny model makes each in some ten milliseconds."""
         path = self.loop.home.path / "plan.json"
         plan = LoopPlan.read(path)
-        scale = plan.scale.model_copy(update={"epochs": 100_000.0, "train_seconds": 14_000.0, "document_groups": 40, "click_groups": 40, "probe_queries": 30})
+        scale = plan.scale.model_copy(update={"epochs": 20.0, "groups_per_step": 1, "train_seconds": 14_000.0, "probe_queries": 30})
         path.write_text(plan.model_copy(update={"scale": scale}).to_json())
 
     def bring_up(self) -> None:
@@ -175,9 +175,11 @@ def bench_control(
         late = 0
         for number in range(asked.stops):
             say(f"stop {number + 1} of {asked.stops}")
-            if number:
+            if number or not _lives(ground, run_id):
                 run_id = _to_training(ground)
             time.sleep(rng.random() * 3.0)  # somewhere in the training, not always at the same place
+            while not _lives(ground, run_id):  # it was done: a stop of nothing would be a quick one
+                run_id = _to_training(ground)
             stops.append(_stop(ground, run_id))
             late += ground.commits()
             on_progress(number + 1, asked.stops)
@@ -239,7 +241,10 @@ def _to_training(ground: ControlGround) -> str:
             return False
         if cycle.state is not CycleState.PREPARED:
             return False
-        runs = [run for run in _runs(ground, cycle.cycle_id) if run.job == "cycle_train_job" and run.status == "STARTED"]
+        try:
+            runs = [run for run in _runs(ground, cycle.cycle_id) if run.job == "cycle_train_job" and run.status == "STARTED"]
+        except PredatorError:
+            return False  # a busy webserver: asked again
         found[:] = [run.run_id for run in runs]
         return bool(runs) and ground.steps() > before
 
@@ -252,8 +257,16 @@ def _stop(ground: ControlGround, run_id: str) -> float:
     began = time.monotonic()
     with OptimizerClient(ground.url, seconds=60.0) as client:
         client.stop("bench control")
-    wait_until(lambda: not any(run.run_id == run_id for run in _runs(ground)), 120.0, "the end of the training", every=0.05)
+    wait_until(lambda: not _lives(ground, run_id), 120.0, "the end of the training", every=0.05)
     return time.monotonic() - began
+
+
+def _lives(ground: ControlGround, run_id: str) -> bool:
+    """Whether a run has not ended; as long as nobody can say, it has not."""
+    try:
+        return any(run.run_id == run_id for run in _runs(ground))
+    except PredatorError:
+        return True
 
 
 def _runs(ground: ControlGround, cycle_id: str | None = None) -> list[Any]:
@@ -261,10 +274,7 @@ def _runs(ground: ControlGround, cycle_id: str | None = None) -> list[Any]:
         async with DagsterGraphQL(f"http://127.0.0.1:{ground.settings.ports.dagster}") as dagster:
             return [run for run in await dagster.runs(cycle_id=cycle_id) if run.status in UNFINISHED]
 
-    try:
-        return asyncio.run(ask())
-    except PredatorError:
-        return []
+    return asyncio.run(ask())
 
 
 def _answers(url: str) -> bool:
