@@ -18,7 +18,7 @@ from predator_si.records import CycleState, Decision, utc_now
 from predator_si.settings import Settings, load_settings
 from predator_si_tests.support.markup import complaints
 from predator_si_tests.support.operations import NEW, ORIGIN, lived_in, page, waiting_cycle
-from predator_si_tests.support.platform import prepare
+from predator_si_tests.support.platform import ndcg_trigger, prepare
 
 SWITCH = "/operations/kill-switch"
 
@@ -69,6 +69,18 @@ def test_an_answer_without_a_reason_or_a_choice_changes_nothing(loop: Loop, clie
         answer = send(client, f"/operations/cycles/{cycle_id}/decision", **form)
         assert answer.status_code == 422 and phrase("refused", "en") in answer.text, form
     assert loop.control.head() == before
+
+
+def test_a_promotion_to_the_next_contour_waits_on_the_page_of_the_one_it_comes_from(settings: Settings) -> None:
+    values = settings.values.model_copy(update={"promotion": settings.values.promotion.model_copy(update={"to": "compute-nvidia"})})
+    loop = prepare(Loop(settings.model_copy(update={"values": values})), NEW)
+    cycle = loop.control.open_cycle("compute-nvidia", ndcg_trigger(), "loop", "a release that proved itself")
+    loop.control.ask_approval(cycle.cycle_id, "promote", "compute-nvidia", "1", {"verdict": "promote", "reason": "proven on local"}, timedelta(days=3))
+    with page(loop.settings) as client:
+        text = client.get("/").text
+    assert f"{phrase('contour', 'en')} compute-nvidia" in text and "proven on local" in text and phrase("approve", "en") in text
+    assert phrase("no_cycle", "en") in text, "it is another contour's cycle"
+    assert complaints(text) == []
 
 
 # --------------------------------------------------------------------------- the kill switch

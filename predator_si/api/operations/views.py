@@ -183,6 +183,7 @@ def story_of(loop: Loop, cycle_id: str) -> Story:
 class Waiting:
     """A question to a person, with what it was judged by. ``expires_at`` is null where no limit was recorded."""
 
+    contour: str
     cycle_id: str
     stage: str
     asked_at: datetime
@@ -194,13 +195,15 @@ class Waiting:
 
 
 def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
-    """What a person may answer now, newest first.
+    """What a person may answer now, newest first: questions of this contour, and of the one to which its releases are promoted.
 
     A cycle that waits without a question in the queue (an older home, a program that died between the two) is shown with its decision as evidence.
     """
-    asked = loop.control.approvals(loop.contour, waiting=True, now=now or utc_now())
+    contours = [one for one in (loop.contour, loop.settings.values.promotion.to) if one is not None]
+    asked = [one for contour in contours for one in loop.control.approvals(contour, waiting=True, now=now or utc_now())]
     found = [
-        Waiting(one.cycle_id, one.stage, one.asked_at, one.expires_at, one.evidence, _links(loop, one.cycle_id), _look(loop, one.cycle_id)) for one in asked
+        Waiting(one.contour, one.cycle_id, one.stage, one.asked_at, one.expires_at, one.evidence, _links(loop, one.cycle_id), _look(loop, one.cycle_id))
+        for one in asked
     ]
     active = loop.control.active_cycle(loop.contour)
     if active is None or active.state is not CycleState.AWAITING_APPROVAL or loop.control.approval(active.cycle_id) is not None:
@@ -213,7 +216,7 @@ def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
         "reason": decision.reason,
         "gates": [{"gate": gate.criterion.name, "answer": gate.answer.value, "reason": gate.reason} for gate in decision.gates],
     }
-    return [*found, Waiting(active.cycle_id, "promote", active.updated_at, None, evidence, _links(loop, active.cycle_id))]
+    return [*found, Waiting(loop.contour, active.cycle_id, "promote", active.updated_at, None, evidence, _links(loop, active.cycle_id))]
 
 
 def _links(loop: Loop, cycle_id: str) -> dict[str, str]:
