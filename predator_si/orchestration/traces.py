@@ -6,13 +6,12 @@ What belongs here: the decorator of functions that take time, and sending each e
 from __future__ import annotations
 
 import functools
+import sys
 import uuid
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-import dagster as dg
 
 from predator_si.control import ACTIVE
 from predator_si.errors import PredatorError
@@ -22,6 +21,8 @@ from predator_si.records import Cycle, utc_now
 from predator_si.reports.costs import read_costs
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from predator_si.orchestration.loop import Loop
 
 P = ParamSpec("P")
@@ -59,7 +60,11 @@ def traced(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _here() -> tuple[str | None, str | None]:
-    """Run and step that this process works on, by Dagster."""
+    """Run and step that this process works on, by Dagster; where it is not even loaded, there is none."""
+    if "dagster" not in sys.modules:
+        return None, None
+    import dagster as dg
+
     try:
         context = dg.OpExecutionContext.get()
     except dg.DagsterError:
@@ -80,6 +85,8 @@ def _keep(loop: Loop, cycle_id: str, call: TimedCall) -> None:
 
 def runs_of(instance: dg.DagsterInstance, cycle_id: str) -> list[JobRun]:
     """The runs of a cycle that began and ended, with their steps."""
+    import dagster as dg
+
     found = []
     for record in instance.get_run_records(dg.RunsFilter(tags={"dagster/partition": cycle_id})):
         if record.start_time is None or record.end_time is None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from predator_si.records import LedgerRecord, MetricsSnapshot
+from predator_si.records import ChampionSpan, LedgerRecord, MetricsSnapshot
 from predator_si.reports.before_after import BeforeAfter, Side
 from predator_si.reports.page import Markup, element, joined, page, picture, section, table
 from predator_si.reports.priorities import Priority
@@ -62,6 +62,8 @@ class Week:
     champion: str | None
     """Digest that serves at the end; null: unknown."""
     snapshots: Sequence[MetricsSnapshot] = field(default_factory=tuple)
+    champions: Sequence[ChampionSpan] = field(default_factory=tuple)
+    """Who served within the week, newest first."""
 
 
 def chapters(week: Week) -> list[Chapter]:
@@ -137,13 +139,17 @@ def _summary(week: Week) -> Chapter:
 
 def _improvements(week: Week) -> Chapter:
     tried = [story for story in week.told if not story.drill]
+    served = tuple(
+        (f"{one.since:%m-%d %H:%M}", "now" if one.until is None else f"{one.until:%m-%d %H:%M}", one.digest[:19], one.why[:160]) for one in week.champions
+    )
+    spans = (Grid(("champion from (UTC)", "to", "model", "why"), served),) if served else ()
     if not tried:
-        return Chapter("Model Improvements", ("No model was changed: no cycle was opened this week.",))
+        return Chapter("Model Improvements", ("No model was changed: no cycle was opened this week.",), spans)
     rows = tuple((one.cycle_id, one.trigger, one.action or "training", _gain(one), one.state, one.approver or "-", one.why[:160]) for one in tried)
     k = week.figures
     gain = "unknown: no released cycle measured one" if k.gain_per_release is None else f"{k.gain_per_release:+.4f} NDCG@10 over {_count(k.gains, 'release')}"
     head = ("cycle", "trigger", "by", "NDCG@10 gain [95%]", "state", "approver", "why")
-    return Chapter("Model Improvements", (f"Mean gain of released models on judged queries: {gain}.",), (Grid(head, rows),))
+    return Chapter("Model Improvements", (f"Mean gain of released models on judged queries: {gain}.",), (Grid(head, rows), *spans))
 
 
 def _costs(week: Week) -> Chapter:

@@ -114,6 +114,7 @@ def gather(loop: Loop, start: datetime, end: datetime, now: datetime | None = No
         budget_usd=budget,
         champion=champion,
         snapshots=snapshots_between(loop, start, end),
+        champions=[one for one in loop.control.champions(loop.contour) if one.since < end and (one.until is None or one.until > start)],
     )
 
 
