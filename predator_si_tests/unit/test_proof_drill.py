@@ -17,12 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from predator_si.errors import BadInput, Unavailable
+from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.home import Home
 from predator_si.proof.drill.effects import Line, Listener
 from predator_si.proof.drill.figures import Tally, figures, memory_slope, quantile
 from predator_si.proof.drill.invariants import Commit, CycleFacts, Observed, violations
 from predator_si.proof.drill.plan import DRILLS, SCALES, DrillPlan
+from predator_si.proof.drill.processes import Processes
 from predator_si.proof.drill.report import write_page
 from predator_si.records import CycleState
 from predator_si_tests.support.command_line import CommandLine
@@ -264,3 +265,23 @@ def test_the_command_ends_with_1_when_a_rule_was_broken(
     assert told.code == code and f"{len(violated)} violations" in told.out and all(one in told.out for one in violated)
     machine = run("drill", "rollback", "--n", 1, "--scale", "small", "--json", "-")
     assert machine.code == code and machine.json["violations"] == len(violated) and machine.json["scale"] == "small"
+
+
+def test_processes_are_killed_started_again_and_ended(tmp_path: Path):
+    processes = Processes(tmp_path / "logs", {**os.environ, "WORD": "hello"})
+    sign = tmp_path / "sign"
+    code = f"import os, pathlib, time; pathlib.Path({str(sign)!r}).write_text(os.environ['WORD']); time.sleep(600)"
+    processes.start("sleeper", [sys.executable, "-c", code], sign.exists)
+    first = processes.pid("sleeper")
+    processes.kill("sleeper")
+    assert not processes.lives("sleeper") and sign.read_text() == "hello"
+    sign.unlink()
+    processes.start_again("sleeper")
+    processes.wait_ready("sleeper", 60.0)
+    assert processes.lives("sleeper") and processes.pid("sleeper") != first
+    processes.end_all()
+    assert not processes.lives("sleeper")
+    with pytest.raises(Missing, match="there are sleeper"):
+        processes.start_again("baker")
+    with pytest.raises(Unavailable, match="ended with 3: no bread today"):
+        processes.start("baker", [sys.executable, "-c", "import sys; sys.stderr.write('no bread today'); sys.exit(3)"], lambda: False)

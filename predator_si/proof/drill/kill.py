@@ -44,6 +44,8 @@ def drill_kill(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
         for victim, point in blows:
             struck, problems = _strike(ground, load, listener, work, victim, point, plan.seed * 100_000 + done)
             killed[victim] += struck
+            if problems:
+                ground.clear()
             tally.note(f"{victim} killed at {point}", problems, struck=struck)
             done += 1
             on_progress(done, total)

@@ -63,6 +63,8 @@ def kill_dagster(ground: Ground, points: Sequence[str], seed: int, tally: Tally,
         for number in range(rounds):
             mine = blows[number::rounds]  # spread over the road
             struck, problems = _cycle(ground, listener, mine, seed + number)
+            if problems:
+                ground.clear()
             for victim, _ in struck:
                 killed[victim] += 1
             tally.note("; ".join(f"{victim} killed at {point}" for victim, point in struck) or "no point was reached", problems, struck=bool(struck))

@@ -5,15 +5,19 @@ What belongs here: processes. What must not: what they do, when they are killed.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from predator_si.errors import Missing, Unavailable
+
+if TYPE_CHECKING:
+    import psutil
 
 READY_SECONDS = 180.0
 _END_SECONDS = 30.0
@@ -40,6 +44,15 @@ def wait_until(holds: Callable[[], bool], seconds: float, what: str, every: floa
             raise Unavailable(f"{what} did not happen within {seconds:g} s. The logs of the drill's home say more.")
         time.sleep(every)
     return time.monotonic() - start
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    import psutil
+
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 class Processes:
@@ -114,20 +127,22 @@ class Processes:
 
     def end(self, name: str) -> None:
         """Ask a child to end, and kill it where it does not."""
+        import psutil
+
         process = self._running.pop(name, None)
         if process is None:
             return
         if process.poll() is None:
+            family = _children(process.pid)
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(_END_SECONDS)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(_END_SECONDS)
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # the session that we made for it: what a killed child left behind
-        except ProcessLookupError:
-            return
+            for child in family:
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()  # psutil compares the start time: an id that was given away is not touched
 
     def end_all(self) -> None:
         """End all children, the newest first."""

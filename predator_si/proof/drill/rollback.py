@@ -27,6 +27,8 @@ def drill_rollback(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on
         cycle_id = lane.open_drill(ground.loop, bad)
         released = lane.release(ground.loop, cycle_id, ground.tracker)
         problems = _one(ground, load, tally, cycle_id, bad, released)
+        if problems:
+            ground.clear()
         tally.note(f"rollback {number + 1} ({cycle_id})", problems, phases={name: values[-1] for name, values in tally.phases.items()})
         on_progress(number + 1, plan.n)
     tally.violations += [f"at the end: {problem}" for problem in ground.look()]
