@@ -196,5 +196,6 @@ def runs_find_what_they_mount(rendered: Rendered) -> Iterator[str]:
     names += [("ConfigMap", name) for name in launcher["env_config_maps"]]
     names += [("ConfigMap", volume["config_map"]["name"]) for volume in pod["volumes"] if "config_map" in volume]
     yield from (f"dagster.yaml: {kind} {name} is not rendered in {where}" for kind, name in names if rendered.find(kind, name, where) is None)
-    if pod["security_context"].get("run_as_non_root") is not True or pod.get("automount_service_account_token") is not False:
-        yield "dagster.yaml: run pods are nobody's and without a token"
+    starts_pods = any(role["metadata"]["labels"][COMPONENT] == "runs" for role in rendered.of("Role"))
+    if pod["security_context"].get("run_as_non_root") is not True or pod.get("automount_service_account_token") is not starts_pods:
+        yield f"dagster.yaml: run pods are nobody's, and automount_service_account_token is {starts_pods}, as their rights are"

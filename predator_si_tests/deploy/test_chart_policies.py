@@ -46,6 +46,12 @@ def release(found: Objects) -> dict[str, Any]:
     return next(each for each in found if each["kind"] == "ConfigMap" and "-release-" in each["metadata"]["name"])
 
 
+def instance(found: Objects, old: str, new: str) -> None:
+    data = one(found, "ConfigMap", "dagster")["data"]
+    assert old in data["dagster.yaml"]
+    data["dagster.yaml"] = data["dagster.yaml"].replace(old, new)
+
+
 def space(found: Objects) -> dict[str, Any]:
     return next(each for each in found if each["kind"] == "Namespace")["metadata"]
 
@@ -143,6 +149,8 @@ MUTATIONS: list[tuple[str, str, Callable[[Objects], Any]]] = [
     ("gpus_are_counted", GPU, lambda o: one(o, "ResourceQuota", "gpu")["metadata"].update(namespace="predator-si")),
     ("runs_find_what_they_mount", GPU, lambda o: drop(o, "ConfigMap", "env", RUNS)),
     ("runs_find_what_they_mount", EDGE, lambda o: drop(o, "ServiceAccount", "run")),
+    ("runs_find_what_they_mount", EDGE, lambda o: instance(o, "automount_service_account_token: false", "automount_service_account_token: true")),
+    ("runs_find_what_they_mount", EDGE, lambda o: instance(o, "run_as_non_root: true", "run_as_non_root: false")),
 ]  # fmt: skip
 
 
@@ -173,3 +181,7 @@ def backed_up() -> Objects:
 def test_a_backup_keeps_every_policy(backed_up: Objects):
     assert any(each["kind"] == "CronJob" for each in backed_up)
     assert not list(complaints(backed_up, EDGE))
+
+
+def test_runs_that_start_pods_keep_every_policy():
+    assert not list(complaints(rendered(GPU, site={"runs": {"pipes": True}}), GPU))
