@@ -166,7 +166,7 @@ def judge_while_waiting(loop: Loop, now: datetime | None = None, tracker: Experi
 
 def _conclude(loop: Loop, look: WaitingLook, tracker: ExperimentTracker | None) -> WaitingLook:
     loop.save(look.cycle_id, WAITING, look)
-    ended = "cancelled" if look.answer == "cancelled" else "expired" if look.answer == "expired" else None
+    ended: Literal["cancelled", "expired"] | None = None if look.answer in ("waits", "unknown") else "cancelled" if look.answer == "cancelled" else "expired"
     if ended is not None and loop.control.close_approval(look.cycle_id, ended, look.reason, now=look.at):  # not answered meanwhile
         _end(loop, look.cycle_id, _AFTER[ended], f"{ended} while a person was asked: {look.reason}", "loop", tracker)
     return look
