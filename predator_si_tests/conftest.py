@@ -70,18 +70,6 @@ def pytest_configure(config: pytest.Config) -> None:
     _guard_network()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Shares of several workers (``-n``): a module stays in one, and all tests with processes of their own in another, first, one after another."""
-    if not config.pluginmanager.hasplugin("dsession") and not hasattr(config, "workerinput"):
-        return
-    tests = config.rootpath / "predator_si_tests"
-    for item in items:
-        folder = item.path.relative_to(tests).parts[0]
-        item.add_marker(pytest.mark.xdist_group(folder if folder == "live" else item.path.name))
-    items.sort(key=lambda item: "live" not in item.path.parts)
-
-
 @pytest.fixture(autouse=True)
 def refused_connections() -> Iterator[list[str]]:
     """Fail a test that tried to leave this machine, even where the library swallowed the refusal; a test that means to may clear the list."""
