@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def examine(settings: Settings, environment: Mapping[str, str] = os.environ) -> 
         _dagster_home(settings, environment),
         *_models(settings.cache),
         *_ports(settings),
+        *_delivery(settings),
         *_programs(),
         _helm(settings.cache),
     ]
@@ -203,6 +205,30 @@ def port_is_busy(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+def _delivery(settings: Settings) -> Iterator[Finding]:
+    """The GitOps repository and Argo CD, where the contour names its own."""
+    from predator_si.orchestration.delivery import open_deployer, open_repo
+
+    said = settings.values
+    if said.gitops.url is None and said.deploy.kind == "local":
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            repo = open_repo(settings, Path(scratch) / "clone")
+            head = repo.sync() if said.gitops.url is not None else None
+        except PredatorError as error:
+            yield Finding("gitops", "missing", str(error), "correct selfImprovement.gitops; docs/gitops.md says how")
+            return
+        if head is not None:
+            yield Finding("gitops", "ok", f"{repo.url} {repo.branch} {head[:12]}")
+        if said.deploy.kind == "argocd":
+            try:
+                open_deployer(settings, repo).check()
+                yield Finding("argocd", "ok", f"{said.deploy.address} {said.deploy.application}")
+            except PredatorError as error:
+                yield Finding("argocd", "missing", str(error), "correct selfImprovement.deploy; docs/gitops.md says how")
 
 
 def _helm(cache: Path) -> Finding:

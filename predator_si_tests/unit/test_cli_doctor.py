@@ -87,3 +87,25 @@ def test_a_missing_package_and_a_full_disk_are_missing(here: Settings, monkeypat
 def test_git_is_required(here: Settings, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
     assert by_name(here)["git"].state == "missing"
+
+
+def test_a_repository_and_an_argo_cd_of_ones_own_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from predator_si.release.gitops import GitOpsRepo
+    from predator_si_tests.support.fake_argocd import NAME, TOKEN, TOKEN_ENV, FakeArgoCD
+
+    GitOpsRepo.init_bare(tmp_path / "gitops.git", {"release-local.yaml": "n: 0\n"})
+    values = tmp_path / "site.yaml"
+    with FakeArgoCD(GitOpsRepo(tmp_path / "gitops.git", tmp_path / "controller")) as server:
+        values.write_text(
+            f"selfImprovement:\n  gitops: {{url: {tmp_path / 'gitops.git'}}}\n"
+            f"  deploy: {{kind: argocd, address: '{server.address}', application: {NAME}, tokenEnv: {TOKEN_ENV}}}\n"
+        )
+        settings = load_settings("local", home=tmp_path / "home", values_file=values, env={})
+        found = {finding.name: finding for finding in doctor._delivery(settings)}
+        assert found["gitops"].state == "ok" and found["argocd"].state == "missing" and TOKEN_ENV in found["argocd"].found
+        monkeypatch.setenv(TOKEN_ENV, TOKEN)
+        assert {finding.state for finding in doctor._delivery(settings)} == {"ok"}
+    (tmp_path / "gitops.git").rename(tmp_path / "away.git")
+    (lost,) = doctor._delivery(settings)
+    assert (lost.name, lost.state) == ("gitops", "missing") and lost.how
+    assert list(doctor._delivery(load_settings("local", home=tmp_path / "home", env={}))) == []
