@@ -31,9 +31,12 @@ class Choices:
 
     def settings(self) -> Settings:
         """Load the settings; nothing is written."""
+        from predator_si.notify.log import write_to
         from predator_si.settings import load_settings
 
-        return load_settings(self.contour, self.home, self.values)
+        settings = load_settings(self.contour, self.home, self.values)
+        write_to(settings.folders.logs)  # with its first line, and not before
+        return settings
 
 
 def settings_of(context: typer.Context) -> Settings:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import sys
 import time
 from io import TextIOWrapper
 from pathlib import Path
@@ -41,9 +42,24 @@ class _Form(logging.Formatter):
 class _File(logging.handlers.WatchedFileHandler):
     """Makes its folder with its first line: asking for a home's settings leaves no trace."""
 
+    _complained = False
+
     def _open(self) -> TextIOWrapper:
         Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
         return super()._open()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line; the check whether the file was moved may fail before the base class looks out for errors."""
+        try:
+            super().emit(record)
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that cannot be written must not fill the screen of whoever works: one line, and only once."""
+        if not self._complained:
+            self._complained = True
+            sys.stderr.write(f"{NAME}: {self.baseFilename} cannot be written ({type(sys.exception()).__name__}); the ledger holds what it would have said\n")
 
 
 def write_to(folder: Path) -> None:
@@ -60,8 +76,8 @@ def write_to(folder: Path) -> None:
     try:
         if path.stat().st_size > _BYTES:
             path.replace(path.with_suffix(".log.1"))
-    except FileNotFoundError:
-        pass
+    except OSError:
+        pass  # not there yet, or not to be written: the first line tells
     handler = _File(path, encoding="utf-8", delay=True)
     handler.setFormatter(_Form())
     LOG.addHandler(handler)

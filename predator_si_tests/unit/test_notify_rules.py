@@ -123,6 +123,15 @@ def test_a_refusal_is_one_line_for_each_new_reason(caplog: pytest.LogCaptureFixt
     ]
 
 
+def test_a_log_that_cannot_be_written_says_so_once_and_fails_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "logs").write_text("a file where a folder is needed")
+    write_to(tmp_path / "logs")
+    LOG.info("one")
+    LOG.info("two")
+    assert capsys.readouterr().err.count("cannot be written") == 1
+    LOG.handlers.clear()
+
+
 def payload(**changes: Any) -> dict[str, Any]:
     """As Alertmanager 0.25 posts it (version 4)."""
     alert = {
