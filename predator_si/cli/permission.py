@@ -11,7 +11,7 @@ import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import say, show_json, show_table
-from predator_si.errors import Missing
+from predator_si.errors import BadInput, Missing
 
 if TYPE_CHECKING:
     from predator_si.orchestration.loop import Loop
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer, cycle: typer.Typer) -> None:
     """Put the commands of this module into ``app`` and into its group ``cycle``."""
     app.command("champions")(champions)
+    app.command("flag")(flag)
     cycle.command("queue")(queue)
     cycle.command("why-not")(why_not)
     cycle.command("promote")(promote)
@@ -43,6 +44,26 @@ def champions(context: typer.Context, limit: Annotated[int, typer.Option(min=1, 
         for span in found
     ]
     show_table("", ("model", "since (UTC)", "until (UTC)", "cycle", "why"), rows, "no champion is known")
+
+
+def flag(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="An automatic action, as `predator-si cycle why-not` names it, or auto_promote.")],
+    state: Annotated[str, typer.Argument(help="on, or off: the loop does not do it in this contour until somebody turns it on again.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it goes into the ledger.")],
+) -> None:
+    """Forbid or allow one automatic action in this contour; the others go on.
+
+    Example: `predator-si flag train off --reason "the GPU is needed elsewhere today"`
+    """
+    from predator_si.cli.switch import actor
+    from predator_si.control.policy import ACTIONS
+
+    if name not in (*ACTIONS, "auto_promote") or state not in ("on", "off"):
+        raise BadInput(f"{name} {state}: give one of {', '.join(ACTIONS)} or auto_promote, and on or off.")
+    loop = _loop(context)
+    changed = loop.control.set_feature_flag(loop.contour, name, state == "on", actor(), reason)
+    say(f"{name} is {state}" if changed else f"{name} was {state} already")
 
 
 def queue(context: typer.Context, everything: Annotated[bool, typer.Option("--all", help="Answered ones, too.")] = False, as_json: JsonFlag = False) -> None:

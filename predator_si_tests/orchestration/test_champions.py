@@ -75,6 +75,8 @@ def test_the_commands_tell_champions_the_queue_and_why_nothing_starts(loop: Loop
     write_snapshot(loop, loop.serving().model)
     free = cli("cycle", "why-not", "--json")
     assert free.code == 0 and {row["answer"] for row in free.json if row["action"] == "train"} == {"allow"}
+    assert cli("flag", "train", "off", "--reason", "no GPU today").code == 0 and cli("flag", "moon", "off", "--reason", "x").code == 2
+    assert {row["rule"] for row in cli("cycle", "why-not", "--json").json if row["action"] == "train"} == {"flag"}
     cycle = open_cycle(loop.control)
     loop.control.transition(cycle.cycle_id, CycleState.REJECTED, "not better", "loop")
     told = cli("cycle", "why-not", "--json")
