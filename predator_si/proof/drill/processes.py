@@ -50,7 +50,7 @@ def _children(pid: int) -> list[psutil.Process]:
     import psutil
 
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 
