@@ -11,7 +11,7 @@ ARGS ?=
 DEMO_JSON ?= demo.json
 APPLY ?=
 
-.PHONY: help setup demo readme-table up down logs status optimizer-status optimizer-trigger optimizer-metrics doctor test helm helm-dev helm-oracle helm-nvidia checkov lint clean
+.PHONY: help setup demo readme-table up down logs status optimizer-status optimizer-trigger optimizer-metrics doctor test helm helm-dev helm-oracle helm-nvidia checkov docs lint clean
 .DEFAULT_GOAL := help
 
 help: ## what can be made
@@ -73,6 +73,9 @@ helm-oracle: helm ## the same for contour edge-oracle
 
 helm-nvidia: helm ## the same for contour compute-nvidia
 	$(BIN)/predator-si chart check --contour compute-nvidia $(if $(filter 1,$(APPLY)),--apply) $(ARGS)
+
+docs: setup ## the documentation's site in build/site; a broken link or a page without a place ends it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
 
 lint: setup ## style, types, import walls
 	$(BIN)/ruff check .
