@@ -53,7 +53,7 @@ def restore(
     """
     from predator_si.backup import restore_backup
 
-    settings = settings_of(context)
+    settings = settings_of(context, log=False)  # a line of the log would make the folder that must be new
     with progress("restoring") as report:
         found = restore_backup(source, settings.folders, actor=f"cli:{getpass.getuser()}", on_progress=report)
     if as_json:

@@ -29,20 +29,21 @@ class Choices:
     home: Path | None = None
     values: Path | None = None
 
-    def settings(self) -> Settings:
-        """Load the settings; nothing is written."""
+    def settings(self, *, log: bool = True) -> Settings:
+        """Load the settings; nothing is written but, unless ``log`` is false, the loop's log lines of this process into the home."""
         from predator_si.notify.log import write_to
         from predator_si.settings import load_settings
 
         settings = load_settings(self.contour, self.home, self.values)
-        write_to(settings.folders.logs)  # with its first line, and not before
+        if log:
+            write_to(settings.folders.logs)  # with its first line, and not before
         return settings
 
 
-def settings_of(context: typer.Context) -> Settings:
-    """Settings for the command that ``context`` belongs to."""
+def settings_of(context: typer.Context, *, log: bool = True) -> Settings:
+    """Settings for the command that ``context`` belongs to; without ``log`` for a command whose home must not exist yet."""
     choices = context.find_object(Choices) or Choices()
-    return choices.settings()
+    return choices.settings(log=log)
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
