@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +87,6 @@ def test_an_instance_file_can_name_it(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with dg.DagsterInstance.from_config(str(tmp_path / "instance")) as instance:
         assert isinstance(instance.compute_log_manager, ObjectStoreComputeLogManager) and instance.compute_log_manager.upload_interval == 30
-        with instance.compute_log_manager.capture_logs(KEY):
-            print("a line of the step", file=sys.stderr, flush=True)
+        with instance.compute_log_manager.open_log_stream(KEY, ComputeIOType.STDERR) as stream:  # capture_logs would take this process's own streams
+            stream.write("a line of the step")
         assert instance.compute_log_manager.cloud_storage_has_logs(KEY, ComputeIOType.STDERR)

@@ -18,7 +18,7 @@ from predator_si_tests.support.tiny_models import tiny_cross_encoder, toy_texts
 
 @pytest.fixture
 def loop(settings: Settings, tmp_path: Path) -> Loop:
-    found = Loop(settings)
+    found = Loop(settings.model_copy(update={"cache": tmp_path / "no models at hand"}))
     folder = tiny_cross_encoder(tmp_path / "tiny", toy_texts(), 0, layers=1, hidden=16, max_length=64)
     champion = found.models.add(folder, name="tiny", backend="torch-fp32", max_length=32)
     prepare(found, champion, tiny_scale(), write_toy_corpus(tmp_path / "toy"))
