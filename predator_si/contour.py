@@ -80,7 +80,9 @@ class Credential(Block):
     """Who we are to a source: the *names* of environment variables that hold a token or a password, never these themselves."""
 
     user: str | None = None
+    """Its name is no secret."""
     password_env: str | None = None
+    """Of that user's password."""
     token_env: str | None = None
     """Of a bearer token; instead of user and password."""
 
@@ -102,6 +104,7 @@ class EventFolder(Block):
     """A folder into which another search service puts its events as Parquet or JSONL, in UBI names."""
 
     path: str
+    """Where it is mounted here."""
 
 
 class PostgresEvents(Block):
@@ -112,6 +115,7 @@ class PostgresEvents(Block):
     searches: str | None = None
     """Table or view with one row a search, ``schema.table`` or ``table``."""
     actions: str | None = None
+    """The same with one row a click, dwell or rating."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Our name -> the table's, where they differ; ``actions.position: rank`` for the table of actions."""
     lookback: Duration = timedelta(hours=1)
@@ -152,11 +156,15 @@ class OpenSearchEvents(Block):
     """Indexes of OpenSearch User Behavior Insights."""
 
     address: str
+    """``https://host:9200``."""
     queries: str = "ubi_queries"
+    """Index of searches."""
     events: str = "ubi_events"
+    """Index of actions."""
     application: str | None = None
     """Only what this application recorded; null: all of it."""
     lookback: Duration = timedelta(hours=1)
+    """Records that arrive this late are still found."""
 
     _checked = field_validator("address")(http_address)
 
@@ -167,6 +175,7 @@ class MetricSource(Block):
     source: Literal["events", "probes", "service", "prices", "prometheus", "opencost"]
     """``events`` is the raw layer, whatever fills it; ``service`` is ``GET /info`` of the search service; ``prices`` the estimate from the price table."""
     max_age: Duration | None = None
+    """An older value is passed over; null: of any age."""
     query: str | None = None
     """PromQL (``$window`` stands for the window's length), or for ``opencost`` which allocation: ``namespace=search``. Null: the one for our own service."""
     count: str | None = None

@@ -20,7 +20,9 @@ class ApiProxy(Block):
     addresses: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
     """Networks of the proxy, like 10.1.2.0/28. It must strip the two headers from what it receives."""
     user_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")] = "X-Forwarded-User"
+    """Header with the user's name."""
     groups_header: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$")] = "X-Forwarded-Groups"
+    """Header with the user's groups, separated by commas."""
     roles: dict[str, Literal["viewer", "operator", "approver", "admin"]]
     """Group -> role; the highest of a user's groups counts."""
 

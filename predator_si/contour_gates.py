@@ -19,21 +19,30 @@ class GateHysteresis(Block):
     """When a gate changes its answer: ``fail_after`` missed windows in a row, ``clear_after`` met ones, or one met by ``margin`` (a fraction of the limit)."""
 
     fail_after: Annotated[int, Field(ge=1, le=96)] = 1
+    """Missed windows in a row."""
     clear_after: Annotated[int, Field(ge=1, le=96)] = 2
+    """Met windows in a row."""
     margin: Annotated[Fraction, Field(ge=0, le=1)] | None = None
+    """Fraction of the limit by which one window clears at once; null: none does."""
 
 
 class Gate(Block):
     """Limits of one metric: absolute ``min`` or ``max`` in its unit, ``relative`` as a fraction of the baseline ("-3%" is -0.03)."""
 
     min: float | None = None
+    """Least value, in the metric's unit, of one that should be high."""
     max: float | None = None
+    """Greatest value of one that should be low."""
     relative: Fraction | None = None
+    """Greatest change against the baseline of past healthy windows: -3% is a drop by three hundredths."""
     min_sample: Annotated[int, Field(ge=1)] = 1
+    """With fewer observations the value is unknown."""
     max_age: Duration | None = None
     """A value whose newest observation is older than this is unknown."""
     no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
+    """What the gate answers without a value; never a pass."""
     critical: bool = True
+    """Whether a trial or a waiting release ends when it fails."""
     unit: str | None = None
     """Only said to be checked: a limit in another unit than the metric's is refused."""
     hysteresis: GateHysteresis = GateHysteresis()

@@ -85,6 +85,7 @@ def test_every_key_of_a_contour_is_there_with_its_default_and_meaning():
     assert len(written) > 100 and written <= set(found), written - set(found)
     tops = [path for path in found if path.count(".") > 1 or not found[path].group]
     assert not [path for path in tops if f"| `{path.removeprefix('selfImprovement.')}` |" not in page]
+    assert not [path for path, key in found.items() if not key.meaning], "say it below the field, or beside the key in values.yaml"
     assert (found["selfImprovement.cycleInterval"].local, found["selfImprovement.cycleInterval"].common) == ("`1h`", "`4h`")
     assert found["selfImprovement.watch.requests"].local == "`60`" and found["selfImprovement.watch.requests"].common == "`null`"
     assert found["selfImprovement.features.abSplitRatio"].type == "number (more than 0, at most 0.5)"
