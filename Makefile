@@ -89,4 +89,4 @@ checkov: helm ## checkov on the rendered contours, in an environment of its own 
 	test -x $(VENV)-checkov/bin/checkov || { "$(PYTHON)" -m venv $(VENV)-checkov && $(VENV)-checkov/bin/python -m pip install --quiet 'checkov==3.3.30'; }
 	rendered=$$(mktemp -d) && trap 'rm -rf "$$rendered"' EXIT && for contour in dev-mac edge-oracle compute-nvidia; do \
 	  $(BIN)/predator-si chart render --contour $$contour > "$$rendered/$$contour.yaml"; done && \
-	  $(VENV)-checkov/bin/checkov --directory "$$rendered" --config-file deploy/helm/predator-umbrella/checkov.yaml
+	  $(VENV)-checkov/bin/checkov --skip-download --directory "$$rendered" --config-file deploy/helm/predator-umbrella/checkov.yaml
