@@ -160,7 +160,7 @@ def test_nothing_readable_is_stored_and_erasing_reaches_every_copy(home: FakeHom
     assert leaks(home) == [] and control.verify() == []
     assert not erase_client(home.path, "nobody", "test").client.startswith(CLIENT) and len(control.records()) == 1
 
-    # the backup comes back, old vault and all; the ledger is the newest one, as README asks
+    # the backup comes back, old vault and all; the ledger is the newest one, as docs/personal-data.md asks
     ledger = tmp_path / "ledger"
     ledger.mkdir()
     for path in home.path.glob("control.db*"):
