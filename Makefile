@@ -75,7 +75,7 @@ helm-nvidia: helm ## the same for contour compute-nvidia
 	$(BIN)/predator-si chart check --contour compute-nvidia $(if $(filter 1,$(APPLY)),--apply) $(ARGS)
 
 docs: setup ## the documentation's site in build/site; a broken link or a page without a place ends it
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet $(ARGS)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)  # never --quiet: what is not said is not counted
 
 lint: setup ## style, types, import walls
 	$(BIN)/ruff check .

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +58,24 @@ def test_nothing_is_fetched_from_elsewhere():
     assert len(fetched_from_elsewhere(bad)) == 3
     good = '<link rel="canonical" href="https://example.org/"><script src="assets/a.js"></script><a href="https://example.org">x</a>'
     assert fetched_from_elsewhere(good) == []
+
+
+def test_a_strict_build_refuses_what_is_broken(tmp_path: Path):
+    pytest.importorskip("mkdocs")
+    recipe = re.search(r"-m (mkdocs build [^#\n]*)", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert recipe is not None
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "predator_si").symlink_to(ROOT / "predator_si")
+    (tmp_path / "docs" / "orphan.md").write_text("# Nobody's\n")
+    with (tmp_path / "docs" / "trial.md").open("a", encoding="utf-8") as page:
+        page.write('[a](nowhere.md) [b](deploy.md#nothing-here) <img src="https://example.org/a.png">\n')
+    words = recipe[1].replace("$(ARGS)", "--site-dir site").split()
+    answer = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    said = answer.stdout + answer.stderr
+    assert answer.returncode == 1, said
+    assert not [word for word in ("orphan.md", "nowhere.md", "#nothing-here", "fetched from another machine") if word not in said], said
+    assert "Aborted with 4 warnings" in said
 
 
 def test_the_first_page_is_the_readme_with_the_site_s_links():
