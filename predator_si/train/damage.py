@@ -14,6 +14,9 @@ from predator_si.search.models import ModelStore
 from predator_si.search.rerank import reference_backend
 from predator_si.train.export import export
 
+DAMAGED = "drill: damaged copy"
+"""The name of such a copy in the model store."""
+
 
 def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
     """A broken copy for drills: the torch weights behind ``digest``, every encoder weight off by some 10% and the head's sign turned, on the same
@@ -45,7 +48,7 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
             if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
                 shutil.copy2(file, Path(scratch) / file.name)
         broken = store.add(
-            Path(scratch), name="drill: damaged copy", backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
+            Path(scratch), name=DAMAGED, backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
         )
     # int8 would have to be calibrated; the damage is in the weights
     return export(store, broken, reference_backend() if card.backend == "openvino-int8" else card.backend, max_length)

@@ -34,6 +34,8 @@ Say = Callable[[str], None]
 LENGTH = 64
 """Tokens of a pair."""
 _MARK = "drill-home.json"
+_OTHER_SEEDS = 1_000_003
+"""Past every seed that a drill counts with."""
 _KNOWS = 0.9
 """NDCG@10 on dev queries that the champion must reach: a model that guesses could not be told from a damaged one."""
 
@@ -170,9 +172,15 @@ class Ground:
             return self.loop.models.add(folder, name=f"drill: sibling {seed}", backend="torch-fp32", max_length=LENGTH, origin={"drill": True, "seed": seed})
 
     def damaged(self, seed: int) -> str:
-        """A damaged copy of the champion (``train.damage``): it loads, answers, and puts the relevant last; its digest."""
-        from predator_si.train.damage import damage
+        """A damaged copy of the champion (``train.damage``): it loads, answers, and puts the relevant last; its digest.
 
+        A seed that damaged one on this ground already gives way to the next free one: what was taken back before is denied, and could not be released.
+        """
+        from predator_si.train.damage import DAMAGED, damage
+
+        used = {card.origin.get("seed") for card in self.loop.models.cards() if card.name == DAMAGED}
+        while seed in used:
+            seed += _OTHER_SEEDS
         return damage(self.loop.models, self.champion, seed, LENGTH)
 
     @property
