@@ -5,15 +5,13 @@ What belongs here: putting answers together from what is stored. What must not: 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from predator_si.api import answers
 from predator_si.api.graphql import STARTS_CYCLES, TICK, LoopState
-from predator_si.errors import BadInput, Missing, PredatorError
+from predator_si.errors import Missing, PredatorError
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import observe
 from predator_si.records import (
@@ -30,6 +28,7 @@ from predator_si.records import (
     utc_now,
 )
 from predator_si.reports.audit import audit_record
+from predator_si.reports.verdicts import verdicts_in
 from predator_si.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -37,17 +36,6 @@ if TYPE_CHECKING:
 
 _DAY = timedelta(hours=24)
 _METRICS = tuple(name for name in answers.Metrics.model_fields if name in SIGNALS)
-_FILES = {
-    "actions.json": "actions without training",
-    "evaluation.json": "champion against challenger",
-    "decision-trial.json": "trial",
-    "ab_test_results.json": "experiment",
-    "decision-promote.json": "promotion",
-    "deployment.json": "deployment",
-    "watch.json": "watch",
-    "rollback.json": "rollback",
-}
-"""Files that carry an answer, in the order of a cycle's life."""
 
 
 # --------------------------------------------------------------------------- status
@@ -286,42 +274,6 @@ def read_cycle(loop: Loop, cycle_id: str) -> answers.CycleStory:
             "report": report,
         },
     )
-
-
-def verdicts_in(folder: Path) -> list[dict[str, Any]]:
-    """The answers in a cycle's files: stage, file, answer, reason.
-
-    Raises
-    ------
-    BadInput
-        A file is not what a cycle writes.
-    """
-    found = []
-    for name, stage in _FILES.items():
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            answer, why = _answer(name, content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: not what a cycle writes ({type(error).__name__}: {error}). Restore it, or run its job again.") from error
-        found.append({"stage": stage, "file": name, "answer": answer, "reason": why})
-    return found
-
-
-def _answer(name: str, content: Mapping[str, Any]) -> tuple[str, str]:
-    if name == "actions.json":
-        return content["action"] or ("on to training" if content["train"] else "none"), content["reason"]
-    if name == "evaluation.json":
-        gain = content["ndcg_difference"]
-        queries = f"{content['n_queries']} {'sealed' if content['split'] == 'test' else content['split']} queries"
-        return f"NDCG@10 {gain['estimate']:+.4f}", f"95% interval [{gain['low']:+.4f}, {gain['high']:+.4f}], {queries}"
-    if name == "deployment.json":
-        return "confirmed" if content["confirmed"] else "not confirmed", content["reason"]
-    if name == "rollback.json":
-        return "verified" if content["verified"] else "NOT verified", content["reason"]
-    return str(content["answer" if name == "watch.json" else "verdict"]), content["reason"]
 
 
 def improvements_of(folder: Path) -> answers.Improvements:

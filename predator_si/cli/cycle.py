@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import remark, say, show_json, show_table
-from predator_si.errors import BadInput, Missing
+from predator_si.errors import Missing
 from predator_si.settings import Settings
 
 if TYPE_CHECKING:
     from predator_si.orchestration.loop import Loop
 
 app = typer.Typer(help="Passes of the loop.", no_args_is_help=True)
-
-_VERDICTS = {
-    "actions.json": "actions without training",
-    "evaluation.json": "champion against challenger",
-    "decision-trial.json": "trial",
-    "ab_test_results.json": "experiment",
-    "decision-promote.json": "promotion",
-    "deployment.json": "deployment",
-    "watch.json": "watch",
-    "rollback.json": "rollback",
-}
-"""Files that carry an answer, in the order of a cycle's life."""
 
 
 @app.command()
@@ -143,6 +130,7 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
     Example: `predator-si cycle show si_2026_11_22_001`
     """
     from predator_si.control import Control
+    from predator_si.reports.verdicts import verdicts_in
 
     settings = settings_of(context)
     if not settings.folders.control_db.exists():
@@ -151,7 +139,7 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
     cycle = control.cycle(cycle_id)
     records = control.records(limit=1000, cycle_id=cycle_id)
     files = _artifacts(settings, cycle_id)
-    verdicts = _verdicts(settings.folders.artifacts / cycle_id)
+    verdicts = verdicts_in(settings.folders.artifacts / cycle_id)
     if as_json:
         show_json(
             {
@@ -167,36 +155,6 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
     show_table("", ("stage", "answer", "why"), [(v["stage"], v["answer"], v["reason"]) for v in verdicts], "no verdicts yet")
     show_table("", ("time (UTC)", "what", "who", "why"), [(f"{r.timestamp:%H:%M:%S}", r.action, r.actor, r.reason) for r in records], "no ledger records")
     show_table("", ("artifact", "bytes"), [(file, file.stat().st_size) for file in files], "no artifacts yet")
-
-
-def _verdicts(folder: Path) -> list[dict[str, Any]]:
-    """The answers in a cycle's artifacts: stage, file, answer, reason."""
-    found = []
-    for name, stage in _VERDICTS.items():
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            answer, why = _answer(name, content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{path}: not what a cycle writes ({type(error).__name__}: {error}). Restore it, or run its job again.") from error
-        found.append({"stage": stage, "file": name, "answer": answer, "reason": why})
-    return found
-
-
-def _answer(name: str, content: dict[str, Any]) -> tuple[str, str]:
-    if name == "actions.json":
-        return content["action"] or ("on to training" if content["train"] else "none"), content["reason"]
-    if name == "evaluation.json":
-        gain = content["ndcg_difference"]
-        queries = f"{content['n_queries']} {'sealed' if content['split'] == 'test' else content['split']} queries"
-        return f"NDCG@10 {gain['estimate']:+.4f}", f"95% interval [{gain['low']:+.4f}, {gain['high']:+.4f}], {queries}"
-    if name == "deployment.json":
-        return "confirmed" if content["confirmed"] else "not confirmed", content["reason"]
-    if name == "rollback.json":
-        return "verified" if content["verified"] else "NOT verified", content["reason"]
-    return str(content["answer" if name == "watch.json" else "verdict"]), content["reason"]
 
 
 def _artifacts(settings: Settings, cycle_id: str) -> list[Path]:

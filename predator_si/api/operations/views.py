@@ -27,6 +27,7 @@ from predator_si.records import ChampionSpan, Cycle, CycleState, Decision, GateO
 from predator_si.reports.before_after import BeforeAfter
 from predator_si.reports.costs import read_costs
 from predator_si.reports.stories import KeyFigures
+from predator_si.reports.verdicts import verdicts_in
 from predator_si.signals import SIGNALS
 
 T = TypeVar("T")
@@ -167,7 +168,7 @@ def story_of(loop: Loop, cycle_id: str) -> Story:
         cycle=cycle,
         steps=steps_of(cycle, records),
         records=records,
-        verdicts=attempt(loop, lambda: readings.verdicts_in(folder)),
+        verdicts=attempt(loop, lambda: verdicts_in(folder)),
         gain=attempt(loop, lambda: readings.improvements_of(folder)),
         cost_usd=attempt(loop, cost),
         links=links,
