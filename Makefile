@@ -55,10 +55,10 @@ optimizer-metrics: setup ## the newest metrics with their intervals
 doctor: setup ## what is missing and how to get it
 	$(BIN)/predator-si doctor $(ARGS)
 
-# Two workers for tests in process; then, alone, those that start processes and look at the clock. 5 is pytest's "no such test" (of a choice in ARGS).
+# Two workers for tests in process, one thread of arithmetic each; then, alone, those that start processes and look at the clock. 5 is pytest's "no such test" (of a choice in ARGS).
 test: setup ## every test that needs no other machine
 	@status=0; \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore predator_si_tests/live $(if $(REPORTS),--junitxml=$(REPORTS)/in-process.xml) $(ARGS) || [ $$? = 5 ] || status=1; \
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore predator_si_tests/live $(if $(REPORTS),--junitxml=$(REPORTS)/in-process.xml) $(ARGS) || [ $$? = 5 ] || status=1; \
 	$(BIN)/python -m pytest predator_si_tests/live $(if $(REPORTS),--junitxml=$(REPORTS)/live.xml) $(ARGS) || [ $$? = 5 ] || status=1; \
 	exit $$status
 

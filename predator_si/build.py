@@ -54,7 +54,7 @@ def build_defs(settings: Settings | None = None, **overrides: Any) -> dg.Definit
             operating_characteristics,
         ],
         asset_checks=warehouse_checks(),
-        jobs=[*jobs(settings.resources), *REPORT_JOBS],
+        jobs=[*jobs(settings.run_resources), *REPORT_JOBS],
         schedules=[*schedules(settings), *report_schedules(settings)],
         sensors=[*sensors(settings), messenger_sensor(settings)],
         resources=resources,

@@ -19,6 +19,7 @@ from predator_si.contour_gates import DEFAULT_GATES, Evidence, Gate, check_gate
 from predator_si.contour_gates import criteria as gate_criteria
 from predator_si.contour_notify import Backup, Monitoring, Notify
 from predator_si.contour_release import ApprovalValues, Promotion
+from predator_si.contour_training import H2OStudio, Training
 from predator_si.contour_types import Block, Duration, http_address
 from predator_si.records import ActionEvent, Criterion, SearchEvent
 from predator_si.signals import SIGNALS, signal
@@ -50,26 +51,14 @@ class Resources(Block):
 
 
 class Kubecost(Block):
-    """Cost telemetry of a cluster; ``budget_alert`` is the percentage of the budget at which cost counts as high."""
+    """Cost telemetry of a cluster, and what cost may lead to."""
 
     enabled: bool = False
+    """A measured bill comes first: refused without ``sources.opencost`` and its allocation at the head of ``sources.metrics.cost_per_1k_requests``."""
     budget_alert: Annotated[float, Field(gt=0, le=100)] = 80
-    cost_optimization: bool = False
-
-
-class H2OStudio(Block):
-    """H2O LLM Studio as the teacher of a training: a language model grades the pairs, the lean loop distils its grades (docs/training.md)."""
-
-    enabled: bool = False
-    """Cycles that a person opened train with it."""
-    auto_trigger_training: bool = False
-    """Cycles that the loop opened by itself do, too."""
-    folder: str | None = None
-    """Its installation, with an environment of its own: the command runs there."""
-    backbone: str | None = None
-    """The language model that it tunes: a Hugging Face name or a folder."""
-    command: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] = ("uv", "run", "python", "llm_studio/train.py")
-    gpus: Annotated[tuple[str, ...], Field(strict=False)] = ("0",)
+    """Percentage of ``budget.usdPerMonth`` at which people are told."""
+    cost_optimization: bool = True
+    """The gate on cost starts cycles; false: it only tells people."""
 
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -279,6 +268,8 @@ class Experiment(Block):
     def _days_in_order(self) -> Experiment:
         if self.min_days > self.max_days:
             raise ValueError(f"minDays {self.min_days:g} is more than maxDays {self.max_days:g}")
+        if self.novelty_days >= self.max_days:
+            raise ValueError(f"noveltyDays {self.novelty_days:g} is not less than maxDays {self.max_days:g}: nothing of a trial would ever count")
         if self.min_samples > self.max_samples:
             raise ValueError(f"minSamples {self.min_samples} is more than maxSamples {self.max_samples}")
         if list(self.ramp) != sorted(set(self.ramp)) or len(set(self.modes)) != len(self.modes):
@@ -298,33 +289,6 @@ class Prices(Block):
 
     usd_per_vcpu_hour: Annotated[float, Field(ge=0)] = 0.04
     usd_per_gpu_hour: Annotated[float, Field(ge=0)] = 1.2
-
-
-WEEKLY = "0 3 * * 1"
-"""Monday, three o'clock in the morning, UTC."""
-
-
-class Training(Block):
-    """Training by the calendar, beside the cycles that a failed gate starts."""
-
-    schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] | None = None
-    """A cron line in UTC; null: only failed gates start cycles."""
-    new_queries: Annotated[int, Field(ge=1)] = 200
-    """Searches, or clicks and ratings, since the last training without which a scheduled one is skipped."""
-    trainer: Literal["lean", "accelerate", "sentence-transformers"] = "lean"
-    """Who trains; ``accelerate`` uses several processes or GPUs."""
-    processes: Annotated[int, Field(ge=1)] | None = None
-    """Of ``accelerate``; null: one for each GPU."""
-    teacher_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """What labelling by the ensemble of champion and first stage may take in a cycle; 0: no teacher, clicks and documents only."""
-    replay_share: Annotated[float, Field(ge=0, le=0.5)] = 0.25
-    """Share of the training groups from earlier cycles whose release proved itself."""
-    averages: Annotated[tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(strict=False)] = ()
-    """Shares of the starting weights to average the trained ones with, beside none: candidates that dev queries choose among."""
-    keep_models_days: Annotated[int, Field(ge=1, le=3650)] = 90
-    """Older models of the store go, unless they are, were just before, or became gold, or are under way; the ten newest always stay."""
-    students: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
-    """Encoder layers of smaller models to distil and to try in serving; a cycle about time or money makes some anyway."""
 
 
 class Privacy(Block):
@@ -426,6 +390,16 @@ class ContourValues(Block):
         for name, gate in gates.items():
             check_gate(signal(name), gate)
         return gates
+
+    @model_validator(mode="after")
+    def _bill_is_read(self) -> ContourValues:
+        named = self.sources.metrics.get("cost_per_1k_requests", ())
+        if self.kubecost.enabled and (self.sources.opencost is None or not named or named[0].source != "opencost"):
+            raise ValueError(
+                "kubecost.enabled is true, and no bill is read: give sources.opencost its address, and sources.metrics.cost_per_1k_requests an entry "
+                "{source: opencost, query: namespace=NAME} before any other"
+            )
+        return self
 
     def criteria(self) -> tuple[Criterion, ...]:
         """The gates as criteria, in the order of the metric table, named ``<metric>_min``, ``_max`` and ``_relative``."""

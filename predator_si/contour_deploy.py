@@ -38,6 +38,8 @@ class GitOps(Block):
     """Name of the environment variable with a token for ``https://``."""
     signing_key: str | None = None
     """File of an SSH key that signs the commits."""
+    allowed_signers: str | None = None
+    """File of those whose signatures of the ledger's anchors count (``ALLOWED SIGNERS`` of ssh-keygen(1)); null: signatures are not asked for."""
     chart: Annotated[str | None, Field(pattern=_FOLDERS)] = None
     """Folder of a Helm chart in the repository: the embedded reconciler renders it with the committed values. Null: the release file alone is applied."""
 

@@ -34,6 +34,10 @@ class Backup(Block):
     enabled: bool = False
     schedule: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 2 * * *"
     destination: str | None = None
+    keep: Annotated[int, Field(ge=1)] | None = 30
+    """Newest copies that stay at the destination; null: all of them."""
+    history_days: Annotated[int, Field(ge=30)] | None = 400
+    """After so long ledger records are sealed into files, the chain unbroken; snapshots, runs and files of ended cycles go. Null: all stays."""
 
 
 class Notify(Block):

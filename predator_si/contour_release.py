@@ -35,6 +35,9 @@ class Promotion(Block):
     """The contour whose release file gets the model; null: this one is the last."""
     search: str | None = None
     """Address of that contour's search service, which confirms the digest it serves. Without it nothing is promoted: nobody could say what it serves."""
+    store: str | None = None
+    """A folder or any fsspec URL that contours share: a model is brought there before its promotion is committed, and what Git names and the contour's own
+    model store lacks is fetched from there. Without it nothing is promoted from here, and nothing is fetched."""
 
     @field_validator("search")
     @classmethod
@@ -42,6 +45,13 @@ class Promotion(Block):
         if value is not None and not re.fullmatch(r"https?://[^\s/@]+[^\s@]*", value):
             raise ValueError("is an http(s) address without user and password")
         return None if value is None else value.rstrip("/")
+
+    @field_validator("store")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(/|[a-z][a-z0-9+]*://)[^\s@]+", value):
+            raise ValueError("is an absolute folder or an fsspec URL (s3://bucket/models) without user and password")
+        return value
 
     @model_validator(mode="after")
     def _somewhere(self) -> Promotion:

@@ -34,7 +34,11 @@ def hush() -> None:
     for name, value in _CHATTER.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
-    logging.getLogger().setLevel(logging.ERROR)
+    errors = logging.StreamHandler()
+    errors.setLevel(logging.ERROR)
+    logging.basicConfig(
+        level=logging.ERROR, handlers=[errors], format="%(message)s"
+    )  # else the first library that calls logging.info() gives the root one for every level
 
 
 def quiet_environment(*, offline: bool = False) -> dict[str, str]:

@@ -98,6 +98,9 @@ class DemoScale(Record):
     """Of the bootstrap and of the sign-flip test."""
     explain_seconds: float = 60.0
     """Wall time that the explaining methods of a diagnosis may take together."""
+    hurries: bool = False
+    """Whether the watch and the trial ask for no more than ``watch_checks``, ``watch_requests`` and ``trial_requests`` although the contour does: while a demo
+    runs, and in the homes of drills. Every other home does what its contour says."""
 
 
 DEMO_SCALES: dict[str, DemoScale] = {
@@ -283,6 +286,11 @@ class Settings(Record):
     def resources(self) -> Resources:
         """What training may use."""
         return self.values.resources
+
+    @property
+    def run_resources(self) -> Resources:
+        """What a training's own run may use: no GPU where a pod of its own trains, or the two would wait for each other."""
+        return Resources() if self.values.training.trainer == "pod" else self.resources
 
     def environment(self) -> dict[str, str]:
         """The variables that make a child process load these same settings."""

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from predator_si.api.tokens import PATTERN, Role, TokenFile
+from predator_si.api.tokens import PATTERN, Role, Token, TokenFile
 from predator_si.contour_api import Api
 from predator_si.errors import BadInput
 
@@ -40,6 +40,14 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("GET", f"{BASE}/cycles/{{cycle_id}}"): Role.VIEWER,
     ("GET", f"{BASE}/cycles/{{cycle_id}}/verdict"): Role.VIEWER,
     ("GET", "/"): Role.VIEWER,
+    ("GET", "/operations/cycles/{cycle_id}"): Role.VIEWER,
+    ("GET", "/operations/audit"): Role.VIEWER,
+    ("GET", "/operations/results"): Role.VIEWER,
+    ("GET", "/operations/commits/{commit}"): Role.VIEWER,
+    ("GET", "/operations/kill-switch"): Role.VIEWER,
+    ("GET", "/operations/{rest}"): Role.VIEWER,
+    ("POST", "/operations/cycles/{cycle_id}/decision"): Role.APPROVER,
+    ("POST", "/operations/kill-switch"): Role.ADMIN,
     ("GET", "/windows/{name}"): Role.VIEWER,
     ("GET", "/cycles/{cycle_id}"): Role.VIEWER,
     ("GET", "/cycles/{cycle_id}/dataset"): Role.VIEWER,
@@ -49,19 +57,29 @@ NEEDS: dict[tuple[str, str], Role] = {
     ("POST", "/alerts/alertmanager"): Role.OPERATOR,
     ("POST", f"{BASE}/approvals/{{cycle_id}}"): Role.APPROVER,
     ("POST", f"{BASE}/quality-gates/{{metric}}"): Role.ADMIN,
+    ("POST", f"{BASE}/quality-gates/{{metric}}/end"): Role.ADMIN,
     ("POST", f"{BASE}/start"): Role.ADMIN,
     ("POST", f"{BASE}/stop"): Role.ADMIN,
     ("POST", f"{BASE}/rollback"): Role.ADMIN,
 }
-"""The least role of every guarded call. A call that does not stand here is refused to everybody."""
+"""The least role of every guarded call. A call that does not stand here or under :data:`PUBLIC` is refused to everybody."""
+PUBLIC = frozenset({
+    ("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics"), ("GET", "/docs"), ("GET", "/openapi.json"), ("HEAD", "/openapi.json"),
+    ("GET", "/operations/static/{name}"), ("POST", "/operations/sign-in"), ("POST", "/operations/sign-out"),
+})  # fmt: skip
+"""What anybody may call: whether it lives, its numbers, what it understands, the pages' style and script, coming in and going out."""
+_SWITCHES = frozenset({f"{BASE}/stop", "/operations/kill-switch"})
+"""Acts with a share of requests of their own: who triggered too often can stop all the same."""
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PASSED_ON = ("x-forwarded-for", "x-forwarded-host", "x-real-ip", "forwarded", "via")
 _FAILURES = 10
-"""Wrong tokens from one address within :data:`_LOCKED_SECONDS` before it is locked out for as long."""
+"""Wrong tokens of one id from one address within :data:`_LOCKED_SECONDS` before that pair is locked out for as long."""
 _LOCKED_SECONDS = 900.0
-_VERIFIED_SECONDS = 60.0
 _REMEMBERED = 4096
+_HASHES = 2
+_MOST_WAITING = 32
+"""Tokens whose hash is computed at once, and that may wait for it."""
 
 
 @dataclass(frozen=True)
@@ -98,25 +116,25 @@ class Bucket:
 
 
 class Lockout:
-    """Addresses that sent too many wrong tokens."""
+    """Pairs of address and token id that sent too many wrong tokens.
+
+    Behind an ingress everybody has one address, and an id is no secret, so a lock holds against wrong tokens alone: a right one, which holds 256 random
+    bits, is never kept out by somebody else's wrong ones. What the lock takes from an attacker is the answer whether a token was right.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._failures: OrderedDict[str, list[float]] = OrderedDict()
+        self._failures: OrderedDict[tuple[str, str], list[float]] = OrderedDict()
 
-    def seconds(self, address: str) -> float:
-        """How long the address stays locked out; 0 where it is not."""
-        now = self._clock()
-        recent = [at for at in self._failures.get(address, []) if now - at < _LOCKED_SECONDS]
-        return _LOCKED_SECONDS - (now - recent[-1]) if len(recent) >= _FAILURES else 0.0
-
-    def failed(self, address: str) -> None:
-        """One more wrong token."""
-        now = self._clock()
-        recent = [at for at in self._failures.pop(address, []) if now - at < _LOCKED_SECONDS]
-        self._failures[address] = [*recent, now][-_FAILURES:]
+    def failed(self, address: str, token_id: str) -> float:
+        """One more wrong token; how many seconds the pair stays locked out, 0 where it is not."""
+        now, pair = self._clock(), (address, token_id)
+        recent = [at for at in self._failures.pop(pair, []) if now - at < _LOCKED_SECONDS]
+        locked = _LOCKED_SECONDS - (now - recent[-1]) if len(recent) >= _FAILURES else 0.0
+        self._failures[pair] = recent if locked else [*recent, now]
         while len(self._failures) > _REMEMBERED:
             self._failures.popitem(last=False)
+        return locked
 
 
 class Door:
@@ -136,13 +154,14 @@ class Door:
         self.open_locally = contour == "local"
         self.tokens = tokens
         self._rules = rules
-        self._clock = clock
         self._key = secrets.token_bytes(32)
-        self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
-        self._hashing = asyncio.Semaphore(2)
+        self._verified: OrderedDict[bytes, Token] = OrderedDict()
+        self._hashing = asyncio.Semaphore(_HASHES)
+        self._waiting = 0
         self._lockout = Lockout(clock)
         self._reads = Bucket(rules.reads_per_second, rules.reads_per_second * 2, clock)
         self._writes = Bucket(rules.writes_per_minute / 60.0, rules.writes_per_minute, clock)
+        self._switches = Bucket(rules.writes_per_minute / 60.0, rules.writes_per_minute, clock)
         self._proxies = [] if rules.proxy is None else [ipaddress.ip_network(one) for one in rules.proxy.addresses]
 
     # ------------------------------------------------------------------ from where
@@ -179,7 +198,8 @@ class Door:
         caller = await self.identify(request)
         if caller.role.rank < needed.rank:
             raise HTTPException(403, f"{caller.name} is {caller.role.value}; this call needs {needed.value}")
-        bucket = self._reads if request.method in ("GET", "HEAD") else self._writes
+        reads = request.method in ("GET", "HEAD")
+        bucket = self._reads if reads else self._switches if request.url.path in _SWITCHES else self._writes
         wait = bucket.take(f"{caller.how}:{caller.name}")
         if wait > 0:
             raise HTTPException(429, "more requests than this identity may send", {"Retry-After": str(max(1, round(wait)))})
@@ -200,35 +220,42 @@ class Door:
     async def _by_token(self, given: list[str], address: str) -> Caller:
         scheme, _, text = given[0].partition(" ")
         text = text.strip()
-        if len(given) > 1 or scheme.lower() != "bearer" or PATTERN.fullmatch(text) is None:
-            self._refuse_locked(address)
-            self._lockout.failed(address)
-            raise HTTPException(401, "the header Authorization holds no token of this API", _CHALLENGE)
+        match = PATTERN.fullmatch(text)
+        if len(given) > 1 or scheme.lower() != "bearer" or match is None:
+            raise self._wrong(address, "", "the header Authorization holds no token of this API")
         mark = hmac.digest(self._key, text.encode(), hashlib.sha256)
         try:
-            known = self._verified.get(mark)
-            if known is not None and self._clock() - known[1] < _VERIFIED_SECONDS:
-                token = self.tokens.current(known[0])
-            else:
-                self._refuse_locked(address)
-                async with self._hashing:
-                    token = await asyncio.to_thread(self.tokens.verify, text)
+            token = self._verified.get(mark)
+            if token is None or self.tokens.current(match[1]) != token:  # expired, revoked, or another one of this id
+                self._verified.pop(mark, None)
+                token = await self._verify(text)
         except BadInput as error:
             raise HTTPException(503, "the file of tokens cannot be read; its owner must restore it") from error
         if token is None:
-            self._verified.pop(mark, None)
-            self._lockout.failed(address)
-            raise HTTPException(401, "this token is unknown, expired or revoked", _CHALLENGE)
-        if known is None or self._clock() - known[1] >= _VERIFIED_SECONDS:
-            self._verified[mark] = (token.id, self._clock())
-            while len(self._verified) > _REMEMBERED:
-                self._verified.popitem(last=False)
+            raise self._wrong(address, match[1], "this token is unknown, expired or revoked")
+        self._verified[mark] = token
+        while len(self._verified) > _REMEMBERED:
+            self._verified.popitem(last=False)
         return Caller(token.name, token.role, "token")
 
-    def _refuse_locked(self, address: str) -> None:
-        locked = self._lockout.seconds(address)
+    async def _verify(self, text: str) -> Token | None:
+        """By its hash, which costs time: only a token whose first bits are right gets so far, and not too many at once."""
+        if not self.tokens.may_be(text):
+            return None
+        if self._waiting >= _MOST_WAITING:
+            raise HTTPException(429, "too many tokens are being verified", {"Retry-After": "1"})
+        self._waiting += 1
+        try:
+            async with self._hashing:
+                return await asyncio.to_thread(self.tokens.verify, text)
+        finally:
+            self._waiting -= 1
+
+    def _wrong(self, address: str, token_id: str, why: str) -> HTTPException:
+        locked = self._lockout.failed(address, token_id)
         if locked > 0:
-            raise HTTPException(429, "too many wrong tokens from this address", {"Retry-After": str(max(1, round(locked)))})
+            return HTTPException(429, "too many wrong tokens of this id from this address", {"Retry-After": str(max(1, round(locked)))})
+        return HTTPException(401, why, _CHALLENGE)
 
     def _by_proxy(self, request: Request) -> Caller | None:
         proxy = self._rules.proxy

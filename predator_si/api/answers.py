@@ -272,6 +272,42 @@ class GateChanged(Answer):
     actor: str
 
 
+class GateEnded(Answer):
+    """An override that was taken back."""
+
+    model_config = example(metric="ndcg_at_10", status="ended", threshold=0.75, reason="the holidays are over", actor="api:anna")
+    metric: str
+    status: Literal["ended", "none"]
+    """``none``: there was no override in force."""
+    threshold: float | None
+    """The absolute threshold in force now; null where the contour has none for this metric."""
+    reason: str
+    actor: str
+
+
+# --------------------------------------------------------------------------- readiness
+
+
+class PartProblem(Answer):
+    """A part that does not work."""
+
+    part: str
+    problem: str
+    still_works: str
+    """What does all the same."""
+
+
+class Ready(Answer):
+    """``GET /ready``."""
+
+    model_config = example(
+        status="degraded",
+        problems=[{"part": "dagster", "problem": "Dagster's webserver does not answer", "still_works": "every GET, stop, quality-gates, approvals, feedback"}],
+    )
+    status: Literal["ready", "degraded", "unavailable"]
+    problems: list[PartProblem]
+
+
 __all__ = [
     "AlertsAnswer",
     "Answer",
@@ -291,13 +327,16 @@ __all__ = [
     "FeedbackRequest",
     "GateChanged",
     "GateDetail",
+    "GateEnded",
     "Gates",
     "History",
     "Improvements",
     "LastAction",
     "MetricDetail",
     "Metrics",
+    "PartProblem",
     "ProblemDocument",
+    "Ready",
     "RollbackAnswer",
     "RollbackRequest",
     "Started",

@@ -6,17 +6,19 @@ What belongs here: putting it together. What must not: what any call does.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.middleware.cors import CORSMiddleware
 
 from predator_si import __version__
+from predator_si.api import answers
 from predator_si.api.access import BASE, Door
 from predator_si.api.docs_page import docs_page
 from predator_si.api.graphql import DagsterGraphQL
@@ -30,12 +32,20 @@ from predator_si.api.routes import Guarded, Parts, outside, parts_of, router
 from predator_si.api.tokens import TokenFile
 from predator_si.errors import PredatorError
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.tell import tell
+from predator_si.privacy import trace
 from predator_si.reports.pages import page_router
 from predator_si.settings import Settings
 
 if TYPE_CHECKING:
     import httpx
 
+log = logging.getLogger(__name__)
+BUSY_SECONDS = 5.0
+"""How long a call waits for a locked database: far below the limit of a request, so that its caller hears why."""
+_LOOK_SECONDS = 30.0
+"""How often it is looked whether the daemon lives."""
+_SILENT_LOOKS = 4
 _DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 
 
@@ -64,10 +74,10 @@ def create_app(
     tokens
         The tokens; by default those of :func:`token_file`.
     limits
-        As :class:`~predator_si.api.limits.Envelope` takes them, for tests.
+        As :class:`~predator_si.api.limits.Envelope` takes them, ``busy_seconds`` and ``look_seconds``, for tests.
     """
     rules = settings.values.api
-    loop = Loop(settings)
+    loop = Loop(settings, busy_seconds=limits.get("busy_seconds", BUSY_SECONDS))
     url = rules.dagster or f"http://127.0.0.1:{settings.ports.dagster}"
     numbers = Numbers()
     parts = Parts(
@@ -79,7 +89,10 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stand_in = asyncio.create_task(tell_while_silent(parts.optimizer, limits.get("look_seconds", _LOOK_SECONDS))) if settings.enabled else None
         yield
+        for task in (*parts.acting, *([stand_in] if stand_in else [])):
+            task.cancel()
         await parts.optimizer.close()
 
     app = FastAPI(
@@ -120,11 +133,12 @@ def _add_observation(app: FastAPI) -> None:
         """The process answers."""
         return JSONResponse({"status": "ok", "version": __version__})
 
-    @app.get("/ready", tags=["observation"])
-    async def ready(request: Request) -> JSONResponse:
+    @app.get("/ready", tags=["observation"], response_model=answers.Ready, responses={503: {"model": answers.Ready}})
+    async def ready(request: Request) -> Response:
         """Whether calls are answered, and what does not work besides; 503 where the control database cannot be read."""
-        found = await readiness(parts_of(request))
-        return JSONResponse(found, 503 if found["status"] == "unavailable" else 200)
+        parts = parts_of(request)
+        body = await parts.held.body("ready", lambda: readiness(parts))  # held like the status: anybody may ask, and probes must never be told 429
+        return Response(body, 503 if answers.Ready.model_validate_json(body).status == "unavailable" else 200, media_type="application/json")
 
     @app.get("/metrics", tags=["observation"], response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
@@ -132,7 +146,7 @@ def _add_observation(app: FastAPI) -> None:
         parts = parts_of(request)
         parts.door.check_place(request)
         try:
-            now = await parts.optimizer.status()
+            now = answers.Status.model_validate_json(await parts.held.body("status", parts.optimizer.status))
         except PredatorError:
             running.set(float("nan"))
         else:
@@ -148,7 +162,31 @@ def _add_observation(app: FastAPI) -> None:
         return HTMLResponse(docs_page(app.openapi(), BASE), headers={"Content-Security-Policy": _DOCS_POLICY})
 
 
-async def readiness(parts: Parts) -> dict[str, Any]:
+async def tell_while_silent(optimizer: Optimizer, seconds: float) -> None:
+    """Stand in for ``messenger_sensor`` while the daemon that runs it is not heard of: what people must know is told from here.
+
+    Where both tell after all, the outbox keeps one message of each matter, and one of them claims its delivery.
+    """
+    silent = 0
+    while True:
+        await asyncio.sleep(seconds)
+        state, problem = await optimizer.known_state()
+        if state is not None and not state.unhealthy_daemons:
+            silent = 0
+            continue
+        silent += 1
+        if silent < _SILENT_LOOKS:  # a platform that is starting
+            continue
+        why = problem if state is None else f"Dagster's {', '.join(state.unhealthy_daemons)} has not been heard of lately"
+        try:
+            await optimizer.changing(tell, optimizer.loop, None, why)
+        except PredatorError as error:
+            log.warning("messages could not be told in the daemon's place: %s", error)
+        except Exception as error:  # the next look must come, whatever a library raises in this one
+            log.error("telling in the daemon's place failed\n%s", trace(error))
+
+
+async def readiness(parts: Parts) -> answers.Ready:
     """What ``GET /ready`` says: ``ready``, ``degraded`` with the problems and what still works, or ``unavailable``."""
     loop, problems = parts.optimizer.loop, []
     _, dagster = await parts.optimizer.known_state()
@@ -165,9 +203,9 @@ async def readiness(parts: Parts) -> dict[str, Any]:
         await asyncio.to_thread(loop.control.head)
     except PredatorError as error:
         problems.append({"part": "control", "problem": str(error), "still_works": "/health, /ready"})
-        return {"status": "unavailable", "problems": _told(problems, loop)}
-    return {"status": "degraded" if problems else "ready", "problems": _told(problems, loop)}
+        return answers.Ready(status="unavailable", problems=_told(problems, loop))
+    return answers.Ready(status="degraded" if problems else "ready", problems=_told(problems, loop))
 
 
-def _told(problems: list[dict[str, str]], loop: Loop) -> list[dict[str, str]]:
-    return [{key: text.replace(str(loop.home.path), "<home>") for key, text in one.items()} for one in problems]
+def _told(problems: list[dict[str, str]], loop: Loop) -> list[answers.PartProblem]:
+    return [answers.PartProblem(**{key: text.replace(str(loop.home.path), "<home>") for key, text in one.items()}) for one in problems]

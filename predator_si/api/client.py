@@ -5,7 +5,7 @@ What belongs here: sending, and errors as those of this house. What must not: wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -66,17 +66,11 @@ class OptimizerClient:
 
     def history(self, limit: int = 20, cursor: str | None = None) -> dict[str, Any]:
         """A page of the ledger, newest first."""
-        return self._ask("GET", "/history", {"limit": limit, **({"cursor": cursor} if cursor is not None else {})})
+        return self._page("/history", limit, cursor)
 
     def records(self, page: int = 200) -> Iterator[dict[str, Any]]:
         """Every ledger record, newest first."""
-        cursor: str | None = None
-        while True:
-            found = self.history(page, cursor)
-            yield from found["history"]
-            cursor = found["next_cursor"]
-            if cursor is None:
-                return
+        return self._all(self.history, "history", page)
 
     def quality_gates(self) -> dict[str, Any]:
         """The gates and what they say."""
@@ -85,6 +79,10 @@ class OptimizerClient:
     def override_gate(self, metric: str, threshold: float, *, expires_in_minutes: int = 1440, reason: str = "") -> dict[str, Any]:
         """Another threshold for a time."""
         return self._ask("POST", f"/quality-gates/{metric}", {"threshold": threshold, "expires_in_minutes": expires_in_minutes, "reason": reason})
+
+    def end_override(self, metric: str, *, reason: str = "") -> dict[str, Any]:
+        """The contour's own threshold again."""
+        return self._ask("POST", f"/quality-gates/{metric}/end", {"reason": reason})
 
     def trigger(
         self,
@@ -111,21 +109,33 @@ class OptimizerClient:
         """Take the newest release back."""
         return self._ask("POST", "/rollback", body={"environment": environment, "to_version": to_version, "reason": reason}, seconds=200.0)
 
-    def approvals(self) -> dict[str, Any]:
-        """The queue."""
-        return self._ask("GET", "/approvals")
+    def approvals(self, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the queue, newest first."""
+        return self._page("/approvals", limit, cursor)
+
+    def all_approvals(self, page: int = 200) -> Iterator[dict[str, Any]]:
+        """Every question that was ever asked, newest first."""
+        return self._all(self.approvals, "approvals", page)
 
     def decide(self, cycle_id: str, decision: Literal["approve", "reject"], reason: str) -> dict[str, Any]:
         """Approve or reject a release that waits."""
         return self._ask("POST", f"/approvals/{cycle_id}", body={"decision": decision, "reason": reason})
 
-    def champions(self) -> dict[str, Any]:
-        """Who served when and why."""
-        return self._ask("GET", "/champions")
+    def champions(self, limit: int = 50, cursor: str | None = None) -> dict[str, Any]:
+        """A page of who served when and why, newest first."""
+        return self._page("/champions", limit, cursor)
 
-    def cycles(self, limit: int = 20) -> dict[str, Any]:
-        """The newest cycles."""
-        return self._ask("GET", "/cycles", {"limit": limit})
+    def all_champions(self, page: int = 200) -> Iterator[dict[str, Any]]:
+        """Everybody who ever served, newest first."""
+        return self._all(self.champions, "champions", page)
+
+    def cycles(self, limit: int = 20, cursor: str | None = None) -> dict[str, Any]:
+        """A page of the cycles, newest first."""
+        return self._page("/cycles", limit, cursor)
+
+    def all_cycles(self, page: int = 200) -> Iterator[dict[str, Any]]:
+        """Every cycle of the contour, newest first."""
+        return self._all(self.cycles, "cycles", page)
 
     def cycle(self, cycle_id: str) -> dict[str, Any]:
         """One cycle's story."""
@@ -140,6 +150,18 @@ class OptimizerClient:
         return self._ask("POST", "/feedback", body={"query_id": query_id, **said})
 
     # ------------------------------------------------------------------ the wire
+
+    def _page(self, path: str, limit: int, cursor: str | None) -> dict[str, Any]:
+        return self._ask("GET", path, {"limit": limit, **({"cursor": cursor} if cursor is not None else {})})
+
+    def _all(self, page: Callable[[int, str | None], dict[str, Any]], key: str, limit: int) -> Iterator[dict[str, Any]]:
+        cursor: str | None = None
+        while True:
+            found = page(limit, cursor)
+            yield from found[key]
+            cursor = found["next_cursor"]
+            if cursor is None:
+                return
 
     def _ask(
         self,

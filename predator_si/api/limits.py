@@ -18,7 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from predator_si.api.problems import redacted, respond
+from predator_si.api.problems import respond
+from predator_si.control.secrets import redacted
 
 log = logging.getLogger("predator_si.api.access")
 
@@ -32,7 +33,7 @@ BODY_SECONDS = 10.0
 """Longest pause between two parts of a body."""
 SECONDS = 30.0
 """Longest work on a request, where :data:`LONGER` has no other for its path."""
-LONGER = {"/trigger": 660.0, "/rollback": 200.0}
+LONGER = {"/trigger": 660.0, "/rollback": 200.0, "/stop": 60.0, "/kill-switch": 60.0}
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),

@@ -9,8 +9,8 @@ import hashlib
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from predator_si.errors import BadInput, Refused, Unavailable
 
 KEPT_SECONDS = 86_400.0
 LONGEST_KEY = 200
-_MOST_BYTES = 1_000_000
 _SCHEMA = """CREATE TABLE IF NOT EXISTS answers (
   who TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL, process TEXT NOT NULL, at REAL NOT NULL, status INTEGER, media_type TEXT, body BLOB,
   PRIMARY KEY (who, key))"""
@@ -40,10 +39,12 @@ class Answers:
     ----------
     path
         Made when missing.
+    busy_seconds
+        How long another process may hold the file.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._path, self._clock = path, clock
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time, *, busy_seconds: float = 5.0) -> None:
+        self._path, self._clock, self._busy_seconds = path, clock, busy_seconds
         self._process = uuid.uuid4().hex
 
     def begin(self, who: str, key: str, request: bytes) -> Kept | None:
@@ -77,8 +78,6 @@ class Answers:
 
     def finish(self, who: str, key: str, status: int, media_type: str, body: bytes) -> None:
         """Remember the answer."""
-        if len(body) > _MOST_BYTES:
-            body, status = b"", 500
         with self._open() as connection:
             connection.execute("UPDATE answers SET status = ?, media_type = ?, body = ? WHERE who = ? AND key = ?", (status, media_type, body, who, key))
 
@@ -87,12 +86,13 @@ class Answers:
         with self._open() as connection:
             connection.execute("DELETE FROM answers WHERE who = ? AND key = ?", (who, key))
 
-    def _open(self) -> closing[sqlite3.Connection]:
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self._path, timeout=10, isolation_level=None)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(_SCHEMA)
+            with closing(sqlite3.connect(self._path, timeout=self._busy_seconds, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(_SCHEMA)
+                yield connection
         except (OSError, sqlite3.Error) as error:
             raise Unavailable(f"{self._path.name}: idempotency keys cannot be kept ({error}). Send the request without one, or free the disk.") from error
-        return closing(connection)

@@ -10,24 +10,28 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import httpx
 
 from predator_si.api import answers, readings
 from predator_si.api.graphql import STARTS_CYCLES, DagsterGraphQL, LoopState
+from predator_si.api.people import People
 from predator_si.control import ACTIVE
-from predator_si.errors import BadInput, Missing, PredatorError, Refused, Unavailable
+from predator_si.control.stop_flag import Pressed, StopFlags, press_switch
+from predator_si.errors import Missing, PredatorError, Refused, Unavailable
 from predator_si.monitor import Skip
 from predator_si.monitor.triggers import TRIGGERS
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.op_tags import ACTOR, Lane
+from predator_si.orchestration.op_tags import ACTOR, LANE, Lane
 from predator_si.orchestration.sensors import cycle_tags, job_for
 from predator_si.orchestration.steps.begin import open_or_resume
 from predator_si.records import Cycle, CycleState, Rollback
 
 log = logging.getLogger("AutoOptimizer")
+T = TypeVar("T")
 Target = Literal["all", "models", "infrastructure"]
 INTERVAL_MINUTES = 15
 """Of the tick; ``cycleInterval`` bounds how often cycles begin."""
@@ -42,10 +46,12 @@ _POLL_SECONDS = 0.5
 _ROLLBACK_SECONDS = 150.0
 _FIRST_SNAPSHOT_SECONDS = 600.0
 _STOP_SECONDS = 15.0
+_CHANGES = 4
+"""Threads that change something: so many may wait for a locked database at once, and the others wait for them."""
 _WAITS_FOR_OTHERS = frozenset({CycleState.ON_TRIAL, CycleState.AWAITING_APPROVAL})
 
 
-class Optimizer:
+class Optimizer(People):
     """The loop of one home as its callers see it.
 
     Parameters
@@ -64,6 +70,9 @@ class Optimizer:
         self._search = httpx.AsyncClient(transport=search, timeout=10.0, trust_env=False, follow_redirects=False)
         self._opening = asyncio.Lock()
         self._later: set[asyncio.Task[None]] = set()
+        self._first: str | None = None
+        self._changes = ThreadPoolExecutor(_CHANGES, "change")
+        self._stops = ThreadPoolExecutor(1, "stop")
 
     async def close(self) -> None:
         """Let go of connections and of what was to follow."""
@@ -72,6 +81,12 @@ class Optimizer:
         await asyncio.gather(*self._later, return_exceptions=True)
         await self._search.aclose()
         await self.dagster.close()
+        for pool in (self._changes, self._stops):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def changing(self, act: Callable[..., T], *given: Any) -> T:
+        """What ``act`` gives, done by the threads that may wait for a locked database; reading has others, and so has ``stop``."""
+        return await asyncio.get_running_loop().run_in_executor(self._changes, act, *given)
 
     async def known_state(self, *, fresh: bool = False) -> tuple[LoopState | None, str | None]:
         """What Dagster says, or null and why not."""
@@ -105,7 +120,7 @@ class Optimizer:
                     await self.dagster.state(fresh=True)  # before anything is opened
                 if asked.force and await asyncio.to_thread(self._lacks_snapshot):
                     return await self._measure_first(asked, target, actor)
-                opened = await asyncio.to_thread(self._open, asked, target, actor)
+                opened = await self.changing(self._open, asked, target, actor)
             except Refused as error:
                 busy = await asyncio.to_thread(self.loop.control.active_cycle, self.loop.contour)
                 if busy is None:
@@ -157,22 +172,30 @@ class Optimizer:
         return await self.dagster.launch(name, tags, actor, cycle.cycle_id)
 
     async def _measure_first(self, asked: answers.TriggerRequest, target: Target, actor: str) -> answers.TriggerAnswer:
-        """Nothing was ever measured here: measure now, and go on with the cycle once that is done."""
-        run_id = await self.dagster.launch("observe_job", {ACTOR: actor}, actor)
-        done = ["observe_job launched"]
+        """Nothing was ever measured here: measure now, and go on with the cycle once that is done. Who asks meanwhile is told of the same run."""
+        message = "nothing was measured here yet: observe_job takes the first snapshot, and the cycle begins with it"
+        if self._first is not None:
+            return _answer("skipped", target, message, run_id=self._first)
+        under_way = [run for run in await self.dagster.runs(lanes=(Lane.OBSERVE,)) if run.job == "observe_job"]
+        run_id = under_way[0].run_id if under_way else await self.dagster.launch("observe_job", {ACTOR: actor, LANE: Lane.OBSERVE.value}, actor)
+        done = [] if under_way else ["observe_job launched"]
+        self._first = run_id
 
         async def go_on() -> None:
             try:
-                if await self._until(lambda: self._run_ended(run_id), _FIRST_SNAPSHOT_SECONDS):
+                ended = await self._until(lambda: self._run_ended(run_id), _FIRST_SNAPSHOT_SECONDS)
+                self._first = None
+                if ended:
                     after = await self.trigger(asked.model_copy(update={"wait": 0.0}), actor) if not await asyncio.to_thread(self._lacks_snapshot) else None
                     log.info("trigger of %s after the first snapshot: %s", actor, after.message if after else "no snapshot came of it; look at observe_job")
             except PredatorError as error:
                 log.warning("trigger of %s after the first snapshot failed: %s", actor, error)
+            finally:
+                self._first = None
 
         task = asyncio.create_task(go_on())
         self._later.add(task)
         task.add_done_callback(self._later.discard)
-        message = "nothing was measured here yet: observe_job takes the first snapshot, and the cycle begins with it"
         return _answer("started", target, message, None, done, run_id=run_id)
 
     async def _run_ended(self, run_id: str) -> bool:
@@ -220,7 +243,7 @@ class Optimizer:
         Refused
             The contour's values switch the loop off.
         Unavailable
-            Dagster does not answer; nothing was changed.
+            Dagster does not answer: nothing was changed. Or the control database does not: the sensor runs, and starts nothing, since the switch is on.
         """
         settings = self.loop.settings
         if not settings.enabled:
@@ -229,9 +252,9 @@ class Optimizer:
             raise Refused(f"contour {settings.contour}: selfImprovement.killSwitch is true. Clear it in the values; no call passes it.")
         state = await self.dagster.state(fresh=True)
         sensor = state.sensors.get(STARTS_CYCLES)
-        lifted = await asyncio.to_thread(self.loop.control.set_kill_switch, self.loop.contour, False, actor, reason or "POST start")
         if sensor is None or not sensor.running:
             await self.dagster.start_sensor(STARTS_CYCLES, actor)
+        lifted = await self.changing(self.loop.control.set_kill_switch, self.loop.contour, False, actor, reason or "POST start")
         if not lifted and sensor is not None and sensor.running:
             return answers.Started(status="already_running", message="the loop runs already; nothing was changed", interval_minutes=INTERVAL_MINUTES)
         log.info("started by %s", actor)
@@ -239,9 +262,18 @@ class Optimizer:
         return answers.Started(status="started", message=message, interval_minutes=INTERVAL_MINUTES)
 
     async def stop(self, actor: str, reason: str) -> answers.Stopped:
-        """Press the kill switch, stop the sensor, end what runs for a cycle. Takes effect even where the webserver does not answer."""
-        changed = await asyncio.to_thread(self.loop.control.set_kill_switch, self.loop.contour, True, actor, reason or "POST stop")
-        said = ["the kill switch is on" if changed else "the kill switch was on already", "watch and rollback go on"]
+        """Press the kill switch, stop the sensor, end what runs for a cycle. Takes effect even where the webserver does not answer.
+
+        Raises
+        ------
+        Unavailable
+            The control database does not take it; the message says what was done all the same: the switch by a file, the sensor, the runs.
+        """
+        why, contour = reason or "POST stop", self.loop.contour
+        pressed = await self._aside(self._press, actor, why)
+        said = ["the kill switch is on" if pressed.changed else "the kill switch was on already", "watch and rollback go on"]
+        if pressed.problem is not None:
+            said = [pressed.problem, "watch and rollback go on"]
         told: list[str] = []
         left: list[str] = []
         try:
@@ -251,14 +283,37 @@ class Optimizer:
                 left = [run for run in runs if run not in told]
                 await self.dagster.stop_sensor(STARTS_CYCLES, actor)
         except (PredatorError, TimeoutError) as error:
-            told, left = await asyncio.to_thread(self._end_without_webserver)
-            said.append(f"Dagster's webserver does not answer, so {STARTS_CYCLES} stays as it is: it starts nothing while the switch is on")
             log.warning("stop by %s without the webserver: %s", actor, error)
-        if told or left:
-            payload = {"contour": self.loop.contour, "runs": told, "asked": left}
-            await asyncio.to_thread(self.loop.control.append, "runs_terminated", actor, None, reason or "POST stop", payload)
+            said.append(f"Dagster's webserver does not answer, so {STARTS_CYCLES} stays as it is: it starts nothing while the switch is on")
+            try:
+                told, left = await self._aside(self._end_without_webserver)
+            except Exception as other:  # Dagster's storage raises whatever its database does
+                log.warning("stop by %s could not end runs by Dagster's storage: %s", actor, other)
+                said.append("runs could not be ended; each ends when it looks at the switch next")
         log.info("stopped by %s: %d runs told to end, %d end at their next look", actor, len(told), len(left))
+        if pressed.problem is None and (told or left):
+            payload = {"contour": contour, "runs": told, "asked": left}
+            try:
+                await self._aside(partial(self.loop.control.append, "runs_terminated", actor, None, why, payload))
+            except PredatorError as error:
+                said.append(f"the ended runs are not in the ledger: {error}")
+        if pressed.problem is not None:
+            raise Unavailable(f"{'; '.join(said)}. Runs told to end: {len(told)}, at their next look: {len(left)}. POST stop again once the database answers.")
         return answers.Stopped(status="stopped", message="; ".join(said), terminated_runs=told, asked_runs=left)
+
+    async def _aside(self, act: Callable[..., T], *given: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._stops, act, *given)
+
+    def _press(self, actor: str, reason: str) -> Pressed:
+        """The switch, in the database or by the file; where neither can be, the problem says so and the rest of the stop goes on."""
+        flags, contour = StopFlags(self.loop.home.path), self.loop.contour
+        try:
+            found = press_switch(lambda: self.loop.control.set_kill_switch(contour, True, actor, reason), flags, contour, actor, reason)
+        except PredatorError as error:
+            return Pressed(False, f"the kill switch could be pressed neither in the control database nor by its file ({error})")
+        if found.problem is None:
+            return found
+        return Pressed(found.changed, f"the control database does not take the kill switch ({found.problem}); it is on by {flags.path(contour).name}")
 
     def _end_without_webserver(self) -> tuple[list[str], list[str]]:
         """The same by Dagster's own storage, where it lies on this machine."""
@@ -323,89 +378,6 @@ class Optimizer:
             seconds=round(time.monotonic() - began, 3),
             message=f"taken back; {verified}",
         )
-
-    # ------------------------------------------------------------------ gates, approvals, feedback
-
-    def override(self, metric: str, threshold: float, expires_in: timedelta, actor: str, reason: str) -> answers.GateChanged:
-        """Another absolute threshold for a metric, for a time.
-
-        Raises
-        ------
-        Missing
-            No such metric, or this contour has no gate on it.
-        BadInput
-            The metric cannot take this value.
-        """
-        from predator_si.contour_gates import Gate, check_gate
-        from predator_si.signals import signal
-
-        try:
-            found = signal(metric)
-        except KeyError as error:
-            raise Missing(f"{error.args[0]}. GET quality-gates names those that this contour has.") from error
-        mine = [gate for gate in self.loop.settings.quality_gates if gate.metric == found.name]
-        if not mine:
-            raise Missing(f"contour {self.loop.contour} has no gate on {found.name}. Add one under selfImprovement.qualityGates.")
-        try:
-            check_gate(found, Gate(min=threshold) if found.direction == "up" else Gate(max=threshold))
-        except ValueError as error:
-            raise BadInput(f"{error}. GET quality-gates shows what it is now.") from error
-        held = self.loop.control.gate_overrides(self.loop.contour).get(found.name)
-        absolute = next((gate.threshold for gate in mine if gate.kind == "absolute"), None)
-        old = held.threshold if held is not None else absolute
-        why = reason or "POST quality-gates"
-        made = self.loop.control.override_gate(self.loop.contour, found.name, threshold, actor, why, old=old, expires_in=expires_in)
-        log.info("gate of %s: %s instead of %s until %s, by %s", found.name, threshold, old, made.expires_at.isoformat(), actor)
-        return answers.GateChanged(
-            metric=found.name, old_threshold=old, new_threshold=threshold, updated_at=made.set_at, expires_at=made.expires_at, reason=why, actor=actor
-        )
-
-    def decide(self, cycle_id: str, asked: answers.ApprovalRequest, actor: str) -> answers.ApprovalAnswer:
-        """A person's answer to a cycle that waits for it.
-
-        Raises
-        ------
-        Refused
-            It does not wait, or this person may not answer.
-        """
-        from predator_si.orchestration.steps.decide import give_approval, refuse_approval
-        from predator_si.orchestration.tracking import existing_tracker
-
-        readings.folder_of(self.loop, cycle_id)
-        if asked.decision == "approve":
-            give_approval(self.loop, cycle_id, actor, asked.reason)
-        else:
-            refuse_approval(self.loop, cycle_id, actor, asked.reason, existing_tracker(self.loop.home))
-        log.info("%s: %s by %s", cycle_id, asked.decision, actor)
-        state = self.loop.control.cycle(cycle_id).state.value
-        return answers.ApprovalAnswer(cycle_id=cycle_id, decision=asked.decision, actor=actor, reason=asked.reason, state=state)
-
-    async def feedback(self, asked: answers.FeedbackRequest) -> answers.FeedbackAnswer:
-        """Hand a score or a mark to the search service, which records it as a rating.
-
-        Raises
-        ------
-        BadInput
-            Neither a score nor a mark, both, or a mark without its document; or the service refuses it.
-        Unavailable
-            The service does not answer.
-        """
-        if (asked.score is None) == (asked.relevant is None):
-            raise BadInput("give either score (1 to 5), or relevant with document_id.")
-        if asked.relevant is not None and asked.document_id is None:
-            raise BadInput("relevant needs document_id: which result is meant.")
-        value = asked.score if asked.score is not None else (5 if asked.relevant else 1)
-        event = {"query_id": asked.query_id, "action_name": "rating", "value": float(value), "object_id": asked.document_id, "client_id": asked.client_id}
-        try:
-            answer = await self._search.post(f"{self.loop.search_url}/events", json={key: one for key, one in event.items() if one is not None})
-            body = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise Unavailable(f"the search service does not answer ({type(error).__name__}); the feedback was not recorded. Send it again later.") from error
-        if answer.status_code == 422:
-            raise BadInput(f"the search service refuses the feedback: {str(body.get('detail'))[:300]}.")
-        if answer.status_code != 202:
-            raise Unavailable(f"the search service answers HTTP {answer.status_code}; the feedback was not recorded. Send it again later.")
-        return answers.FeedbackAnswer(status="accepted", query_id=asked.query_id, known_query=not body.get("unknown_query_id"))
 
 
 def _answer(

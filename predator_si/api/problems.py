@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from predator_si.control.secrets import redacted
 from predator_si.errors import BadInput, Missing, PredatorError, Refused, Unavailable
 from predator_si.privacy import trace
 
@@ -44,20 +44,6 @@ _NEXT = {
     504: "GET status says how far it came.",
 }
 _STATUS: tuple[tuple[type[PredatorError], int], ...] = ((BadInput, 422), (Missing, 404), (Refused, 409), (Unavailable, 503))
-_SECRETS = (
-    (re.compile(r"psi_[a-z0-9]{8}_[A-Za-z0-9_-]+"), "psi_***"),
-    (re.compile(r"(?i)(bearer\s+)\S+"), r"\1***"),
-    (re.compile(r"(://[^\s/:@]+:)[^\s/@]+@"), r"\1***@"),
-    (re.compile(r"(?i)((?:password|passwd|secret|token|api[_-]?key)[\"']?\s*[=:]\s*[\"']?)[^\s\"',;&}]+"), r"\1***"),
-    (re.compile(r"https://hooks\.slack\.com/\S+"), "https://hooks.slack.com/***"),
-)
-
-
-def redacted(text: str) -> str:
-    """The text without what looks like a token, a password or a webhook's address."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
-    return text
 
 
 def problem(

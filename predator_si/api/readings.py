@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from predator_si.api import answers
 from predator_si.api.graphql import STARTS_CYCLES, TICK, LoopState
+from predator_si.control.ledger import stamp
 from predator_si.errors import Missing, PredatorError
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import observe
+from predator_si.orchestration.trust import distrust
 from predator_si.records import (
     CYCLE_ID,
     Answer,
@@ -34,6 +36,8 @@ from predator_si.signals import SIGNALS
 if TYPE_CHECKING:
     from predator_si.records import GateOverride
 
+_AUDITS: dict[tuple[str, str], tuple[tuple[str | None, int | None], dict[str, Any]]] = {}
+_MOST_AUDITS = 500
 _DAY = timedelta(hours=24)
 _METRICS = tuple(name for name in answers.Metrics.model_fields if name in SIGNALS)
 
@@ -48,7 +52,7 @@ def read_status(loop: Loop, dagster: LoopState | None, problem: str | None) -> a
     switch = settings.kill_switch or control.kill_switch(contour)
     newest = control.page(1)
     active = control.active_cycle(contour)
-    problems = [problem] if problem is not None else []
+    problems = [one for one in (problem, distrust(loop.home, contour, control)) if one is not None]
     sensor = None if dagster is None else dagster.sensors.get(STARTS_CYCLES)
     if dagster is not None:
         if dagster.unhealthy_daemons:
@@ -220,22 +224,35 @@ def read_history(loop: Loop, limit: int, cursor: int | None, cycle_id: str | Non
 
 
 def audit_of(loop: Loop, cycle_id: str) -> dict[str, Any]:
-    """The audit record of a cycle (CONTRACT.md section 4), from the ledger; empty where the control database does not know the cycle."""
+    """The audit record of a cycle (CONTRACT.md section 4), from the ledger; empty where the control database does not know the cycle.
+
+    Kept as long as neither the ledger nor the cycle's files say anything new: a page of history names the same cycles again and again.
+    """
+    newest, folder = loop.control.page(1, cycle_id=cycle_id), loop.home.artifacts / cycle_id
+    key = (loop.control.name, cycle_id)
+    state = (newest[0].hash if newest else None, folder.stat().st_mtime_ns if folder.is_dir() else None)
+    known = _AUDITS.get(key)
+    if known is not None and known[0] == state:
+        return known[1]
     try:
         cycle = loop.control.cycle(cycle_id)
     except Missing:
         return {}
-    records = loop.control.records(500, cycle_id=cycle_id)
-    return audit_record(cycle, records, loop.home.artifacts / cycle_id)
+    found = audit_record(cycle, loop.control.records(500, cycle_id=cycle_id), folder)
+    while len(_AUDITS) >= _MOST_AUDITS:
+        _AUDITS.pop(next(iter(_AUDITS)), None)
+    _AUDITS[key] = (state, found)
+    return found
 
 
 # --------------------------------------------------------------------------- cycles
 
 
-def read_cycles(loop: Loop, limit: int) -> answers.Cycles:
-    """The newest cycles of the contour."""
-    rows = [_row(cycle) for cycle in loop.control.cycles(limit, loop.contour)]
-    return answers.Cycles(cycles=rows, showing=len(rows))
+def read_cycles(loop: Loop, limit: int, cursor: str | None = None) -> answers.Cycles:
+    """The cycles of the contour, newest first; with a cursor those opened before that cycle."""
+    found = loop.control.cycles(limit + 1, loop.contour, cursor)
+    rows = [_row(cycle) for cycle in found[:limit]]
+    return answers.Cycles(cycles=rows, showing=len(rows), next_cursor=rows[-1].cycle_id if len(found) > limit else None)
 
 
 def _row(cycle: Cycle) -> answers.CycleRow:
@@ -318,13 +335,20 @@ def read_verdict(loop: Loop, cycle_id: str) -> answers.CycleVerdict:
     )
 
 
-def read_approvals(loop: Loop, limit: int, now: datetime | None = None) -> answers.Approvals:
-    """The queue, newest first, with what each question was asked on."""
+def read_approvals(loop: Loop, limit: int, now: datetime | None = None, cursor: str | None = None) -> answers.Approvals:
+    """The queue of this contour and of the one to which its releases are promoted, newest first, with what each question was asked on."""
     now = now or utc_now()
-    rows = [{**one.model_dump(mode="json"), "state": one.state(now)} for one in loop.control.approvals(loop.contour, limit=limit)]
-    return answers.Approvals(approvals=rows, waiting=sum(row["state"] == "waiting" for row in rows))
+    contours = loop.answered_here
+    cycle_id, _, stage = (cursor or "").partition(":")
+    found = loop.control.approvals(contours, limit=limit + 1, before=(cycle_id, stage) if cursor else None)
+    rows = [{**one.model_dump(mode="json"), "state": one.state(now)} for one in found[:limit]]
+    waiting = len(loop.control.approvals(contours, waiting=True, limit=1000, now=now))
+    more = f"{rows[-1]['cycle_id']}:{rows[-1]['stage']}" if len(found) > limit else None
+    return answers.Approvals(approvals=rows, waiting=waiting, next_cursor=more)
 
 
-def read_champions(loop: Loop, limit: int) -> answers.Champions:
-    """Who served when and why."""
-    return answers.Champions(champions=[one.model_dump(mode="json") for one in loop.control.champions(loop.contour, limit)])
+def read_champions(loop: Loop, limit: int, cursor: str | None = None) -> answers.Champions:
+    """Who served when and why, newest first; with a cursor before the one that began then."""
+    found = loop.control.champions(loop.contour, limit + 1, cursor)
+    rows = [one.model_dump(mode="json") for one in found[:limit]]
+    return answers.Champions(champions=rows, next_cursor=stamp(found[limit - 1].since) if len(found) > limit else None)

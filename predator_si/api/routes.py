@@ -6,6 +6,7 @@ What belongs here: paths, parameters, which function answers. What must not: the
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -25,7 +26,10 @@ from predator_si.api.limits import Numbers
 from predator_si.api.once import Answers
 from predator_si.api.optimizer import Optimizer
 from predator_si.api.problems import MEDIA_TYPE
+from predator_si.errors import Unavailable
 from predator_si.records import CYCLE_ID
+
+log = logging.getLogger(__name__)
 
 _HELD_SECONDS = 0.5
 """How long a read answer is used again: many readers cost what one does. A change through this process ends it."""
@@ -93,6 +97,8 @@ class Parts:
     once: Answers
     numbers: Numbers
     held: Held = field(default_factory=Held)
+    acting: set[asyncio.Task[Response]] = field(default_factory=set)
+    """Acts with an idempotency key that are under way, whether or not somebody still waits for the answer."""
 
 
 class Guarded(APIRoute):
@@ -125,16 +131,30 @@ class Guarded(APIRoute):
 async def _done_once(parts: Parts, caller: Caller, key: str, request: Request, inner: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
     who = f"{caller.how}:{caller.name}"
     asked = b"\n".join([request.method.encode(), request.url.path.encode(), request.url.query.encode(), await request.body()])
-    before = await asyncio.to_thread(parts.once.begin, who, key, asked)
+    changing = parts.optimizer.changing
+    before = await changing(parts.once.begin, who, key, asked)
     if before is not None:
         return Response(before.body, before.status, {"Idempotency-Replayed": "true"}, before.media_type)
-    try:
-        response = await inner(request)
-    except Exception:
-        await asyncio.to_thread(parts.once.forget, who, key)
-        raise
-    await asyncio.to_thread(parts.once.finish, who, key, response.status_code, response.media_type or _JSON, bytes(response.body))
-    return response
+
+    async def act() -> Response:
+        try:
+            response = await inner(request)
+        except Exception:
+            await changing(parts.once.forget, who, key)
+            raise
+        finally:
+            parts.held.clear()
+        try:
+            await changing(parts.once.finish, who, key, response.status_code, response.media_type or _JSON, bytes(response.body))
+        except Unavailable as error:  # it is done: an error would make the caller do it again. The key stays taken
+            log.warning("%s %s was done, but its answer is not remembered: %s", request.method, request.url.path, error)
+        return response
+
+    task = asyncio.create_task(act())
+    parts.acting.add(task)
+    task.add_done_callback(parts.acting.discard)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # met by whoever waits, or by nobody any more
+    return await asyncio.shield(task)  # who asked may go, or be told 504: the act ends, and the same key gets its answer then
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -143,6 +163,8 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 RESPONSES = _problems(400, 401, 403, 404, 405, 408, 409, 413, 421, 422, 429, 500, 503, 504)
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200, description="The same request with the same key is done once within a day.")]
+_CURSOR = "next_cursor of the page before."
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}\+00:00$"
 Limit = Annotated[int, Query(ge=1, le=500, description="At most so many.")]
 CycleId = Annotated[str, Path(pattern=CYCLE_ID.pattern, description="si_YYYY_MM_DD_NNN", examples=["si_2026_11_23_001"])]
 
@@ -203,7 +225,7 @@ async def metrics(request: Request) -> Response:
 async def history(
     request: Request,
     limit: Limit = 20,
-    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$", description="next_cursor of the page before.")] = None,
+    cursor: Annotated[str | None, Query(pattern=r"^[0-9]{1,15}$", description=_CURSOR)] = None,
 ) -> Response:
     """The ledger, newest first."""
     return _json(await asyncio.to_thread(readings.read_history, parts_of(request).optimizer.loop, limit, None if cursor is None else int(cursor)))
@@ -232,7 +254,19 @@ async def override_gate(
     """Another absolute threshold for a metric, for a time; in the ledger, and gone by itself."""
     optimizer = parts_of(request).optimizer
     actor = _caller(request).actor
-    return _json(await asyncio.to_thread(optimizer.override, metric, threshold, timedelta(minutes=expires_in_minutes), actor, reason))
+    return _json(await optimizer.changing(optimizer.override, metric, threshold, timedelta(minutes=expires_in_minutes), actor, reason))
+
+
+@router.post("/quality-gates/{metric}/end", response_model=answers.GateEnded)
+async def end_override(
+    request: Request,
+    metric: Annotated[str, Path(min_length=1, max_length=64, examples=["ndcg_at_10"])],
+    reason: Annotated[str, Query(max_length=2000)] = "",
+    key: Key = None,
+) -> Response:
+    """The contour's own threshold again, before the override ends by itself."""
+    optimizer = parts_of(request).optimizer
+    return _json(await optimizer.changing(optimizer.end_override, metric, _caller(request).actor, reason))
 
 
 @router.post("/trigger", response_model=answers.TriggerAnswer, responses={202: {"model": answers.TriggerAnswer}})
@@ -262,27 +296,32 @@ async def rollback(request: Request, asked: answers.RollbackRequest, key: Key = 
 
 
 @router.get("/approvals", response_model=answers.Approvals)
-async def approvals(request: Request, limit: Limit = 50) -> Response:
-    """Releases that wait, or waited, for a person, with the evidence."""
-    return _json(await asyncio.to_thread(readings.read_approvals, parts_of(request).optimizer.loop, limit))
+async def approvals(
+    request: Request,
+    limit: Limit = 50,
+    cursor: Annotated[str | None, Query(pattern=rf"{CYCLE_ID.pattern.rstrip('$')}:(trial|promote)$", description=_CURSOR)] = None,
+) -> Response:
+    """Releases, and promotions to the next contour, that wait, or waited, for a person, with the evidence."""
+    return _json(await asyncio.to_thread(readings.read_approvals, parts_of(request).optimizer.loop, limit, None, cursor))
 
 
 @router.post("/approvals/{cycle_id}", response_model=answers.ApprovalAnswer)
 async def decide(request: Request, cycle_id: CycleId, asked: answers.ApprovalRequest, key: Key = None) -> Response:
     """Approve or reject the release of a cycle that waits for it. Who overrode a gate in its time may not approve it."""
-    return _json(await asyncio.to_thread(parts_of(request).optimizer.decide, cycle_id, asked, _caller(request).actor))
+    optimizer = parts_of(request).optimizer
+    return _json(await optimizer.changing(optimizer.decide, cycle_id, asked, _caller(request).actor))
 
 
 @router.get("/champions", response_model=answers.Champions)
-async def champions(request: Request, limit: Limit = 50) -> Response:
+async def champions(request: Request, limit: Limit = 50, cursor: Annotated[str | None, Query(pattern=_MOMENT, description=_CURSOR)] = None) -> Response:
     """Who served when and why."""
-    return _json(await asyncio.to_thread(readings.read_champions, parts_of(request).optimizer.loop, limit))
+    return _json(await asyncio.to_thread(readings.read_champions, parts_of(request).optimizer.loop, limit, cursor))
 
 
 @router.get("/cycles", response_model=answers.Cycles)
-async def cycles(request: Request, limit: Limit = 20) -> Response:
-    """The newest cycles."""
-    return _json(await asyncio.to_thread(readings.read_cycles, parts_of(request).optimizer.loop, limit))
+async def cycles(request: Request, limit: Limit = 20, cursor: Annotated[str | None, Query(pattern=CYCLE_ID.pattern, description=_CURSOR)] = None) -> Response:
+    """The cycles of the contour, newest first."""
+    return _json(await asyncio.to_thread(readings.read_cycles, parts_of(request).optimizer.loop, limit, cursor))
 
 
 @router.get("/cycles/{cycle_id}", response_model=answers.CycleStory)
@@ -313,5 +352,5 @@ async def alertmanager(request: Request, payload: dict[str, Any]) -> Response:
 
     loop = parts_of(request).optimizer.loop
     events = from_alertmanager(payload)
-    told = await asyncio.to_thread(lambda: sum(loop.notify(event) for event in events))
+    told = await parts_of(request).optimizer.changing(lambda: sum(loop.notify(event) for event in events))
     return _json(answers.AlertsAnswer(status="accepted", alerts=len(events), told=told), 202)

@@ -69,10 +69,12 @@ class Cycles(Answer):
     model_config = example(
         cycles=[{"cycle_id": "si_2026_11_23_001", "contour": "local", "state": "stable", "trigger": "ndcg_at_10_down", "opened_at": "2026-11-23T10:15:00Z",
                  "updated_at": "2026-11-23T10:40:00Z", "reason": "4 checks", "actor": "quality_gate_sensor"}],
-        showing=1,
+        showing=1, next_cursor=None,
     )  # fmt: skip
     cycles: list[CycleRow]
     showing: int
+    next_cursor: str | None
+    """Leads to older ones; null at the end."""
 
 
 class CycleStory(Answer):
@@ -125,10 +127,13 @@ class Approvals(Answer):
     model_config = example(
         approvals=[{"cycle_id": "si_2026_11_23_001", "stage": "promote", "state": "waiting", "asked_at": "2026-11-23T10:15:00Z",
                     "expires_at": "2026-11-26T10:15:00Z", "evidence_hash": "9f" * 32, "evidence": {"verdict": "promote"}, "actor": None, "reason": ""}],
-        waiting=1,
+        waiting=1, next_cursor=None,
     )  # fmt: skip
     approvals: list[dict[str, Any]]
     waiting: int
+    """Of the whole queue, not of this page."""
+    next_cursor: str | None
+    """Leads to older ones; null at the end."""
 
 
 class ApprovalRequest(Asked):
@@ -165,9 +170,12 @@ class Champions(Answer):
     model_config = example(
         champions=[
             {"contour": "local", "digest": "sha256:6f1e", "cycle_id": None, "since": "2026-11-23T10:15:00Z", "until": None, "why": "seeded", "commit": None}
-        ]
+        ],
+        next_cursor=None,
     )
     champions: list[dict[str, Any]]
+    next_cursor: str | None
+    """Leads to older ones; null at the end."""
 
 
 class FeedbackRequest(Asked):

@@ -197,7 +197,8 @@ class DatasetRepo:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / ".git").exists():
             self._git("init", "--quiet", "--initial-branch=main")
-        # Set each time: a killed first run may have left half of this.
+        # Set each time: a killed first run may have left half of this. Who holds our lock is alone here: a lock of Git's is of one that was killed.
+        (self.folder / ".git" / "index.lock").unlink(missing_ok=True)
         self._git("config", "user.name", "predator-si")
         self._git("config", "user.email", "predator-si@localhost")
         self._git("config", "commit.gpgsign", "false")

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import sqlite3
 import tarfile
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 
 from predator_si.backup.manifest import NAME, BackupManifest, Part, file_system
 from predator_si.control import Control
+from predator_si.control.opening import is_there, open_control
 from predator_si.errors import Missing, Unavailable
 from predator_si.home import Home
 from predator_si.records import utc_now
@@ -64,7 +66,7 @@ def create_backup(
     Unavailable
         The place does not take it, or the disk is full. What was written there has no manifest and is no backup.
     """
-    if not home.control_db.is_file():
+    if not is_there(home):
         raise Missing(f"{home.control_db}: this home has no control database, so there is nothing to keep. Give another home.")
     moment = (now or utc_now()).astimezone(UTC)
     files, base = file_system(destination)
@@ -84,7 +86,8 @@ def create_backup(
             copies = Path(scratch)
             for name in databases:
                 _copy_database(home.path / name, copies / name)
-            head = Control(copies / home.control_db.name).head()
+            held = home.control_db.name in databases  # else a server holds it, and keeps copies of it
+            head = (Control(copies / home.control_db.name) if held else open_control(home)).head()
             first = _write(files, f"{folder}/databases.tar.gz", "databases.tar.gz", copies, databases, tick)
         second = _write(files, f"{folder}/files.tar.gz", "files.tar.gz", home.path, others, tick)
         manifest = BackupManifest(
@@ -97,6 +100,7 @@ def create_backup(
             ledger_hash=head[1] if head is not None else None,
             left_out=LEFT_OUT,
             outside=_outside(home),
+            control_outside=None if held else open_control(home).name,
         )
         files.pipe_file(f"{folder}/{NAME}", manifest.to_json().encode())
     except OSError as error:
@@ -104,6 +108,32 @@ def create_backup(
             f"{destination}: the backup cannot be written ({type(error).__name__}: {error}). Free space, or see that the place answers."
         ) from error
     return f"{destination.rstrip('/')}/{folder.rsplit('/', 1)[1]}", manifest
+
+
+def drop_older(destination: str, contour: str, keep: int) -> list[str]:
+    """Delete all but the newest ``keep`` whole backups of a contour, and what older ones were cut short; the names that went.
+
+    Raises
+    ------
+    Unavailable
+        The place does not answer, or does not let them go.
+    """
+    files, base = file_system(destination)
+    form = re.compile(rf"{re.escape(contour)}-\d{{8}}T\d{{6}}Z")
+    try:
+        names = sorted(name for name in (str(path).rstrip("/").rsplit("/", 1)[-1] for path in files.ls(base, detail=False)) if form.fullmatch(name))
+        whole = [name for name in names if files.exists(f"{base.rstrip('/')}/{name}/{NAME}")]
+        if len(whole) <= keep:
+            return []
+        gone = [name for name in names if name < whole[-keep]]
+        for name in gone:
+            folder = f"{base.rstrip('/')}/{name}"
+            if files.exists(f"{folder}/{NAME}"):
+                files.rm(f"{folder}/{NAME}")  # first: without it nobody takes the rest for a backup
+            files.rm(folder, recursive=True)
+    except OSError as error:
+        raise Unavailable(f"{destination}: older backups cannot be deleted ({type(error).__name__}: {error}). See that we may delete there.") from error
+    return gone
 
 
 def _listed(root: Path) -> tuple[list[str], list[str]]:

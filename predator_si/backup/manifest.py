@@ -40,6 +40,8 @@ class BackupManifest(Record):
     """What of a home is not in it, and why."""
     outside: tuple[str, ...] = ()
     """Folders that the home needs and that lie elsewhere."""
+    control_outside: str | None = None
+    """The PostgreSQL database that holds the ledger, without its password: its server keeps copies of it. Null: the ledger is in the backup."""
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from predator_si.backup.manifest import BackupManifest, Part, file_system, read_manifest
 from predator_si.control import Control
-from predator_si.errors import BadInput, Refused, Unavailable
+from predator_si.control.opening import VARIABLE, address, open_control
+from predator_si.errors import BadInput, Missing, Refused, Unavailable
 from predator_si.home import Home
 
 Progress = Callable[[int, int], None]
@@ -54,6 +55,7 @@ def restore_backup(source: str, home: Home, *, actor: str, on_progress: Progress
         The place does not answer, or the disk is full.
     """
     target = home.path
+    _require_the_same_place(read_manifest(source))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Refused(f"{target}: is not empty. Give a new folder with --home, or move this one away; a restore never writes over a home.")
     manifest = read_manifest(source)
@@ -68,10 +70,13 @@ def restore_backup(source: str, home: Home, *, actor: str, on_progress: Progress
             (scratch / part.name).unlink()
             if on_progress is not None:
                 on_progress(number + 1, len(manifest.parts))
-        _check_ledger(made / home.control_db.name, manifest)
+        if manifest.control_outside is None:
+            _check_ledger(made / home.control_db.name, manifest)
         _move_paths(made, manifest.home, str(target))
         payload = {"backup": manifest.created_at.isoformat(), "ledger_seq": manifest.ledger_seq, "parts": {part.name: part.sha256 for part in manifest.parts}}
-        Control(made / home.control_db.name).append("home_restored", actor, None, f"from the backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC", payload)
+        said = f"from the backup of {manifest.created_at:%Y-%m-%d %H:%M} UTC"
+        control = Control(made / home.control_db.name) if manifest.control_outside is None else open_control(Home(made))
+        control.append("home_restored", actor, None, said, payload)
         with contextlib.suppress(FileNotFoundError):
             target.rmdir()
         made.rename(target)
@@ -82,6 +87,15 @@ def restore_backup(source: str, home: Home, *, actor: str, on_progress: Progress
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Restored(manifest, sum(part.entries for part in manifest.parts), tuple(path for path in manifest.outside if not Path(path).exists()))
+
+
+def _require_the_same_place(manifest: BackupManifest) -> None:
+    """A home that kept its ledger on a server needs it again; one that did not must not write into another's."""
+    named = address()
+    if manifest.control_outside is not None and named is None:
+        raise Missing(f"this home kept its ledger in {manifest.control_outside}, which is not in the backup. Put that back, and name it in {VARIABLE}.")
+    if manifest.control_outside is None and named is not None:
+        raise Refused(f"this backup holds its own ledger, and {VARIABLE} names a database. Unset it for the restored home.")
 
 
 def _bring(source: str, part: Part, path: Path) -> None:

@@ -51,6 +51,7 @@ def adapt(
     max_length: Annotated[int, typer.Option(min=8, max=512, help="Tokens of a pair.")] = 192,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, max=1e-2, help="Of distillation [default: 1e-4].")] = None,
     max_queries: Annotated[int | None, typer.Option(min=10, help="At most so many queries of each split: a quick look, not a figure.")] = None,
+    test_skip: Annotated[int, typer.Option(min=0, help="Leave the first so many sealed queries closed: an earlier figure was made with them.")] = 0,
     canary: Annotated[list[str] | None, typer.Option(help="A collection that must not lose; may be given several times [default: the others at hand].")] = None,
     embedder: Annotated[str, typer.Option(help="The first stage's bi-encoder: a fetched model's name.")] = "all-MiniLM-L6-v2",
     backend: Annotated[str | None, typer.Option(help="What scores: openvino-bf16, torch-fp32, ... [default: this chip's reference backend].")] = None,
@@ -83,6 +84,7 @@ def adapt(
         "depth": depth,
         "max_length": max_length,
         "backend": backend,
+        "test_skip": test_skip,
         "seed": seed,
     }
     given = {name: value for name, value in (("fusion_weight", fusion_weight), ("learning_rate", learning_rate)) if value is not None}
@@ -114,6 +116,7 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     from predator_si.cli.switch import actor
     from predator_si.control import Control
+    from predator_si.control.opening import is_there, open_control
     from predator_si.evaluate import PairScores
     from predator_si.proof.adapt import Clock, Site, collection_of, model_card, write_report
     from predator_si.proof.adapt import adapt as run_adapt
@@ -134,7 +137,7 @@ def _run(
     }  # fmt: skip
     folder, held = run_folder(home, f"adapt_{corpus.name}_{datetime.now(UTC):%Y%m%dT%H%M%S}", facts)
     run_id = folder.name
-    ledger = Control(settings.folders.control_db if settings.folders.control_db.exists() else _made(home) / "ledger.db")
+    ledger = open_control(settings.folders) if is_there(settings.folders) else Control(_made(home) / "ledger.db")
     elsewhere = [partial(opening, embedder) for name, opening in others if name != corpus.name]
     if "base" in corpus.queries()["part"].unique().to_list() and collection.name.endswith(" shift"):
         elsewhere.insert(0, partial(collection_of, corpus, index, part="base", max_queries=max_queries))
@@ -263,7 +266,7 @@ def _show(figures: dict[str, Any], json_file: Path | None) -> None:
     say(f"{figures['decision']}: {figures['reason']}")
     said = figures["gap_recovery_unknown_because"] if recovery is None else f"{recovery:.0%} of what labels would have given"
     say(f"adapted less zero-shot {figures['gain']:+.4f} [{low:+.4f}, {high:+.4f}]; gap recovery: {said}; {figures['seconds'] / 60:.1f} minutes")
-    say(f"page: {figures['report']}")
+    say(f"{figures['power']}; page: {figures['report']}")
 
 
 def _show_summary(figures: dict[str, Any], json_file: Path | None) -> None:

@@ -9,7 +9,9 @@ import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import say, show_json, show_table
+from predator_si.cli.switch import actor
 from predator_si.control import Control
+from predator_si.control.opening import is_there, open_control
 from predator_si.errors import BadInput, Missing, Unavailable
 
 app = typer.Typer(help="The ledger: who did what, and whether it is whole.", no_args_is_help=True)
@@ -17,10 +19,10 @@ _PAGE = 1000
 
 
 def _control(context: typer.Context) -> Control:
-    database = settings_of(context).folders.control_db
-    if not database.exists():
-        raise Missing(f"{database}: there is no ledger yet; the first cycle, or `predator-si stop`, begins it.")
-    return Control(database)
+    home = settings_of(context).folders
+    if not is_there(home):
+        raise Missing(f"{home.control_db}: there is no ledger yet; the first cycle, or `predator-si stop`, begins it.")
+    return open_control(home)
 
 
 @app.command()
@@ -55,13 +57,17 @@ def show(
 
 
 @app.command()
-def verify(context: typer.Context, as_json: JsonFlag = False) -> None:
-    """Check the chain, and its anchors in Git; exit code 1 when a record was edited, removed, reordered or cut off, or the whole chain was rewritten.
+def verify(
+    context: typer.Context,
+    full: Annotated[bool, typer.Option("--full", help="Read each sealed record, too, not only the hashes of their files.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check the chain, and its anchors in Git; exit code 1 when a record was edited, removed, reordered or cut off, or the chain was rewritten.
 
     Example: `predator-si audit verify`
     """
     control = _control(context)
-    problems, head = control.verify(), control.head()
+    problems, head = control.verify(full=full), control.head()
     compared, why = _anchored(context, control, problems)
     if as_json:
         facts: dict[str, Any] = {"ok": not problems, "problems": problems, "records": head[0] if head else 0, "head": head[1] if head else None}
@@ -75,10 +81,37 @@ def verify(context: typer.Context, as_json: JsonFlag = False) -> None:
     raise typer.Exit(1 if problems else 0)
 
 
+@app.command()
+def accept(
+    context: typer.Context,
+    reason: Annotated[str, typer.Option(help="Why the newer copy cannot come back.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Go on with a ledger that is not the one that was anchored: what is lost is recorded, and anchored. Exit code 1 when there is nothing to accept.
+
+    Example: `predator-si audit accept --reason "the disk of Friday is gone"`
+    """
+    from predator_si.orchestration.loop import Loop
+    from predator_si.orchestration.steps.anchor import accept_ledger
+
+    if not reason.strip():
+        raise BadInput("--reason is empty. Say why the newer copy cannot come back.")
+    loop = Loop(settings_of(context))
+    anchor = accept_ledger(loop, actor(), reason)
+    if as_json:
+        show_json({"accepted": anchor is not None, "anchor": anchor.model_dump(mode="json") if anchor is not None else None})
+    elif anchor is None:
+        say("the ledger holds what was anchored: there is nothing to accept")
+    else:
+        said = loop.control.records_of("ledger_accepted", 1)[0].payload
+        say(f"accepted: records {said['lost_from']} to {said['lost_to']} as they were anchored are lost; the ledger goes on (commit {anchor.commit[:12]})")
+    raise typer.Exit(0 if anchor is not None else 1)
+
+
 def _anchored(context: typer.Context, control: Control, problems: list[str]) -> tuple[int | None, str | None]:
     """How many anchors were compared (their problems are added), or null with the reason."""
     from predator_si.orchestration.loop import Loop
-    from predator_si.orchestration.steps.anchor import anchors_of, compare, has_repository
+    from predator_si.orchestration.steps.anchor import anchored_segments, anchors_of, compare, has_repository
 
     loop = Loop(settings_of(context))
     seen = (loop.home.path / "anchors.git" / "HEAD").is_file()
@@ -90,7 +123,9 @@ def _anchored(context: typer.Context, control: Control, problems: list[str]) -> 
         if seen:  # they could be read before: that they cannot be now may be somebody's doing
             problems.append(str(error))
         return None, str(error)
-    problems += compare(control, anchors)
+    there = anchors_of(loop)
+    problems += compare(control, anchors) + there.signature_problems(anchors)
+    problems += [one for one in control.segment_problems(anchored=anchored_segments(there, anchors)) if one not in problems]
     return len(anchors), None if anchors else "nothing was anchored yet"
 
 
@@ -110,12 +145,8 @@ def export(
     form = file.suffix.removeprefix(".")
     if form not in ("jsonl", "parquet"):
         raise BadInput(f"{file}: the name tells the format; end it with .jsonl or .parquet.")
-    control, found, after = _control(context), [], 0
-    while page := control.records(_PAGE, cycle_id=cycle, after_seq=after):
-        found += page
-        after = page[-1].seq
-    count = export_ledger(found, file, form)  # type: ignore[arg-type]
+    count, head = export_ledger(_control(context).every_record(cycle), file, form)  # type: ignore[arg-type]
     if as_json:
-        show_json({"records": count, "file": str(file), "head": found[-1].hash if found else None})
+        show_json({"records": count, "file": str(file), "head": head})
     else:
         say(f"{count} records in {file}")

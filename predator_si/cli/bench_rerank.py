@@ -151,7 +151,7 @@ def _show(found: dict[str, Any]) -> None:
         say(f"{one['name']}: {one['ndcg_difference']:+.4f} [{one['ci'][0]:+.4f}, {one['ci'][1]:+.4f}] on {one['n_queries']} queries")
     low, high = found["ndcg_difference_ci"]
     gap = f"NDCG@10 {found['ndcg_difference']:+.4f} [{low:+.4f}, {high:+.4f}], n={found['n_queries']}"
-    say(f"{found['chosen']}: P95 {found['p95_ratio']:.1f} times lower, {gap}")
+    say(f"{found['chosen']}: P95 {found['p95_ratio']:.1f} times lower, {gap}; {found['power']}")
     say(f"the same weights, length and depth: P95 {found['p95_ratio_same_weights']:.1f} times lower (bf16 on this chip: {str(found['bf16']).lower()})")
     if not found["twin"]["same"]:
         remark("the fast twin of the reference did not rank alike: its NDCG was computed in fp32")

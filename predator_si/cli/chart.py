@@ -8,9 +8,10 @@ import typer
 
 from predator_si.cli.choices import JsonFlag, settings_of
 from predator_si.cli.screen import progress, remark, say, show_json
-from predator_si.errors import Missing, Refused
+from predator_si.errors import BadInput, Missing, Refused
 
 if TYPE_CHECKING:
+    from predator_si.release.gitops import GitOpsRepo
     from predator_si.settings import Settings
 
 app = typer.Typer(help="The Helm chart of a contour.", no_args_is_help=True)
@@ -72,8 +73,9 @@ def check(
 ) -> None:
     """Render, lint, validate and hold against the policies; show what changes; exit code 1 when something does not hold.
 
-    Compared are the chart of this work tree and that of its last commit, both with the values that the GitOps repository holds. With a cluster in reach it
-    says what the cluster's own server would change, and changes it only with --apply.
+    The chart of this work tree is compared with the one in force: the GitOps repository's own (gitops.chart), else the revision that Argo CD's Application
+    names, else the last commit; both with the values that the GitOps repository holds. With a cluster in reach it says what the cluster's own server would
+    change, and changes it only with --apply.
 
     Example: `predator-si chart check --contour edge-oracle`
     """
@@ -90,18 +92,23 @@ def check(
 
 def _files(settings: Settings) -> tuple[dict[str, str], list[str]]:
     """The values files of the GitOps repository, with made-up ones for those that it lacks; and which these are."""
-    from predator_si.orchestration.loop import Loop
     from predator_si.release.chart import example_files, held_files
 
     held = {}
     if settings.values.gitops.url is not None or settings.folders.gitops_bare.is_dir():
-        held = held_files(Loop(settings).repo, settings.contour)
+        held = held_files(_repo(settings), settings.contour)
     example = example_files(settings.contour)
     return {**example, **held}, [name for name in example if name not in held and (example[name].strip() not in ("{}", "denied: []"))]
 
 
+def _repo(settings: Settings) -> GitOpsRepo:
+    from predator_si.orchestration.loop import Loop
+
+    return Loop(settings).repo
+
+
 def _checked(settings: Settings, release: str, namespace: str) -> dict[str, Any]:
-    from predator_si.release.chart import committed_chart, difference, lint_contour, misfits, render_contour, settings_differ
+    from predator_si.release.chart import difference, lint_contour, misfits, render_contour, running_chart, settings_differ
     from predator_si.release.chart_objects import POLICIES, complaints
     from predator_si.release.helm import find_helm, helm_version
     from predator_si.settings import CHART
@@ -116,8 +123,12 @@ def _checked(settings: Settings, release: str, namespace: str) -> dict[str, Any]
     problems = [f"schema: {fault}" for fault in faults] + list(complaints(objects, contour))
     differing = settings_differ(objects, CHART, contour, files)
     problems += [f"settings: {differing}"] if differing else []
-    with committed_chart(CHART) as chart:
-        before = None if chart is None else render_contour(helm, chart, contour, files, release=release, namespace=namespace)
+    folder = settings.values.gitops.chart
+    with running_chart(CHART, contour, _repo(settings) if folder is not None else None, folder) as (chart, compared):
+        try:
+            before = None if chart is None else render_contour(helm, chart, contour, files, release=release, namespace=namespace)
+        except BadInput as error:  # what is held may be newer than the chart in force
+            before, compared = None, f"{compared}: it refuses the values that are held ({str(error)[:500]})"
     return {
         "contour": contour,
         "helm": helm_version(helm),
@@ -126,6 +137,7 @@ def _checked(settings: Settings, release: str, namespace: str) -> dict[str, Any]
         "unchecked_kinds": unknown,
         "made_up": made_up,
         "problems": problems,
+        "compared": compared,
         "diff": None if before is None else difference(before, objects),
         "rendered": objects,
     }
@@ -155,8 +167,7 @@ def _show(found: dict[str, Any]) -> None:
         say(f"  {kind}: no schema of Kubernetes' own; the tests have one")
     for problem in found["problems"]:
         say(f"  {problem}")
-    same = {None: "outside a checkout: nothing to compare with", "": "the same objects as the last commit gives"}
-    say(same.get(found["diff"]) or f"other than the last commit gives:\n{found['diff']}")
+    say(f"compared with {found['compared']}" + ("" if found["diff"] is None else ": the same objects" if not found["diff"] else f":\n{found['diff']}"))
     cluster = found["cluster"]
     if cluster["context"] is None:
         say("kubectl points at no cluster: nothing would be applied")

@@ -97,10 +97,11 @@ def reject(
 
 
 def _loop(context: typer.Context) -> Loop:
+    from predator_si.control.opening import is_there
     from predator_si.orchestration.loop import Loop
 
     settings = settings_of(context)
-    if not settings.folders.control_db.exists():
+    if not is_there(settings.folders):
         raise Missing(f"{settings.home}: this home was not prepared. Run `predator-si up` or `predator-si demo` first.")
     return Loop(settings)
 
@@ -111,11 +112,10 @@ def list_cycles(context: typer.Context, limit: Annotated[int, typer.Option(min=1
 
     Example: `predator-si cycle list --limit 5`
     """
-    from predator_si.control import Control
+    from predator_si.control.opening import is_there, open_control
 
     settings = settings_of(context)
-    database = settings.folders.control_db
-    cycles = Control(database).cycles(limit, settings.contour) if database.exists() else []
+    cycles = open_control(settings.folders).cycles(limit, settings.contour) if is_there(settings.folders) else []
     if as_json:
         show_json([cycle.model_dump(mode="json") for cycle in cycles])
         return
@@ -129,13 +129,13 @@ def show(context: typer.Context, cycle_id: Annotated[str, typer.Argument(help="s
 
     Example: `predator-si cycle show si_2026_11_22_001`
     """
-    from predator_si.control import Control
+    from predator_si.control.opening import is_there, open_control
     from predator_si.reports.verdicts import verdicts_in
 
     settings = settings_of(context)
-    if not settings.folders.control_db.exists():
+    if not is_there(settings.folders):
         raise Missing(f"no cycle {cycle_id}: nothing has run in {settings.home} yet.")
-    control = Control(settings.folders.control_db)
+    control = open_control(settings.folders)
     cycle = control.cycle(cycle_id)
     records = control.records(limit=1000, cycle_id=cycle_id)
     files = _artifacts(settings, cycle_id)

@@ -127,13 +127,14 @@ def _per_query_file(settings: Settings, json_file: Path | None) -> Path:
 
 def record_opening(settings: Settings, collection: Corpus, digest: str, queries: int) -> None:
     """Every look at sealed queries costs some of their honesty: where this home keeps a ledger, the look is in it."""
-    if not settings.folders.control_db.exists():
+    from predator_si.control.opening import is_there, open_control
+
+    if not is_there(settings.folders):
         return
     from predator_si.cli.switch import actor
-    from predator_si.control import Control
 
     payload = {"corpus": collection.folder.name, "model": digest, "queries": queries}
-    Control(settings.folders.control_db).append("test_queries_read", actor(), reason="predator-si eval --split test", payload=payload)
+    open_control(settings.folders).append("test_queries_read", actor(), reason="predator-si eval --split test", payload=payload)
     remark("the test queries of this corpus were read; the ledger of this home says so")
 
 

@@ -54,7 +54,7 @@ def up(
 def _set_up(settings: Settings, scale: str, corpus: str, before: Callable[[], None]) -> bool:
     """Set a home up that was never set up; whether that was needed. ``before`` raises where `up` could not start anyway: this may take minutes."""
     from predator_si.orchestration.loop import Loop
-    from predator_si.proof.prepare import make_dagster_storage, not_prepared, prepare_for_service
+    from predator_si.proof.prepare import make_dagster_storage, not_prepared, prepare_for_service, take_time
     from predator_si.settings import DEMO_SCALES
 
     worked = False
@@ -62,6 +62,7 @@ def _set_up(settings: Settings, scale: str, corpus: str, before: Callable[[], No
         before()
         with stages() as (tell, report):
             worked = prepare_for_service(settings, DEMO_SCALES[scale], tell, report, corpus) is not None
+    take_time(Loop(settings))  # a demo that was killed left its haste behind
     return make_dagster_storage(settings) or worked
 
 
@@ -166,10 +167,10 @@ def _status(settings: Settings) -> dict[str, Any]:
         "current_cycle": None,
         "released_by": None,
     }
-    if settings.folders.control_db.exists():  # looking must not make a database
-        from predator_si.control import Control
+    from predator_si.control.opening import is_there, open_control
 
-        control = Control(settings.folders.control_db)
+    if is_there(settings.folders):
+        control = open_control(settings.folders)
         current, released = control.active_cycle(settings.contour), control.current_release(settings.contour)
         answer["kill_switch"] = control.kill_switch(settings.contour) or settings.kill_switch
         answer["current_cycle"] = current.model_dump(mode="json") if current else None

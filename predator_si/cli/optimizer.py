@@ -153,6 +153,25 @@ def override(
     _tell(found, as_json, f"{found['metric']}: {found['new_threshold']:g} instead of {found['old_threshold']} until {found['expires_at']}")
 
 
+@app.command("end-override")
+def end_override(
+    context: typer.Context,
+    metric: Annotated[str, typer.Argument(help="As `optimizer gates` names it.")],
+    reason: Reason = "",
+    url: Url = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Give a gate its own threshold back; exit code 1 where it had no other.
+
+    Example: `predator-si optimizer end-override ndcg_at_10 --reason "the holidays are over"`
+    """
+    with client_of(context, url) as client:
+        found = client.end_override(metric, reason=reason)
+    said = "the override is ended" if found["status"] == "ended" else "there was no override"
+    _tell(found, as_json, f"{found['metric']}: {said}; {found['threshold']} holds")
+    raise typer.Exit(0 if found["status"] == "ended" else 1)
+
+
 @app.command()
 def approvals(context: typer.Context, url: Url = None, as_json: JsonFlag = False) -> None:
     """Show releases that wait for a person.

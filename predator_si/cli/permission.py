@@ -74,8 +74,7 @@ def queue(context: typer.Context, everything: Annotated[bool, typer.Option("--al
     from predator_si.records import utc_now
 
     loop, now = _loop(context), utc_now()
-    contours = {loop.contour, loop.settings.values.promotion.to}
-    found = [one for one in loop.control.approvals(waiting=not everything, now=now) if one.contour in contours]
+    found = loop.control.approvals(loop.answered_here, waiting=not everything, now=now)
     waiting = [one for one in found if one.state(now) == "waiting"]
     if as_json:
         show_json([{**one.model_dump(mode="json"), "state": one.state(now)} for one in found])
@@ -142,9 +141,10 @@ def take_back(
 
 
 def _loop(context: typer.Context) -> Loop:
+    from predator_si.control.opening import is_there
     from predator_si.orchestration.loop import Loop
 
     settings = settings_of(context)
-    if not settings.folders.control_db.exists():
+    if not is_there(settings.folders):
         raise Missing(f"{settings.home}: this home was not prepared. Run `predator-si up` or `predator-si demo` first.")
     return Loop(settings)

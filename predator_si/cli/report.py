@@ -22,10 +22,11 @@ Until = Annotated[str | None, typer.Option("--to", help="End (UTC) [default: now
 
 
 def _loop(context: typer.Context) -> Loop:
+    from predator_si.control.opening import is_there
     from predator_si.orchestration.loop import Loop
 
     loop = Loop(settings_of(context))
-    if not loop.home.control_db.exists():
+    if not is_there(loop.home):
         raise Missing(f"{loop.home.control_db}: there is no ledger yet, so there is nothing to report. Run `predator-si demo` or `predator-si up` first.")
     return loop
 

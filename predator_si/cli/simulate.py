@@ -5,6 +5,7 @@ What belongs here: options and how figures look. What must not: simulating (``pr
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,7 @@ def simulate(
 
     Example: `predator-si simulate --contour my-values.yaml --json simulate.json`
     """
-    from predator_si.proof.simulate.plan import plan_of
+    from predator_si.proof.simulate.plan import plan_of, trial_plan_of
     from predator_si.proof.simulate.run import FULL, SMALL
     from predator_si.proof.simulate.run import simulate as run
     from predator_si.proof.simulate.world import TABLES, read_tables
@@ -60,9 +61,10 @@ def simulate(
         raise BadInput("--corpus names what is measured; it goes with --measure DIR.")
     drawn = read_tables(tables or TABLES)
     with stages() as (tell, report):
-        found = run(drawn, plan_of(settings), FULL if scale == "full" else SMALL, seed=seed, tell=tell, on_progress=report)
+        sizes = FULL if scale == "full" else SMALL
+        found = run(drawn, plan_of(settings), sizes, trial=trial_plan_of(settings), seed=seed, tell=tell, on_progress=report)
     found["contour"] = settings.contour
-    show_json(found, settings.home / STORED)  # what the asset experiment/operating_characteristics shows
+    _keep(found, settings.home / STORED, draft=_file(context.find_object(Choices) or Choices()) is not None)
     if plots is not None:
         plots.mkdir(parents=True, exist_ok=True)
         for name, picture in characteristics(found).items():
@@ -77,12 +79,28 @@ def simulate(
         raise typer.Exit(1)
 
 
+def _keep(found: dict[str, Any], path: Path, *, draft: bool) -> None:
+    """Keep what the UI shows of this home: not what a draft of its settings would do, and not a small run in place of a full one."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if draft:
+        remark("these settings are a draft: the figures of this home's own stay as they are in the UI")
+    elif found["scale"] == "small" and (kept.get("scale"), kept.get("contour")) == ("full", found["contour"]):
+        remark("the figures of a full run stay in the UI; this one was small")
+    else:
+        show_json(found, path)
+
+
+def _file(chosen: Choices) -> Path | None:
+    """A values file that stands where the name of a contour may."""
+    return Path(chosen.contour) if chosen.contour is not None and chosen.contour.endswith((".yaml", ".yml")) else None
+
+
 def _settings(context: typer.Context) -> Settings:
     """The settings; ``--contour`` may name a values file, which then lies over the contour of its name, or over ``local``."""
     from predator_si.settings import load_settings
 
     chosen = context.find_object(Choices) or Choices()
-    file = Path(chosen.contour) if chosen.contour is not None and chosen.contour.endswith((".yaml", ".yml")) else None
+    file = _file(chosen)
     if file is None:
         return chosen.settings()
     if chosen.values is not None:
@@ -122,6 +140,7 @@ def _show(found: dict[str, Any]) -> None:
         detection.append((f"{row['metric']} {row['effect']:g}{wide}", own, *others))
     columns = ("what is worse", "ours: found at median / P95", *found["reference_rules"])
     show_table(f"Detection within {found['sizes']['horizon']} observations, over all lives", columns, detection, "nothing")
+    _show_trial(found["trial"])
     ours, guide = found["loop"]["ours"], found["loop"]["guide"]
     for name, side in (("ours", ours), ("guide", guide)):
         say(
@@ -129,8 +148,22 @@ def _show(found: dict[str, Any]) -> None:
             f"{side['rollbacks']:.1f} rollbacks ({side['false_rollbacks']:.1f} false), {side['kept_worse']:.1f} worse ones kept, "
             f"{side['oscillations']:.1f} rolled back one after the other"
         )
-    say(f"{found['agreement']['watch']['steps']} checks of {found['agreement']['watch']['lives']} lives judged by production itself: "
-        f"{found['agreement']['watch']['differences']} differences; {found['seconds']:.0f} s")  # fmt: skip
+    watch, trial = found["agreement"]["watch"], found["agreement"]["trial"]
+    say(f"{watch['steps']} checks of {watch['lives']} lives and {trial['gates']} gates of {trial['lives']} trials judged by production itself: "
+        f"{watch['differences'] + trial['differences']} differences; {found['seconds']:.0f} s")  # fmt: skip
+
+
+def _show_trial(trial: dict[str, Any]) -> None:
+    harmless, chain = trial["harmless"], ", ".join(f"{step['mode']} {step['share']:.0%}" for step in trial["steps"])
+    rows = [(f"a harmless one is ended (levels add up to {harmless['spent']:.2%})", _rate(harmless), "over all steps")]
+    rows.append(("an equal challenger is called better in some metric", _rate(harmless["better"]), "in the last step"))
+    for row in trial["at_limit"]:
+        asked = "asked" if row["asked"] else "told; no harm is enough here"
+        rows.append((f"worse by {row['margin']:+g} in {row['metric']}, passed", _rate(row), asked))
+    for row in trial["time_to_pass"]:
+        found = f"{row['probability']:.0%} at {_number(row['median'])} / {_number(row['p95'])}"
+        rows.append((f"time x{row['factor']:g}, every asked proof there within {row['requests']} requests", found, "median / P95"))
+    show_table(f"A trial in {trial['contour']} ({chain}), exact 95% intervals", ("what", "share", "remark"), rows, "no trial")
 
 
 def _when(found: dict[str, Any], rule: str, row: dict[str, Any]) -> str:

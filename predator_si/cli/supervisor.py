@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from predator_si import background
 from predator_si.errors import Missing, Refused, Unavailable
 from predator_si.home import Home
 from predator_si.quiet import quiet_environment
@@ -58,7 +59,7 @@ def services(settings: Settings) -> list[Service]:
             ports.dagster,
             f"http://127.0.0.1:{ports.dagster}",
         ),
-        Service("daemon", (python, "-m", "dagster._daemon", "run", *workspace)),
+        Service("daemon", tuple(background.command([python, "-m", "dagster._daemon", "run", *workspace]))),  # trainings must not slow the searches
         Service(
             "mlflow",
             (python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports.mlflow), *mlflow),

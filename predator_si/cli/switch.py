@@ -11,7 +11,7 @@ import typer
 from predator_si.cli.choices import settings_of
 from predator_si.cli.optimizer import client_of
 from predator_si.cli.screen import remark, say
-from predator_si.errors import PredatorError
+from predator_si.errors import PredatorError, Unavailable
 from predator_si.settings import Settings
 
 if TYPE_CHECKING:
@@ -41,11 +41,22 @@ def stop(context: typer.Context, reason: Reason = "asked for on the command line
 
     Example: `predator-si stop --reason "release freeze"`
     """
+    from predator_si.control.stop_flag import Pressed, StopFlags, press_switch
+
     settings = settings_of(context)
-    changed = _set(context, True, reason)
-    say("the kill switch is on" if changed else "the kill switch was on already")
-    for run in _terminate(settings, reason):
+    flags, contour = StopFlags(settings.home), settings.contour
+    neither: PredatorError | None = None
+    try:
+        pressed = press_switch(lambda: _set(context, True, reason), flags, contour, actor(), reason)
+        say("the kill switch is on" if pressed.changed else "the kill switch was on already")
+    except PredatorError as error:  # runs are ended all the same
+        pressed, neither = Pressed(False, str(error)), error
+    for run in _terminate(settings, reason, noted=pressed.problem is None):
         say(f"{run.job} ({run.run_id[:8]}): {_HOW[run.how]}")
+    if neither is not None:
+        raise neither
+    if pressed.problem is not None:
+        raise Unavailable(f"the control database does not take the kill switch ({pressed.problem}); it is on by {flags.path(contour)}. Stop again later.")
 
 
 def start(context: typer.Context, reason: Reason = "asked for on the command line") -> None:
@@ -63,13 +74,13 @@ def start(context: typer.Context, reason: Reason = "asked for on the command lin
 
 
 def _set(context: typer.Context, on: bool, reason: str) -> bool:
-    from predator_si.control import Control
+    from predator_si.control.opening import open_control
 
     settings = settings_of(context)
-    return Control(settings.folders.ensure().control_db).set_kill_switch(settings.contour, on, actor(), reason)
+    return open_control(settings.folders.ensure()).set_kill_switch(settings.contour, on, actor(), reason)
 
 
-def _terminate(settings: Settings, reason: str) -> list[EndedRun]:
+def _terminate(settings: Settings, reason: str, *, noted: bool) -> list[EndedRun]:
     """End what the cycle and training lanes of this home have queued or running, with one ledger record where there was anything."""
     if not (settings.folders.dagster / "history").is_dir():
         return []  # Dagster never ran here, and opening an instance would make its storage
@@ -77,13 +88,13 @@ def _terminate(settings: Settings, reason: str) -> list[EndedRun]:
 
     import dagster as dg
 
-    from predator_si.control import Control
+    from predator_si.control.opening import open_control
     from predator_si.orchestration.runs import terminate_runs
 
     os.environ.update(settings.environment())  # what the instance's own classes read
     with dg.DagsterInstance.from_config(str(settings.folders.dagster)) as instance:
         ended = terminate_runs(instance)
-    if ended:
+    if ended and noted:
         payload = {"contour": settings.contour, "runs": [asdict(run) for run in ended]}
-        Control(settings.folders.control_db).append("runs_terminated", actor(), None, reason, payload)
+        open_control(settings.folders).append("runs_terminated", actor(), None, reason, payload)
     return ended

@@ -21,6 +21,10 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Write it here as 
 Cycle = Annotated[str, typer.Argument(help="si_YYYY_MM_DD_NNN, as `predator-si cycle list` shows it.")]
 
 
+_LOOK_SECONDS = 60.0
+"""Between two looks at a verdict that is waited for."""
+
+
 def register(app: typer.Typer) -> None:
     """Put the commands of this module into ``app``."""
     app.command("replay")(replay)
@@ -43,26 +47,19 @@ def replay(context: typer.Context, cycle_id: Cycle, json_file: JsonFile = None) 
         raise typer.Exit(1)
 
 
-def verdict(context: typer.Context, cycle_id: Cycle, json_file: JsonFile = None) -> None:
+def verdict(
+    context: typer.Context,
+    cycle_id: Cycle,
+    json_file: JsonFile = None,
+    wait: Annotated[float, typer.Option(min=0, help="Hours to wait while the verdict is neither promote nor reject and the cycle goes on.")] = 0.0,
+) -> None:
     """A cycle's newest verdict as one JSON object for an Argo Rollouts analysis; exit code 0 promote, 1 anything else.
 
     Example: `predator-si eval verdict si_2026_11_23_001 --json -`
     """
-    from predator_si.records import Decision, ExperimentResult, WatchResult
-    from predator_si.release.replay import analysis_of
-
+    _await_verdict(context, cycle_id, wait * 3600.0)
     folder, found = _replayed(context, cycle_id)
-
-    def newest(*names: str) -> Path | None:
-        return next((folder / name for name in names if (folder / name).is_file()), None)
-
-    decided, tried, watched = newest("decision-promote.json", "decision-trial.json"), newest("ab_test_results.json"), newest("watch.json")
-    answer: dict[str, Any] = analysis_of(
-        found,
-        Decision.read(decided) if decided is not None else None,
-        ExperimentResult.read(tried) if tried is not None else None,
-        WatchResult.read(watched) if watched is not None else None,
-    )
+    answer = _answer(folder, found)
     if json_file is not None:
         show_json(answer, json_file)
     if json_file is None or str(json_file) != "-":
@@ -71,9 +68,40 @@ def verdict(context: typer.Context, cycle_id: Cycle, json_file: JsonFile = None)
         raise typer.Exit(1)
 
 
+def _answer(folder: Path, replayed: list[Replayed]) -> dict[str, Any]:
+    """What an analysis is told, from what is stored."""
+    from predator_si.records import Decision, ExperimentResult, WatchResult
+    from predator_si.release.replay import analysis_of
+
+    def newest(*names: str) -> Path | None:
+        return next((folder / name for name in names if (folder / name).is_file()), None)
+
+    decided, tried, watched = newest("decision-promote.json", "decision-trial.json"), newest("ab_test_results.json"), newest("watch.json")
+    return analysis_of(
+        replayed,
+        Decision.read(decided) if decided is not None else None,
+        ExperimentResult.read(tried) if tried is not None else None,
+        WatchResult.read(watched) if watched is not None else None,
+    )
+
+
+def _await_verdict(context: typer.Context, cycle_id: str, seconds: float) -> None:
+    """Return once the stored verdict is promote or reject, the cycle has ended, or the time is over: judging again, which takes long, waits for that."""
+    import time
+
+    from predator_si.control import ACTIVE
+    from predator_si.orchestration.loop import Loop
+
+    loop, ends = Loop(settings_of(context)), time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0:
+        going_on = loop.control.cycle(cycle_id).state in ACTIVE
+        if not going_on or _answer(loop.home.artifacts / cycle_id, [])["verdict"] != "inconclusive":
+            return
+        time.sleep(min(_LOOK_SECONDS, left))
+
+
 def _replayed(context: typer.Context, cycle_id: str) -> tuple[Path, list[Replayed]]:
     from predator_si.orchestration.loop import Loop
-    from predator_si.orchestration.steps import decide
     from predator_si.release.replay import replay_cycle
 
     loop = Loop(settings_of(context))
@@ -81,12 +109,9 @@ def _replayed(context: typer.Context, cycle_id: str) -> tuple[Path, list[Replaye
     if not folder.is_dir():
         raise Missing(f"{folder}: there is no such cycle in this home. `predator-si cycle list` shows what there is.")
     with progress(f"judging {cycle_id} again") as report:
-        found = replay_cycle(
-            folder,
-            trigger=loop.judged_as(cycle_id),
-            trial_required=decide.needs_trial(loop, cycle_id),
-            latency_target_ms=decide.latency_target_ms(loop),
-            level=decide.promotion_level_of(loop, cycle_id),
-            on_progress=report,
-        )
+        records = loop.control.records(500, cycle_id=cycle_id)  # the newest decision of a stage last: a dict keeps it
+        noted = {
+            stage: one.payload["given"] for one in records for stage in ("trial", "promote") if one.action == f"decision_{stage}" and "given" in one.payload
+        }
+        found = replay_cycle(folder, noted=noted, on_progress=report)
     return folder, found

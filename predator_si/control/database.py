@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from predator_si.control import leases, ledger, schema
-from predator_si.control.leases import Lease
+from predator_si.control import ledger, schema
+from predator_si.control.leases import Leases
 from predator_si.control.ledger import stamp, unstamp
 from predator_si.control.pages import Pages
 from predator_si.control.registers import Registers
+from predator_si.control.segments import base_of
 from predator_si.control.states import ACTIVE, is_legal, reachable
+from predator_si.control.stop_flag import Press, StopFlags
 from predator_si.errors import BadInput, Missing, Refused
 from predator_si.records import Cycle, CycleState, LedgerRecord, SealedOpening, Trigger, utc_now
 
 _MOST_A_DAY = 999
+_BATCH = 1000
+"""Ledger records in memory at once: a ledger may be longer than that holds."""
+_NEWEST = (schema.cycles.c.opened_seq.desc(), schema.cycles.c.cycle_id.desc())
 _RELEASE_STATES = (CycleState.RELEASED.value, CycleState.WATCHING.value, CycleState.STABLE.value)
 
 
-class Control(Registers, Pages):
+class Control(Registers, Leases, Pages):
     """State and permission of the loop in one database.
 
     Every change of a cycle or of a flag is one ledger record in the same transaction: either both are there or neither.
@@ -36,6 +42,8 @@ class Control(Registers, Pages):
         Where "now" comes from; with time zone.
     busy_seconds
         How long a writer waits for another one.
+    flags
+        Where the kill switch lies as a file while this database cannot be written; by default beside a SQLite file, and nowhere for a server.
 
     Raises
     ------
@@ -45,9 +53,24 @@ class Control(Registers, Pages):
         The database stays locked, or the server does not answer.
     """
 
-    def __init__(self, url_or_path: str | Path, *, clock: Callable[[], datetime] = utc_now, busy_seconds: float = schema.BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        url_or_path: str | Path,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        busy_seconds: float = schema.BUSY_SECONDS,
+        flags: StopFlags | None = None,
+    ) -> None:
         self._database = schema.Database(url_or_path, busy_seconds)
         self._clock = clock
+        self._begin_leases()
+        self._flags = StopFlags(Path(self._database.name).parent) if flags is None and self._database.sqlite else flags
+        self.archive = None if self._flags is None else self._flags.folder / "ledger"
+
+    @property
+    def name(self) -> str:
+        """The file, or the server's address without its password."""
+        return self._database.name
 
     # ------------------------------------------------------------------ cycles
 
@@ -61,7 +84,7 @@ class Control(Registers, Pages):
         """
         moment = now or self._clock()
         with self._database.writing() as connection:
-            if _kill_switch(connection, contour):
+            if self._flag(contour) is not None or _kill_switch(connection, contour):
                 raise Refused(f"contour {contour}: the kill switch is on, no cycle may start. Switch it off first.")
             busy = _active(connection, contour)
             if busy is not None:
@@ -82,10 +105,10 @@ class Control(Registers, Pages):
                 reason=reason,
                 actor=actor,
             )
-            stored = {"state": cycle.state.value, "trigger": trigger.model_dump_json(), "opened_at": stamp(moment), "updated_at": stamp(moment)}
-            connection.execute(schema.cycles.insert().values(**{**cycle.model_dump(), **stored}))
             payload = {"contour": contour, "from": None, "to": cycle.state.value, "trigger": trigger.model_dump(mode="json")}
-            ledger.append(connection, now=moment, action="cycle_opened", actor=actor, cycle_id=cycle.cycle_id, reason=reason, payload=payload)
+            record = ledger.append(connection, now=moment, action="cycle_opened", actor=actor, cycle_id=cycle.cycle_id, reason=reason, payload=payload)
+            stored = {"state": cycle.state.value, "trigger": trigger.model_dump_json(), "opened_at": stamp(moment), "updated_at": stamp(moment)}
+            connection.execute(schema.cycles.insert().values(**{**cycle.model_dump(), **stored, "opened_seq": record.seq}))
         return cycle
 
     def cycle(self, cycle_id: str) -> Cycle:
@@ -99,11 +122,17 @@ class Control(Registers, Pages):
         with self._database.reading() as connection:
             return _cycle(connection, cycle_id)
 
-    def cycles(self, limit: int = 50, contour: str | None = None) -> list[Cycle]:
-        """The newest ``limit`` cycles, newest first, of one contour or of all."""
-        query = sa.select(schema.cycles).order_by(schema.cycles.c.cycle_id.desc()).limit(limit)
+    def cycles(self, limit: int = 50, contour: str | None = None, before: str | None = None) -> list[Cycle]:
+        """The newest ``limit`` cycles, newest first, of one contour or of all; with ``before`` those opened before that cycle.
+
+        The order is that of the ledger, not of the wall clock, which may jump.
+        """
+        query = sa.select(schema.cycles).order_by(*_NEWEST).limit(limit)
         if contour is not None:
             query = query.where(schema.cycles.c.contour == contour)
+        if before is not None:
+            than = sa.select(schema.cycles.c.opened_seq).where(schema.cycles.c.cycle_id == before).scalar_subquery()
+            query = query.where(sa.tuple_(schema.cycles.c.opened_seq, schema.cycles.c.cycle_id) < sa.tuple_(than, sa.literal(before)))
         with self._database.reading() as connection:
             return [_from_row(row) for row in connection.execute(query).mappings()]
 
@@ -116,7 +145,7 @@ class Control(Registers, Pages):
         """The newest cycle whose model is in production (released, watching or stable). Git is the truth; this is its index."""
         query = sa.select(schema.cycles).where(schema.cycles.c.contour == contour, schema.cycles.c.state.in_(_RELEASE_STATES))
         with self._database.reading() as connection:
-            row = connection.execute(query.order_by(schema.cycles.c.cycle_id.desc()).limit(1)).mappings().first()
+            row = connection.execute(query.order_by(*_NEWEST).limit(1)).mappings().first()
         return None if row is None else _from_row(row)
 
     def transition(
@@ -165,51 +194,47 @@ class Control(Registers, Pages):
             ledger.append(connection, now=moment, action=f"cycle_{target.value}", actor=actor, cycle_id=cycle_id, reason=reason, payload=body)
             return _cycle(connection, cycle_id)
 
-    # ------------------------------------------------------------------ leases
-
-    def acquire(self, name: str, holder: str, ttl_seconds: float) -> Lease:
-        """Take the lease ``name`` for ``ttl_seconds``. Refused while somebody else holds it; every success has a higher token."""
-        with self._database.writing() as connection:
-            return leases.acquire(connection, name, holder, ttl_seconds, self._clock())
-
-    def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
-        """Give a held lease a later end, with the same token. Refused when it ended or was superseded."""
-        with self._database.writing() as connection:
-            return leases.renew(connection, lease, ttl_seconds, self._clock())
-
-    def release(self, lease: Lease) -> bool:
-        """Give the lease back; False when it had been superseded (then nothing happens)."""
-        with self._database.writing() as connection:
-            return leases.release(connection, lease)
-
-    def lease_holder(self, name: str) -> str | None:
-        """Who holds the lease now; ``None`` when nobody does."""
-        with self._database.reading() as connection:
-            return leases.holder(connection, name, self._clock())
-
-    def check(self, lease: Lease) -> None:
-        """Raise ``Refused`` when the lease ended or was superseded: ask before every side effect."""
-        with self._database.reading() as connection:
-            leases.check(connection, lease, self._clock())
-
     # ------------------------------------------------------------------ flags and notes
 
     def kill_switch(self, contour: str) -> bool:
-        """Whether the loop is stopped in this contour."""
+        """Whether the loop is stopped in this contour, by the database or by the file beside it (``control.stop_flag``)."""
+        if self._flag(contour) is not None:
+            return True
         with self._database.reading() as connection:
             return _kill_switch(connection, contour)
 
     def set_kill_switch(self, contour: str, on: bool, actor: str, reason: str) -> bool:
-        """Stop or start the loop; True when this call changed it. A change is a ledger record, a repetition is not."""
-        with self._database.writing() as connection:
-            if _kill_switch(connection, contour) is on:
-                return False
-            mine = sa.and_(schema.flags.c.name == "kill_switch", schema.flags.c.contour == contour)
-            connection.execute(schema.flags.delete().where(mine))
-            connection.execute(schema.flags.insert().values(name="kill_switch", contour=contour, on=on))
-            action = "kill_switch_on" if on else "kill_switch_off"
-            ledger.append(connection, now=self._clock(), action=action, actor=actor, cycle_id=None, reason=reason, payload={"contour": contour})
-            return True
+        """Stop or start the loop; True when this call changed it. A change is a ledger record, a repetition is not.
+
+        A switch that was pressed by the file becomes a record of whoever pressed it first, and the file goes.
+        """
+        by_file = self._flag(contour)
+        with self._database.writing(fenced=False) as connection:
+            now = _kill_switch(connection, contour)
+            if by_file is not None and not now:
+                self._turn(connection, contour, True, by_file.actor, by_file.reason)
+                now = True
+            if now is not on:
+                self._turn(connection, contour, on, actor, reason)
+        if by_file is not None and self._flags is not None:
+            self._flags.lift(contour)  # last: until then the switch is on, whatever happens
+        return now is not on
+
+    def settle_stop(self, contour: str) -> bool:
+        """Take the word of the file that stands for the kill switch into the database; whether there was one."""
+        found = self._flag(contour)
+        if found is not None:
+            self.set_kill_switch(contour, True, found.actor, found.reason)
+        return found is not None
+
+    def _flag(self, contour: str) -> Press | None:
+        return None if self._flags is None else self._flags.pressed(contour)
+
+    def _turn(self, connection: sa.Connection, contour: str, on: bool, actor: str, reason: str) -> None:
+        connection.execute(schema.flags.delete().where(schema.flags.c.name == "kill_switch", schema.flags.c.contour == contour))
+        connection.execute(schema.flags.insert().values(name="kill_switch", contour=contour, on=on))
+        action = "kill_switch_on" if on else "kill_switch_off"
+        ledger.append(connection, now=self._clock(), action=action, actor=actor, cycle_id=None, reason=reason, payload={"contour": contour})
 
     def get_note(self, key: str) -> Any:
         """The JSON value last stored under ``key``; ``None`` when there is none."""
@@ -247,7 +272,9 @@ class Control(Registers, Pages):
             moments = [moment for *_, moment in earlier]
             payload = {"corpus": corpus, "evaluation_id": evaluation_id, **_nth(moments, now).model_dump()}
             record = ledger.append(connection, now=now, action="sealed_test_opened", actor=actor, cycle_id=cycle_id, reason="", payload=payload)
-            connection.execute(table.insert().values(cycle_id=cycle_id, corpus=corpus, evaluation_id=evaluation_id, ledger_seq=record.seq))
+            connection.execute(
+                table.insert().values(cycle_id=cycle_id, corpus=corpus, evaluation_id=evaluation_id, ledger_seq=record.seq, opened_at=stamp(now))
+            )
             return len(earlier) + 1
 
     def sealed_opening(self, cycle_id: str, corpus: str, evaluation_id: str = "evaluation") -> SealedOpening | None:
@@ -280,46 +307,85 @@ class Control(Registers, Pages):
 
     def records(self, limit: int = 100, cycle_id: str | None = None, after_seq: int | None = None) -> list[LedgerRecord]:
         """Ledger records, oldest first: the last ``limit`` ones, or with ``after_seq`` the first ``limit`` ones after it."""
-        query = sa.select(schema.ledger).limit(limit)
+        query = sa.select(schema.ledger)
         if cycle_id is not None:
             query = query.where(schema.ledger.c.cycle_id == cycle_id)
-        query = query.order_by(schema.ledger.c.seq.desc()) if after_seq is None else query.where(schema.ledger.c.seq > after_seq).order_by(schema.ledger.c.seq)
+        if after_seq is None:
+            return self.page(limit, cycle_id=cycle_id)[::-1]
         with self._database.reading() as connection:
-            found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
-        return found[::-1] if after_seq is None else found
+            base = base_of(connection)[0]
+        earlier: list[LedgerRecord] = []
+        if after_seq < base:
+            earlier = list(islice(self.sealed(after_seq=after_seq, cycle_id=cycle_id), limit))
+        query = query.where(schema.ledger.c.seq > after_seq).order_by(schema.ledger.c.seq).limit(limit - len(earlier))
+        with self._database.reading() as connection:
+            return earlier + [ledger.from_row(row) for row in connection.execute(query).mappings()]
+
+    def every_record(self, cycle_id: str | None = None) -> Iterator[LedgerRecord]:
+        """All ledger records, or those of a cycle, oldest first, a thousand in memory at once."""
+        after = 0
+        while page := self.records(_BATCH, cycle_id=cycle_id, after_seq=after):
+            yield from page
+            after = page[-1].seq
 
     def records_of(self, action: str, limit: int = 1000) -> list[LedgerRecord]:
         """The newest ``limit`` records of one action, oldest first."""
         query = sa.select(schema.ledger).where(schema.ledger.c.action == action).order_by(schema.ledger.c.seq.desc()).limit(limit)
         with self._database.reading() as connection:
-            return [ledger.from_row(row) for row in connection.execute(query).mappings()][::-1]
+            found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
+        return self._with_sealed(found, limit, self.sealed(newest_first=True, action=action))[::-1]
+
+    def hash_at(self, seq: int) -> str | None:
+        """Hash of the ledger record with this number; null where there is none."""
+        with self._database.reading() as connection:
+            found = connection.execute(sa.select(schema.ledger.c.hash).where(schema.ledger.c.seq == seq)).scalar()
+            base = base_of(connection)
+        if found is None and 0 < seq <= base[0]:
+            return base[1] if seq == base[0] else next((record.hash for record in self.sealed(after_seq=seq - 1, before_seq=seq + 1)), None)
+        return None if found is None else str(found)
 
     def head(self) -> tuple[int, str] | None:
         """Sequence number and hash of the newest ledger record: what to copy out of reach as an anchor."""
         with self._database.reading() as connection:
             return ledger.head(connection)
 
-    def verify(self) -> list[str]:
+    def verify(self, *, full: bool = False) -> list[str]:
         """Problems of the ledger in words; empty when it is whole.
 
         Detects an edited record, one removed from or put into the middle, another order, a cut tail, and a cycle whose state is not the
         one of its last ledger record. Cannot detect a chain rewritten up to its end together with the head row, nor an older copy of the
-        whole file: compare ``head()`` with a copy kept elsewhere for that.
+        whole file: compare ``head()`` with a copy kept elsewhere for that. Of records that are sealed in files (``control.segments``) the files' hashes are
+        compared; with ``full`` each of them is read.
         """
         problems: list[str] = []
-        readable: list[LedgerRecord] = []
-        with self._database.reading() as connection:
-            for row in connection.execute(sa.select(schema.ledger).order_by(schema.ledger.c.seq)).mappings():
+        said: dict[str | None, Any] = {}
+
+        def readable(connection: sa.Connection) -> Iterator[LedgerRecord]:
+            query = sa.select(schema.ledger).order_by(schema.ledger.c.seq).execution_options(yield_per=_BATCH)
+            for row in connection.execute(query).mappings():
                 try:
-                    readable.append(ledger.from_row(row))
+                    record = ledger.from_row(row)
                 except BadInput as error:
                     problems.append(str(error))
-            problems += ledger.chain_problems(readable, ledger.head(connection))
-            moves = (record for record in readable if record.action.startswith("cycle_") and {"from", "to"} <= record.payload.keys())
-            said: dict[str | None, Any] = {record.cycle_id: record.payload["to"] for record in moves}
-            for cycle_id, state in connection.execute(sa.select(schema.cycles.c.cycle_id, schema.cycles.c.state).order_by(schema.cycles.c.cycle_id)).tuples():
-                if said.get(cycle_id) != state:
-                    problems.append(f"cycle {cycle_id} stands at {state}, the ledger says {said.get(cycle_id, 'nothing')}")
+                    continue
+                if record.action.startswith("cycle_") and {"from", "to"} <= record.payload.keys():
+                    said[record.cycle_id] = record.payload["to"]
+                yield record
+
+        with self._database.reading() as connection:
+            base = base_of(connection)
+            problems += ledger.chain_problems(readable(connection), ledger.head(connection), base)
+            table = schema.cycles.c
+            rows = connection.execute(sa.select(table.cycle_id, table.state, table.opened_seq).order_by(table.cycle_id)).tuples().all()
+        if base[0]:
+            problems += self.segment_problems(full=full)
+            if full:
+                moves = (record for record in self.sealed() if record.action.startswith("cycle_") and {"from", "to"} <= record.payload.keys())
+                said = {record.cycle_id: record.payload["to"] for record in moves} | said
+        for cycle_id, state, opened in rows:
+            sealed = cycle_id not in said and opened <= base[0] and not full  # its moves lie in the files, which `full` reads
+            if said.get(cycle_id) != state and not sealed:
+                problems.append(f"cycle {cycle_id} stands at {state}, the ledger says {said.get(cycle_id, 'nothing')}")
         return problems
 
 
@@ -331,7 +397,8 @@ def _state(name: CycleState | str) -> CycleState:
 
 
 def _from_row(row: sa.RowMapping) -> Cycle:
-    fields = {**row, "trigger": Trigger.model_validate_json(row["trigger"]), "opened_at": unstamp(row["opened_at"]), "updated_at": unstamp(row["updated_at"])}
+    fields = {name: value for name, value in row.items() if name != "opened_seq"}
+    fields |= {"trigger": Trigger.model_validate_json(row["trigger"]), "opened_at": unstamp(row["opened_at"]), "updated_at": unstamp(row["updated_at"])}
     return Cycle(**fields)
 
 
@@ -355,13 +422,8 @@ def _kill_switch(connection: sa.Connection, contour: str) -> bool:
 
 def _openings(connection: sa.Connection, corpus: str) -> list[tuple[str, str, datetime]]:
     """(cycle, evaluation, when) of every opening of a corpus, oldest first."""
-    table, records = schema.sealed_openings, schema.ledger
-    query = (
-        sa.select(table.c.cycle_id, table.c.evaluation_id, records.c.timestamp)
-        .join(records, records.c.seq == table.c.ledger_seq)
-        .where(table.c.corpus == corpus)
-        .order_by(table.c.ledger_seq)
-    )
+    table = schema.sealed_openings
+    query = sa.select(table.c.cycle_id, table.c.evaluation_id, table.c.opened_at).where(table.c.corpus == corpus).order_by(table.c.ledger_seq)
     return [(str(cycle), str(evaluation), unstamp(str(moment))) for cycle, evaluation, moment in connection.execute(query)]
 
 

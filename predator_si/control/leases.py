@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +29,67 @@ class Lease:
     expires_at: datetime
 
 
+class Leases:
+    """Leases as ``Control`` gives them. ``Control`` is made of this; it has no life of its own."""
+
+    _database: schema.Database
+    _clock: Callable[[], datetime]
+    _held: threading.local
+
+    def _begin_leases(self) -> None:
+        self._held = threading.local()
+        self._database.fence = self._require
+
+    def acquire(self, name: str, holder: str, ttl_seconds: float) -> Lease:
+        """Take the lease ``name`` for ``ttl_seconds``. Refused while somebody else holds it; every success has a higher token."""
+        with self._database.writing(fenced=False) as connection:
+            return acquire(connection, name, holder, ttl_seconds, self._clock())
+
+    def renew(self, lease: Lease, ttl_seconds: float) -> Lease:
+        """Give a held lease a later end, with the same token. Refused when it ended or was superseded."""
+        with self._database.writing(fenced=False) as connection:
+            return renew(connection, lease, ttl_seconds, self._clock())
+
+    def release(self, lease: Lease) -> bool:
+        """Give the lease back; False when it had been superseded (then nothing happens)."""
+        with self._database.writing(fenced=False) as connection:
+            return release(connection, lease)
+
+    def lease_of(self, name: str) -> Lease | None:
+        """The lease that somebody holds now; ``None`` when nobody does."""
+        with self._database.reading() as connection:
+            return held(connection, name, self._clock())
+
+    def check(self, lease: Lease) -> None:
+        """Raise ``Refused`` when the lease ended or was superseded: ask before every side effect."""
+        with self._database.reading() as connection:
+            check(connection, lease, self._clock())
+
+    @contextmanager
+    def fenced(self, lease: Lease) -> Iterator[None]:
+        """Within, each write of this thread is refused, in its own transaction, once ``lease`` has ended or was superseded; leases and the switch apart."""
+        before = getattr(self._held, "lease", None)
+        self._held.lease = lease
+        try:
+            yield
+        finally:
+            self._held.lease = before
+
+    def require_lease(self) -> None:
+        """Raise ``Refused`` where this thread works under a lease that was lost: ask before each side effect outside the database."""
+        if getattr(self._held, "lease", None) is not None:
+            with self._database.reading() as connection:
+                self._require(connection)
+
+    def _require(self, connection: sa.Connection) -> None:
+        lease: Lease | None = getattr(self._held, "lease", None)
+        if lease is not None:
+            check(connection, lease, self._clock())
+
+
+# --------------------------------------------------------------------------- in the database
+
+
 def acquire(connection: sa.Connection, name: str, holder: str, ttl_seconds: float, now: datetime) -> Lease:
     """Take the lease: refused while somebody else holds it. The same holder gets a new token, and its older lease is superseded."""
     if ttl_seconds <= 0 or not holder:
@@ -42,12 +106,12 @@ def acquire(connection: sa.Connection, name: str, holder: str, ttl_seconds: floa
     return Lease(name, holder, token, expires_at)
 
 
-def holder(connection: sa.Connection, name: str, now: datetime) -> str | None:
-    """Who holds the lease now; ``None`` when it was never taken, was given back, or has ended."""
+def held(connection: sa.Connection, name: str, now: datetime) -> Lease | None:
+    """The lease as it is held now; ``None`` when it was never taken, was given back, or has ended."""
     row = connection.execute(sa.select(schema.leases).where(schema.leases.c.name == name)).mappings().first()
     if row is None or row["expires_at"] is None or unstamp(row["expires_at"]) <= now:
         return None
-    return str(row["holder"])
+    return Lease(name, str(row["holder"]), int(row["token"]), unstamp(row["expires_at"]))
 
 
 def check(connection: sa.Connection, lease: Lease, now: datetime) -> None:

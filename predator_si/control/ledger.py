@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from predator_si.control import schema
+from predator_si.control.secrets import redacted, redacted_values
 from predator_si.errors import BadInput
 from predator_si.records import LedgerRecord
 
@@ -69,7 +70,7 @@ def ledger_hash(record: LedgerRecord) -> str:
     return hashlib.sha256(canonical_json(body, f"ledger record {record.seq}").encode("ascii")).hexdigest()
 
 
-def chain_problems(records: Iterable[LedgerRecord], head: tuple[int, str] | None) -> list[str]:
+def chain_problems(records: Iterable[LedgerRecord], head: tuple[int, str] | None, base: tuple[int, str] = (0, GENESIS), *, tail: bool = True) -> list[str]:
     """Every break in the chain, in words; an empty list means that the chain is whole.
 
     Parameters
@@ -78,9 +79,13 @@ def chain_problems(records: Iterable[LedgerRecord], head: tuple[int, str] | None
         In the order of their ``seq``.
     head
         Sequence number and hash of the newest record as stored apart; ``None`` when the ledger never had one.
+    base
+        Number and hash of the record before the first one here: the last sealed one.
+    tail
+        Whether ``records`` go up to the head; false: a piece from the middle.
     """
     problems: list[str] = []
-    expected_seq, previous = 1, GENESIS
+    expected_seq, previous = base[0] + 1, base[1]
     for record in records:
         if record.seq != expected_seq:
             missing = f"record {expected_seq} is" if record.seq == expected_seq + 1 else f"records {expected_seq} to {record.seq - 1} are"
@@ -91,6 +96,8 @@ def chain_problems(records: Iterable[LedgerRecord], head: tuple[int, str] | None
             problems.append(f"record {record.seq} was changed: its content does not give its hash")
         expected_seq, previous = record.seq + 1, record.hash
     newest = expected_seq - 1
+    if not tail:
+        return problems
     if head is None:
         if newest:
             problems.append(f"the head row is missing, the newest record is {newest}")
@@ -118,7 +125,7 @@ def append(connection: sa.Connection, *, now: datetime, action: str, actor: str,
             raise BadInput(f"a ledger record's {name} is not valid Unicode text ({error.reason}).") from error
         if "\0" in text:
             raise BadInput(f"a ledger record's {name} holds a NUL character. Remove it.")
-    text = canonical_json(dict(payload), "a ledger record's payload")
+    reason, text = redacted(reason), canonical_json(redacted_values(dict(payload)), "a ledger record's payload")  # before hashing: the chain holds no secret
     newest = head(connection)
     seq, previous = (newest[0] + 1, newest[1]) if newest else (1, GENESIS)
     moment = unstamp(stamp(now))

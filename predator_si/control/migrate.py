@@ -13,7 +13,7 @@ import sqlalchemy as sa
 if TYPE_CHECKING:
     from alembic.config import Config
 
-BASE, HEAD = "0001", "0002"
+BASE, HEAD = "0001", "0003"
 """Alembic's names of schema version 1, the oldest there is, and of today's."""
 
 

@@ -6,13 +6,16 @@ What belongs here: reading for people. What must not: writing, verifying (``ledg
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import sqlalchemy as sa
 
 from predator_si.control import ledger, schema
 from predator_si.control.ledger import stamp
+from predator_si.control.segments import Segments, base_of
 from predator_si.records import LedgerRecord
 
 
@@ -36,10 +39,8 @@ class RecordQuery:
     text: str = ""
 
 
-class Pages:
+class Pages(Segments):
     """What people leaf through. ``Control`` is made of this; it has no life of its own."""
-
-    _database: schema.Database
 
     def page(self, limit: int, before_seq: int | None = None, cycle_id: str | None = None) -> list[LedgerRecord]:
         """At most ``limit`` ledger records, newest first, older than ``before_seq`` where given."""
@@ -49,7 +50,8 @@ class Pages:
         if before_seq is not None:
             query = query.where(schema.ledger.c.seq < before_seq)
         with self._database.reading() as connection:
-            return [ledger.from_row(row) for row in connection.execute(query).mappings()]
+            found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
+        return self._with_sealed(found, limit, self.sealed(before_seq=before_seq, newest_first=True, cycle_id=cycle_id))
 
     def search(self, asked: RecordQuery, limit: int, before_seq: int | None = None) -> list[LedgerRecord]:
         """At most ``limit`` ledger records that fit, newest first, older than ``before_seq`` where given."""
@@ -71,29 +73,26 @@ class Pages:
             reasons = (table.c.reason.icontains(one, autoescape=True) for one in _spellings(asked.text))
             query = query.where(sa.or_(*reasons, *(table.c.payload.icontains(one, autoescape=True) for one in written)))
         with self._database.reading() as connection:
-            return [ledger.from_row(row) for row in connection.execute(query).mappings()]
+            found = [ledger.from_row(row) for row in connection.execute(query).mappings()]
+        older = self.sealed(before_seq=before_seq, newest_first=True, cycle_id=asked.cycle_id or None)
+        return self._with_sealed(found, limit, (record for record in older if fits(record, asked)))
 
     def count_records(self) -> int:
-        """Ledger records there are: the newest sequence number less those that retention took from the beginning."""
+        """Ledger records there are, the sealed ones among them."""
         with self._database.reading() as connection:
-            first, last = _ends(connection)
-        return 0 if first is None or last is None else last - first + 1
+            last = connection.execute(sa.select(sa.func.max(schema.ledger.c.seq))).scalar()
+            return int(last) if last is not None else base_of(connection)[0]
+
+    def _with_sealed(self, found: list[LedgerRecord], limit: int, older: Iterator[LedgerRecord]) -> list[LedgerRecord]:
+        """Records from the database, newest first, and behind them sealed ones, up to ``limit``; those are not read before they are needed."""
+        return found + list(islice(older, max(0, limit - len(found))))
 
     def actions_since(self, since: datetime) -> dict[str, int]:
-        """Ledger records since a moment, by action. The chain is in the order of time, so the first of them is found by halving."""
+        """Ledger records since a moment by the wall clock, by action."""
         table = schema.ledger
-        wanted = stamp(since)
+        query = sa.select(table.c.action, sa.func.count()).where(table.c.timestamp >= stamp(since)).group_by(table.c.action).order_by(table.c.action)
         with self._database.reading() as connection:
-            low, high = _ends(connection)
-            if low is None or high is None:
-                return {}
-            high += 1
-            while low < high:
-                middle = (low + high) // 2
-                at = connection.execute(sa.select(table.c.timestamp).where(table.c.seq == middle)).scalar()
-                low, high = (middle + 1, high) if at is not None and at < wanted else (low, middle)
-            rows = connection.execute(sa.select(table.c.action, sa.func.count()).where(table.c.seq >= low).group_by(table.c.action).order_by(table.c.action))
-            return {str(action): count for action, count in rows.tuples()}
+            return {str(action): count for action, count in connection.execute(query).tuples()}
 
     def cycles_since(self, contour: str, since: datetime) -> int:
         """Cycles of a contour that were opened since a moment."""
@@ -108,8 +107,14 @@ def _spellings(words: str) -> list[str]:
     return list(dict.fromkeys((words, words.lower(), words.upper(), words.capitalize(), words.title()))) if not words.isascii() else [words]
 
 
-def _ends(connection: sa.Connection) -> tuple[int | None, int | None]:
-    """First and last sequence number; asked apart, since one question for both would read the whole table."""
-    seq = schema.ledger.c.seq
-    first, last = connection.execute(sa.select(sa.func.min(seq))).scalar(), connection.execute(sa.select(sa.func.max(seq))).scalar()
-    return (None if first is None else int(first)), (None if last is None else int(last))
+def fits(record: LedgerRecord, asked: RecordQuery) -> bool:
+    """Whether a record is one that is looked for; as the database says it."""
+    if asked.cycle_id and record.cycle_id != asked.cycle_id:
+        return False
+    if (asked.since is not None and record.timestamp < asked.since) or (asked.until is not None and record.timestamp >= asked.until):
+        return False
+    for said, words in ((record.actor, asked.actor), (record.action, asked.action)):
+        if words.casefold() not in said.casefold():
+            return False
+    text = asked.text.casefold()
+    return text in record.reason.casefold() or text in json.dumps(record.payload, ensure_ascii=False).casefold()

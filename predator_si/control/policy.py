@@ -19,7 +19,18 @@ Action = Literal["start_cycle", "train", "trial", "promote", "promote_next", "ro
 ACTIONS: tuple[Action, ...] = get_args(Action)
 Answer = Literal["allow", "deny", "needs_approval"]
 Rule = Literal[
-    "kill_switch", "disabled", "flag", "active_cycle", "max_cycles_per_day", "cycle_interval", "cool_down", "month_budget", "cycle_budget", "person", "none"
+    "kill_switch",
+    "ledger",
+    "disabled",
+    "flag",
+    "active_cycle",
+    "max_cycles_per_day",
+    "cycle_interval",
+    "cool_down",
+    "month_budget",
+    "cycle_budget",
+    "person",
+    "none",
 ]
 FREE: frozenset[Action] = frozenset({"rollback", "notify"})
 """What neither the kill switch nor a lack of money stops: a release must be able to go back, and somebody must hear of it."""
@@ -44,12 +55,15 @@ class Standing:
         Feature flags that somebody turned: false under an action's name forbids it, ``auto_promote`` false asks a person for each promotion.
     cool_down
         After one fruitless cycle of a trigger; doubled with each further one in a row, at most ``longest_cool_down``.
+    distrust
+        Why the ledger is not believed (``orchestration.trust``); null: it is.
     spent_month_usd, spent_cycle_usd
         Null: nobody knows, and the budget rule says so instead of guessing.
     """
 
     enabled: bool
     kill_switch: bool
+    distrust: str | None = None
     cycles: Sequence[Cycle] = ()
     max_cycles_per_day: int = 6
     cycle_interval: timedelta = timedelta(hours=1)
@@ -125,6 +139,8 @@ def decide(
     if action not in FREE:
         if standing.kill_switch:
             return ruling("deny", "kill_switch", "the kill switch is on: start the optimizer again to let the loop act")
+        if standing.distrust is not None:
+            return ruling("deny", "ledger", standing.distrust)
         if not standing.enabled and action != "start_cycle":
             return ruling("deny", "disabled", "selfImprovement.enabled is false in this contour")
     if standing.flags.get(action) is False and not (action == "rollback" and by_person):
@@ -218,13 +234,14 @@ def may_start_cycle(
         return Refusal("max_cycles_per_day", f"{started_today} cycles were started today (UTC), the limit is {max_cycles_per_day}", midnight)
     if force:
         return Allowed("forced: interval and cool-down were not asked")
-    newest = max((cycle.opened_at for cycle in recent), default=None)
-    if newest is not None and now - newest < cycle_interval:
+    # a moment far ahead was written before the clock went back: it holds nobody up for a year
+    newest = max((cycle.opened_at for cycle in recent if abs(now - cycle.opened_at) < cycle_interval), default=None)
+    if newest is not None:
         return Refusal("cycle_interval", f"the last cycle started at {newest.isoformat()}, the interval is {cycle_interval}", newest + cycle_interval)
     streak = fruitless_streak(trigger, recent)
     if streak:
         last, wait = streak[0], back_off(len(streak), cool_down, longest_cool_down)
-        if now - last.updated_at < wait:
+        if abs(now - last.updated_at) < wait:
             when = f"{last.updated_at:%Y-%m-%d %H:%M:%S} UTC" + ("" if len(streak) == 1 else f" ({len(streak)} in a row)")
             reason = f"{last.cycle_id}, for the same trigger ({trigger}), came to nothing ({last.state.value}) at {when}; the cool-down is {wait}"
             return Refusal("cool_down", reason, last.updated_at + wait)

@@ -7,7 +7,7 @@ follows from it (``control.policy``, orchestration).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from predator_si.control import ledger, schema
 from predator_si.control.ledger import stamp, unstamp
+from predator_si.control.secrets import redacted_values
 from predator_si.errors import BadInput, Missing, Refused
 from predator_si.records import Approval, ChampionSpan, FeatureFlag, GateOverride
 
@@ -62,7 +63,7 @@ class Registers:
         if expires_in <= timedelta(0):
             raise BadInput(f"cycle {cycle_id}: an approval must have some time, got {expires_in}.")
         moment = now or self._clock()
-        text = ledger.canonical_json(dict(evidence), f"evidence of {cycle_id}")
+        text = ledger.canonical_json(redacted_values(dict(evidence)), f"evidence of {cycle_id}")
         table = schema.approvals
         with self._database.writing() as connection:
             known = _approval(connection, cycle_id, stage)
@@ -86,12 +87,23 @@ class Registers:
         with self._database.reading() as connection:
             return _approval(connection, cycle_id, stage)
 
-    def approvals(self, contour: str | None = None, *, waiting: bool = False, limit: int = 100, now: datetime | None = None) -> list[Approval]:
-        """Questions, newest first, of one contour or of all; with ``waiting`` only those that may still be answered."""
+    def approvals(
+        self,
+        contours: str | Collection[str] | None = None,
+        *,
+        waiting: bool = False,
+        limit: int = 100,
+        now: datetime | None = None,
+        before: tuple[str, str] | None = None,
+    ) -> list[Approval]:
+        """Questions, newest first, of these contours or of all; with ``waiting`` only those that may be answered, with ``before`` (cycle, stage) older ones."""
         table = schema.approvals
         query = sa.select(table).order_by(table.c.asked_at.desc(), table.c.cycle_id.desc()).limit(limit)
-        if contour is not None:
-            query = query.where(table.c.contour == contour)
+        if contours is not None:
+            query = query.where(table.c.contour.in_([contours] if isinstance(contours, str) else contours))
+        if before is not None:
+            asked_at = sa.select(table.c.asked_at).where(table.c.cycle_id == before[0], table.c.stage == before[1]).scalar_subquery()
+            query = query.where(sa.tuple_(table.c.asked_at, table.c.cycle_id) < sa.tuple_(asked_at, sa.literal(before[0])))
         if waiting:
             query = query.where(table.c.decision.is_(None), table.c.expires_at > stamp(now or self._clock()))
         with self._database.reading() as connection:
@@ -237,12 +249,14 @@ class Registers:
             ledger.append(connection, now=moment, action="champion_changed", actor=actor, cycle_id=cycle_id, reason=why, payload=payload)
         return True
 
-    def champions(self, contour: str | None = None, limit: int = 100) -> list[ChampionSpan]:
-        """Who was champion when and why, newest first."""
+    def champions(self, contour: str | None = None, limit: int = 100, before: str | None = None) -> list[ChampionSpan]:
+        """Who was champion when and why, newest first; with ``before`` (as ``ledger.stamp`` writes it) the spans older than the one that began then."""
         table = schema.champions
-        query = sa.select(*(column for column in table.c if column.name != "id")).order_by(table.c.since.desc(), table.c.id.desc()).limit(limit)
+        query = sa.select(*(column for column in table.c if column.name != "id")).order_by(table.c.id.desc()).limit(limit)
         if contour is not None:
             query = query.where(table.c.contour == contour)
+        if before is not None:
+            query = query.where(table.c.id < sa.select(sa.func.max(table.c.id)).where(table.c.since == before).scalar_subquery())
         with self._database.reading() as connection:
             return [_span(row) for row in connection.execute(query).mappings()]
 

@@ -7,7 +7,7 @@ reading the old state. PostgreSQL gets the same effect from one advisory lock pe
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,28 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from predator_si.control import migrate
+from predator_si.control import append_only, migrate
+from predator_si.control.secrets import redacted
 from predator_si.control.states import ACTIVE
 from predator_si.errors import BadInput, PredatorError, Unavailable
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 30.0
 _ADVISORY_LOCK = 0x5052454441  # "PREDA": one writer at a time on PostgreSQL
 
 metadata = sa.MetaData()
+
+
+class Words(sa.types.TypeDecorator[str]):
+    """What somebody wrote, without secrets. The ledger's own words are redacted before they are hashed (``ledger.append``)."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
+        """The text as it is stored."""
+        return None if value is None else redacted(value)
+
 
 schema_version = sa.Table("schema_version", metadata, sa.Column("version", sa.Integer, primary_key=True))
 
@@ -38,9 +51,12 @@ cycles = sa.Table(
     sa.Column("trigger", sa.Text, nullable=False),
     sa.Column("opened_at", sa.String, nullable=False),
     sa.Column("updated_at", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("reason", Words, nullable=False),
     sa.Column("actor", sa.String, nullable=False),
+    # the ledger record that opened it: which of two cycles is the newer, whatever the wall clock said when
+    sa.Column("opened_seq", sa.Integer, nullable=False, server_default="0"),
 )
+sa.Index("cycles_by_opening", cycles.c.opened_seq)
 IS_ACTIVE = cycles.c.state.in_(sorted(state.value for state in ACTIVE))
 # the rule "one cycle at a time" once more, where no program error can get past it
 sa.Index("one_active_cycle", cycles.c.contour, unique=True, sqlite_where=IS_ACTIVE, postgresql_where=IS_ACTIVE)
@@ -77,6 +93,7 @@ sealed_openings = sa.Table(
     sa.Column("corpus", sa.String, primary_key=True),
     sa.Column("evaluation_id", sa.String, primary_key=True),
     sa.Column("ledger_seq", sa.Integer, nullable=False),
+    sa.Column("opened_at", sa.String, nullable=False),
 )
 
 ledger = sa.Table(
@@ -91,6 +108,20 @@ ledger = sa.Table(
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("previous_hash", sa.String, nullable=False),
     sa.Column("hash", sa.String, nullable=False),
+)
+sa.Index("ledger_by_time", ledger.c.timestamp, ledger.c.action)
+
+ledger_segments = sa.Table(
+    "ledger_segments",
+    metadata,
+    sa.Column("first_seq", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("last_seq", sa.Integer, nullable=False),
+    sa.Column("previous_hash", sa.String, nullable=False),
+    sa.Column("last_hash", sa.String, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("file", sa.String, nullable=False),
+    sa.Column("sealed_at", sa.String, nullable=False),
+    sa.Column("anchor_commit", sa.String, nullable=False),
 )
 
 ledger_head = sa.Table(
@@ -113,7 +144,7 @@ approvals = sa.Table(
     sa.Column("expires_at", sa.String, nullable=False),
     sa.Column("decision", sa.String, nullable=True),
     sa.Column("actor", sa.String, nullable=True),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("reason", Words, nullable=False),
     sa.Column("at", sa.String, nullable=True),
 )
 
@@ -126,7 +157,7 @@ gate_overrides = sa.Table(
     sa.Column("threshold", sa.Float, nullable=False),
     sa.Column("old", sa.Float, nullable=True),
     sa.Column("actor", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("reason", Words, nullable=False),
     sa.Column("set_at", sa.String, nullable=False),
     sa.Column("expires_at", sa.String, nullable=False),
     sa.Column("ended_at", sa.String, nullable=True),
@@ -142,7 +173,7 @@ champions = sa.Table(
     sa.Column("cycle_id", sa.String, nullable=True),
     sa.Column("since", sa.String, nullable=False),
     sa.Column("until", sa.String, nullable=True),
-    sa.Column("why", sa.Text, nullable=False),
+    sa.Column("why", Words, nullable=False),
     sa.Column("commit", sa.String, nullable=True),
 )
 _serves_now = champions.c.until.is_(None)
@@ -155,7 +186,7 @@ feature_flags = sa.Table(
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("on", sa.Boolean, nullable=False),
     sa.Column("actor", sa.String, nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("reason", Words, nullable=False),
     sa.Column("set_at", sa.String, nullable=False),
 )
 
@@ -167,9 +198,9 @@ class Database:
         text = str(url_or_path)
         if "://" in text:
             try:
-                self._url = sa.make_url(text)
+                self._url = sa.make_url(text.replace("postgres://", "postgresql://", 1) if text.startswith("postgres://") else text)
             except sa.exc.ArgumentError as error:
-                raise BadInput(f"{text!r} is not a database URL. Give a file path, sqlite:///FILE or postgresql://...") from error
+                raise BadInput("this is not a database URL. Give a file path, sqlite:///FILE or postgresql://user:password@host/database.") from error
         else:
             self._url = sa.URL.create("sqlite", database=text)
         self._busy_seconds = busy_seconds
@@ -178,10 +209,13 @@ class Database:
             raise BadInput(
                 f"{self._url.render_as_string(hide_password=True)}: the control database is SQLite or PostgreSQL. Give a file path or postgresql://..."
             )
+        if not self.sqlite and self._url.drivername == "postgresql":
+            self._url = self._url.set(drivername="postgresql+psycopg")  # the driver that the extra 'postgres' brings
         self.name = str(self._url.database) if self.sqlite else self._url.render_as_string(hide_password=True)
         if self.sqlite:
             self._prepare_file()
         self._engine = self._make_engine()
+        self.fence: Callable[[sa.Connection], None] | None = None
         if self.sqlite:
             self._switch_to_wal()
         self._create_tables()
@@ -193,11 +227,13 @@ class Database:
             yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sa.Connection]:
-        """A transaction that excludes every other writer from its first statement on."""
+    def writing(self, *, fenced: bool = True) -> Iterator[sa.Connection]:
+        """A transaction that excludes every other writer from its first statement on; ``fence``, where set, may refuse it, unless ``fenced`` is false."""
         with self._speaking(), self._engine.connect().execution_options(predator_write=True) as connection, connection.begin():
             if not self.sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+            if fenced and self.fence is not None:
+                self.fence(connection)
             yield connection
 
     # ------------------------------------------------------------------ opening
@@ -212,12 +248,13 @@ class Database:
             raise BadInput(f"{folder}: cannot make the folder of the control database ({error.strerror}). Choose a folder you may write to.") from error
 
     def _make_engine(self) -> sa.Engine:
+        # no pool: a connection must not cross a fork, and a fresh one costs well under a millisecond (a few with a server)
         if not self.sqlite:
             try:
-                return sa.create_engine(self._url, pool_pre_ping=True)
+                waits = {"connect_timeout": 10, "options": f"-c lock_timeout={int(self._busy_seconds * 1000)}"}
+                return sa.create_engine(self._url, poolclass=NullPool, connect_args=waits)
             except (ImportError, sa.exc.NoSuchModuleError) as error:
-                raise BadInput(f"{self.name}: no driver for this database ({error}). Install the extra 'k8s' or use a file path.") from error
-        # no pool: a connection must not cross a fork, and a fresh one costs well under a millisecond
+                raise BadInput(f"{self.name}: no driver for this database ({error}). Install the extra 'postgres', or use a file path.") from error
         engine = sa.create_engine(self._url, poolclass=NullPool, connect_args={"timeout": self._busy_seconds, "check_same_thread": False})
 
         @event.listens_for(engine, "connect")
@@ -262,6 +299,8 @@ class Database:
             found = _version(connection)  # again: another process may have been first
             if found is None:
                 metadata.create_all(connection)
+                for statement in append_only.guards(connection.dialect.name):
+                    connection.execute(sa.text(statement))
                 connection.execute(schema_version.insert().values(version=SCHEMA_VERSION))
                 migrate.mark(connection)
             elif found < SCHEMA_VERSION:
@@ -293,7 +332,7 @@ class Database:
             return BadInput(f"{self.name}: not a usable control database ({text}). Restore it from a backup, or move it away to start a new ledger.")
         if "readonly" in low or "unable to open" in low or "permission" in low:
             return BadInput(f"{self.name}: cannot be opened for writing ({text}). Check that it is a file in a folder you may write to.")
-        if "locked" in low or "busy" in low:
+        if "locked" in low or "busy" in low or "lock timeout" in low:
             return Unavailable(f"{self.name}: still locked by another process after {self._busy_seconds:g} s. Find who holds it, and try again.")
         if "disk i/o" in low or "full" in low:
             return Unavailable(f"{self.name}: the disk refuses ({text}). Free some space and try again.")

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from predator_si.corpora.text import near_duplicate_groups
 from predator_si.errors import BadInput
 from predator_si.evaluate.pair_scores import PairScores
 from predator_si.evaluate.ranking import CandidateSource, candidate_recall, gather, heads_to_score, rerank_run
@@ -117,7 +120,8 @@ def compare(
         difference, low, high, p_value, p_adjusted (null with a ``reason`` for fewer than two queries), resolvable.
     pl.DataFrame
         Per query: ``query_id``, ``text``, ``ndcg_champion``, ``ndcg_challenger``, ``ndcg_difference``, the same for recall at 20
-        (``recall_*``), and ``candidate_recall``.
+        (``recall_*``), ``candidate_recall``, the names of its ``slices`` where there are any, and its ``cluster``: queries of near-duplicate words (one
+        template) share one, and count together in every interval and test.
 
     Raises
     ------
@@ -143,7 +147,11 @@ def compare(
     frame = frame.with_columns(
         ndcg_difference=pl.col("ndcg_challenger") - pl.col("ndcg_champion"), recall_difference=pl.col("recall_challenger") - pl.col("recall_champion")
     ).join(candidate_recall(judged), on="query_id", how="left", maintain_order="left")
-    difference = paired_interval(frame["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples)
+    if slices:
+        names = [[name for name, members in slices.items() if query_id in members] for query_id in frame["query_id"]]
+        frame = frame.with_columns(pl.Series("slices", names, dtype=pl.List(pl.String)))
+    frame = frame.with_columns(cluster=pl.Series(near_duplicate_groups(frame["text"].to_list()), dtype=pl.Int64))
+    difference = paired_interval(frame["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples, cluster=clusters_of(frame))
     evaluation = Evaluation(
         cycle_id=cycle_id,
         champion=configs[0],
@@ -175,16 +183,24 @@ def slice_differences(
         row |= dict.fromkeys(("difference", "low", "high", "p_value", "p_adjusted", "resolvable"))
         if own.height:
             row |= {"ndcg_champion": _mean(own, "ndcg_champion"), "ndcg_challenger": _mean(own, "ndcg_challenger"), "difference": _mean(own, "ndcg_difference")}
-        if own.height < 2:
-            row["reason"] = f"{own.height} judged queries in the slice; an interval needs two"
+        units = own.height if (groups := clusters_of(own)) is None else len(set(groups.tolist()))
+        if units < 2:
+            row["reason"] = f"{units} independent judged queries in the slice; an interval needs two"
         else:
-            found: Interval = paired_interval(own["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples)
+            found: Interval = paired_interval(own["ndcg_difference"].to_numpy(), seed=seed, n_boot=resamples, cluster=groups)
             row |= {"low": found.low, "high": found.high, "p_value": found.p_value, "resolvable": resolvable_effect(own.height, found.sd or 0.0)}
         rows.append(row)
     tested = [row for row in rows if row["p_value"] is not None]
     for row, adjusted in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
         row["p_adjusted"] = float(adjusted)
     return rows
+
+
+def clusters_of(per_query_scores: pl.DataFrame) -> npt.NDArray[np.int64] | None:
+    """Which queries depend on each other, as ``statistics`` takes it: null where none does, or where scores of an earlier version do not say."""
+    if "cluster" not in per_query_scores.columns or per_query_scores["cluster"].n_unique() == per_query_scores.height:
+        return None
+    return per_query_scores["cluster"].to_numpy().astype(np.int64)
 
 
 def _same_model(reranker: Reranker, config: ServingConfig, rule: DepthRule | None) -> None:

@@ -101,6 +101,19 @@ def seal_of(
         told=float(ladder.best or 0.0),
         rose=rose,
         power=power_sentence(evaluation.n_queries, evaluation.ndcg_difference.sd, level / 2.0),
+        before=start,
+        month_alpha=design.promotion_alpha_per_month,
+        month_candidates=design.promotion_candidates_per_month,
     )
     after = {"best": ladder.best, "rungs": ladder.rungs, "uses": ladder.uses}
     return found, {"cycle_id": evaluation.cycle_id, "before": start, "after": after}
+
+
+def seal_again(evaluation: Evaluation, per_query: pl.DataFrame) -> Holdout | None:
+    """What :func:`seal_of` said, from what the record keeps of it; null where no seal was opened, as it is where an earlier version kept too little."""
+    kept = evaluation.holdout
+    if kept is None or kept.month_alpha is None or kept.month_candidates is None:
+        return kept
+    months = {"promotion_alpha_per_month": kept.month_alpha, "promotion_candidates_per_month": kept.month_candidates}
+    told_before = {"cycle_id": evaluation.cycle_id, "before": kept.before, "after": {}}
+    return seal_of(evaluation, per_query, kept.opening, (kept.block, kept.blocks), kept.pool, told_before, DEFAULT_DESIGN.replaced(months))[0]

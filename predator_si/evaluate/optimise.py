@@ -34,7 +34,7 @@ from predator_si.search.adaptive_depth import DepthRule, calibrate, keep_rule
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import Reranker, chip_has_bf16, load_reranker, reference_backend
 from predator_si.search.retrieve import Candidates
-from predator_si.statistics import paired_interval
+from predator_si.statistics import paired_interval, power_sentence
 from predator_si.train.export import export
 from predator_si.train.layers import layer_count
 
@@ -354,7 +354,7 @@ class _Judge:
 
 def _said(variant: Variant) -> str:
     gap = variant.ndcg_difference
-    return "" if gap is None else f"NDCG@10 {gap.estimate:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], n={gap.n}"
+    return "" if gap is None else f"NDCG@10 {gap.estimate:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}], n={gap.n}; {power_sentence(gap.n, gap.sd)}"
 
 
 def _calibrated(model: Reranker, wanted: EarlyExit, candidates: CandidatesOf, depth: int, fusion_weight: float, shared: dict[str, Any]) -> DepthRule:

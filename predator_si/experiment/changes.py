@@ -22,24 +22,26 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from predator_si.experiment.proofs import (
+    FIRST,
+    LEAST_CLIENTS,
+    Levels,
+    events_log_e,
+    failure_proofs,
+    look_places,
+    mean_proofs,
+    p95_bounds,
+    p95_inside,
+    slow_limit,
+)
 from predator_si.monitor import Traffic, click_quality, click_through
 from predator_si.monitor.traffic import FAILED
-from predator_si.statistics.counts import rate_log_e, rate_sequence, treated_share
-from predator_si.statistics.design import Design
-from predator_si.statistics.evidence import Alternative, needed
-from predator_si.statistics.mixture import estimate_log_e, estimate_sequence, prior_size
-from predator_si.statistics.quantiles import quantile_sequence
+from predator_si.statistics.counts import rate_sequence
+from predator_si.statistics.evidence import needed
+from predator_si.statistics.mixture import estimate_sequence
 
-LOOKS = 24
-"""Points of a path: any number would be allowed."""
 SHOWN_ALPHA = 0.05
 """Two-sided, of the sequences that are drawn and told."""
-LEAST_CLIENTS = 10
-"""Effective clients of an arm below which nothing is said about its mean: with fewer the normal approximation is none."""
-_EVENTS_STRENGTH = 10.0
-"""Pseudo-events of the prior on whose arm a failure falls: failures are few, and a broken model takes nearly all of them."""
-_FIRST = 60
-"""Answered requests that say what slow is."""
 Array = npt.NDArray[np.float64]
 
 
@@ -83,33 +85,6 @@ class Change:
     shown: str
 
 
-@dataclass(frozen=True)
-class Levels:
-    """Chances of a wrong word, each over all looks, and what the sequences are tuned for.
-
-    Attributes
-    ----------
-    design
-        Of the contour.
-    split
-        The challenger's share of the requests.
-    planned
-        Requests of both arms for which the sequences are tightest.
-    harm_alpha
-        Of calling harm; the design's, divided where more than one question is asked.
-    """
-
-    design: Design
-    split: float
-    planned: int
-    harm_alpha: float
-
-    @property
-    def prior(self) -> float:
-        """Pseudo-requests of the sequences for means, on the scale ``n1 n2 / (n1 + n2)``."""
-        return prior_size(self.design.non_inferiority_alpha, max(2.0, self.split * (1.0 - self.split) * self.planned), "greater")
-
-
 def mean_change(metric: str, arms: tuple[Traffic, Traffic], margin: float, up: bool, levels: Levels, *, least: int, position_bias: float) -> Change | str:
     """The change of a mean, or why it cannot be known.
 
@@ -132,7 +107,6 @@ def mean_change(metric: str, arms: tuple[Traffic, Traffic], margin: float, up: b
         return "the champion's mean is 0, a relative change has no meaning"
     times = _look_times([side.times for side in sides])
     means, errors, sizes = (np.array(one) for one in zip(*(side.at(times) for side in sides), strict=True))
-    size = sizes[0] * sizes[1] / np.maximum(sizes.sum(axis=0), 1.0)
     reference = np.where(means[0] > 0, means[0], np.nan)
     if not np.isfinite(errors[:, -1]).all():
         busy = min(side.effective for side in sides)
@@ -140,12 +114,7 @@ def mean_change(metric: str, arms: tuple[Traffic, Traffic], margin: float, up: b
     if np.hypot(*errors[:, -1]) == 0.0:
         return "all observations of both arms are equal; a spread that was never seen is not zero"
 
-    def log_e(factor: float, alternative: Alternative) -> Array:
-        found = _filled(means[1] - factor * means[0])
-        return estimate_log_e(found, np.hypot(errors[1], factor * errors[0]), size, 0.0, prior=levels.prior, alternative=alternative)
-
-    sides_of: tuple[Alternative, Alternative] = ("greater", "less") if up else ("less", "greater")
-    good, bad = sides_of
+    size = sizes[0] * sizes[1] / np.maximum(sizes.sum(axis=0), 1.0)
     low, high = estimate_sequence(_filled(means[1] - means[0]), np.hypot(*errors), size, SHOWN_ALPHA, prior=levels.prior)
     relative = _filled(means[1] / reference - 1.0, 0.0)
     low, high = np.fmax.accumulate(low / reference), np.fmin.accumulate(high / reference)
@@ -153,16 +122,17 @@ def mean_change(metric: str, arms: tuple[Traffic, Traffic], margin: float, up: b
     distance, half = abs(margin - relative[-1]), float(high[-1] - low[-1]) / 2.0
     within = relative[-1] > margin if up else relative[-1] < margin
     n = (len(sides[0].values), len(sides[1].values))
+    proofs = mean_proofs(means, errors, sizes, margin, up, levels)
     return Change(
         estimate=float(relative[-1]),
         low=float(low[-1]),
         high=float(high[-1]),
         reference=float(means[0][-1]),
         n=n,
-        inside=_shown(log_e(1.0 + margin, good), levels.design.non_inferiority_alpha),
-        harm=_shown(log_e(1.0, bad), levels.harm_alpha),
-        beyond=_shown(log_e(1.0 + margin, bad), levels.harm_alpha),
-        better=_shown(log_e(1.0, good), levels.design.superiority_alpha),
+        inside=bool(proofs.inside.any()),
+        harm=bool(proofs.harm.any()),
+        beyond=bool(proofs.beyond.any()),
+        better=bool(proofs.better.any()),
         points=points,
         needs=_needs(sum(n), half, distance) if within else None,
         shown=f"{means[0][-1]:.4g} -> {means[1][-1]:.4g} ({relative[-1]:+.1%}, sequence {_bounds(low[-1], high[-1], '.1%')})",
@@ -176,16 +146,11 @@ def error_change(arms: tuple[Traffic, Traffic], margin: float, levels: Levels) -
         return "an arm served no request"
     times = _look_times([frame["at"].to_numpy() for frame in frames])
     failed, n = (np.array(one, dtype=np.float64) for one in zip(*(_counts(frame, times) for frame in frames), strict=True))
-    half_alpha = levels.design.non_inferiority_alpha / 2.0
-    low0, high1 = rate_sequence(failed[0], n[0], half_alpha)[0], rate_sequence(failed[1], n[1], half_alpha)[1]
+    proofs = failure_proofs(failed, n, margin, levels)
     (shown_low0, shown_high0), (shown_low1, shown_high1) = (rate_sequence(failed[arm], n[arm], SHOWN_ALPHA / 2.0) for arm in (0, 1))
     rates = failed / np.maximum(n, 1.0)
     low, high = np.maximum.accumulate(shown_low1 - shown_high0), np.minimum.accumulate(shown_high1 - shown_low0)
-    events = rate_log_e(failed[1], failed.sum(axis=0), treated_share(levels.split), strength=_EVENTS_STRENGTH)
-    inside = bool((high1 - low0).min() < margin)
     estimate, total = float(rates[1][-1] - rates[0][-1]), (int(n[0][-1]), int(n[1][-1]))
-    alpha = levels.harm_alpha / 2.0
-    beyond = bool((rate_sequence(failed[1], n[1], alpha)[0] - rate_sequence(failed[0], n[0], alpha)[1]).max() > margin)
     told = f"{failed[0][-1]:.0f}/{total[0]} -> {failed[1][-1]:.0f}/{total[1]} ({estimate:+.2%}, sequence {_bounds(low[-1], high[-1], '.2%')})"
     return Change(
         estimate=estimate,
@@ -193,10 +158,10 @@ def error_change(arms: tuple[Traffic, Traffic], margin: float, levels: Levels) -
         high=float(high[-1]),
         reference=float(rates[0][-1]),
         n=total,
-        inside=inside,
-        harm=_shown(events, levels.harm_alpha),
-        beyond=beyond,
-        better=_shown(rate_log_e(failed[0], failed.sum(axis=0), treated_share(1.0 - levels.split), strength=_EVENTS_STRENGTH), levels.design.superiority_alpha),
+        inside=bool(proofs.inside.any()),
+        harm=bool(proofs.harm.any()),
+        beyond=bool(proofs.beyond.any()),
+        better=bool(proofs.better.any()),
         points=_points(times, n.sum(axis=0), rates[1] - rates[0], low, high),
         needs=_needs(sum(total), float(high[-1]) - estimate, margin - estimate, rare=True) if estimate < margin else None,
         shown=told,
@@ -214,24 +179,16 @@ def p95_change(arms: tuple[Traffic, Traffic], margin: float, levels: Levels, *, 
         return "the champion's p95 is 0, a relative change has no meaning"
     times = _look_times([frame["at"].to_numpy() for frame in frames])
     sizes = [np.searchsorted(frame["at"].to_numpy(), times, side="right") for frame in frames]
-    n = np.stack(sizes).astype(np.float64)
-
-    def bounds(alpha: float) -> tuple[Array, Array, Array, Array]:
-        found = []
-        for values, counts in ((first, sizes[0]), (second, sizes[1])):
-            low, high = quantile_sequence(values, 0.95, alpha / 2.0, np.maximum(counts, 1).tolist())
-            found += [np.where(counts >= least, low, -np.inf), np.where(counts >= least, high, np.inf)]
-        return found[0], found[1], found[2], found[3]
-
-    low0, high0, low1, high1 = bounds(SHOWN_ALPHA)
+    counts = np.stack(sizes)
+    arm_values = (first, second)
+    low0, high0, low1, high1 = p95_bounds(arm_values, counts, SHOWN_ALPHA, least)
     with np.errstate(invalid="ignore", divide="ignore"):
         low = np.where(np.isfinite(low1) & np.isfinite(high0), low1 / high0 - 1.0, -np.inf)
         high = np.where(np.isfinite(high1) & (low0 > 0), high1 / low0 - 1.0, np.inf)
     low, high = np.maximum.accumulate(low), np.minimum.accumulate(high)
     estimates = np.array([_p95(second, b) / _p95(first, a) - 1.0 if a and b else np.nan for a, b in zip(*sizes, strict=True)])
-    strict0, _, _, strict1 = bounds(levels.design.non_inferiority_alpha)
-    inside = bool((np.where(strict0 > 0, strict1 - (1.0 + margin) * strict0, np.inf)).min() < 0)
-    _, over0, under1, _ = bounds(levels.harm_alpha)
+    inside = bool(p95_inside(arm_values, counts, margin, levels, least).any())
+    _, over0, under1, _ = p95_bounds(arm_values, counts, levels.harm_alpha, least)
     harm = _shown(_slow_events(frames, levels.split), levels.harm_alpha)
     estimate = other / reference - 1.0
     return Change(
@@ -244,7 +201,7 @@ def p95_change(arms: tuple[Traffic, Traffic], margin: float, levels: Levels, *, 
         harm=harm,
         beyond=bool((under1 - (1.0 + margin) * over0).max() > 0),
         better=False,
-        points=_points(times, n.sum(axis=0), estimates, low, high),
+        points=_points(times, counts.sum(axis=0).astype(np.float64), estimates, low, high),
         needs=None,
         shown=f"{reference:.4g} -> {other:.4g} ms ({estimate:+.1%}, sequence {_bounds(low[-1], high[-1], '.1%')})",
     )
@@ -253,13 +210,11 @@ def p95_change(arms: tuple[Traffic, Traffic], margin: float, levels: Levels, *, 
 def _slow_events(frames: list[pl.DataFrame], split: float) -> Array:
     """Evidence that slow requests fall on the challenger more often than requests do: slower than the P95 of both arms' first ones, which do not count."""
     merged = pl.concat([frame.with_columns(theirs=pl.lit(arm == 1)) for arm, frame in enumerate(frames)]).sort("at", maintain_order=True)
-    if merged.height <= _FIRST:
+    if merged.height <= FIRST:
         return np.zeros(1)
-    limit = float(np.quantile(merged["value"].to_numpy()[:_FIRST], 0.95))
-    slow = merged[_FIRST:].filter(pl.col("value") > limit)["theirs"].to_numpy().astype(np.float64)
-    if not slow.size:
-        return np.zeros(1)
-    return rate_log_e(np.cumsum(slow), np.arange(1, slow.size + 1), treated_share(split), strength=_EVENTS_STRENGTH)
+    limit = slow_limit(merged["value"].to_numpy()[:FIRST])
+    slow = merged[FIRST:].filter(pl.col("value") > limit)["theirs"].to_numpy().astype(np.float64)
+    return events_log_e(np.cumsum(slow), np.arange(1, slow.size + 1), split) if slow.size else np.zeros(1)
 
 
 class _Side:
@@ -311,10 +266,9 @@ def _counts(frame: pl.DataFrame, times: npt.NDArray[Any]) -> tuple[Array, Array]
 
 
 def _look_times(arms: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """At most ``LOOKS`` moments, equally many requests apart; the last is the last request's."""
+    """The moments of a look's path, equally many requests apart; the last is the last request's."""
     moments = np.sort(np.concatenate(arms))
-    places = np.unique(np.linspace(0, moments.size - 1, LOOKS + 1)[1:].round().astype(np.int64))
-    return np.asarray(moments[places])
+    return np.asarray(moments[look_places(moments.size)])
 
 
 def _shown(log_e: Array, alpha: float) -> bool:

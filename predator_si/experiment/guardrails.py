@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from predator_si.errors import BadInput
-from predator_si.experiment.changes import Change, Levels, error_change, mean_change, p95_change
+from predator_si.experiment.changes import Change, error_change, mean_change, p95_change
+from predator_si.experiment.proofs import Levels
 from predator_si.monitor import Traffic
 from predator_si.records import Answer, Criterion, GateResult
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from predator_si.experiment.guardrails import Guardrail
 from predator_si.records import Criterion
-from predator_si.statistics.design import DEFAULT_DESIGN, Design
+from predator_si.statistics.design import Design
 
 _TIMES = ("window_start", "window_end", "now")
 
@@ -50,7 +50,7 @@ def given_inputs(kept: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments again, without ``lost``, which the events carry."""
     found = {name: value for name, value in kept.items() if name != "lost"}
     found |= {name: datetime.fromisoformat(found[name]) for name in _TIMES}
-    found["design"] = DEFAULT_DESIGN.replaced(found["design"])
+    found["design"] = Design.kept(found["design"])
     if "guardrails" in found:
         found["guardrails"] = [Guardrail(Criterion.model_validate(rule["criterion"]), rule["proof"]) for rule in found["guardrails"]]
     if "novelty" in found:

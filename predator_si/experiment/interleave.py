@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.experiment.inputs import kept_inputs
-from predator_si.experiment.quality import STALE_AFTER, TOLERATED_SHARE, within_limits
+from predator_si.experiment.quality import STALE_AFTER, TOLERATED_SHARE, busiest_check, losses_check, order_check, within_limits
 from predator_si.experiment.rule import conclude, weigh
 from predator_si.records import Answer, Criterion, ExperimentResult, GateResult, Verdict
 from predator_si.search.events import EventFrames
@@ -154,10 +154,10 @@ def _quality(events: EventFrames, merged: pl.DataFrame, champion: str, challenge
         ("models", other / n if n else 0.0, TOLERATED_SHARE, f"{other} of {n} lists were merged from other models", "the release changed during the trial"),
         ("drafts", float(unfair), 0.0, f"{unfair} lists are not what their seed drafts", "the lists were not drafted fairly"),
         ("duplicates", float(twice), 0.0, f"{twice} of {n} requests were recorded twice", "somebody else made this frame"),
-        ("losses", events.lost / max(1, n + events.lost), TOLERATED_SHARE, f"{events.lost} events are stored nowhere", "who is missing may be who was harmed"),
         ("freshness", age, STALE_AFTER.total_seconds(), "there is no event" if age is None else f"the newest event is {age:.0f} s old", "the data are stale"),
     ]  # fmt: skip
-    return within_limits(checks, n)
+    asked = merged.select("query_id").join(events.search.unique("query_id", keep="any"), on="query_id", how="left")
+    return [*within_limits(checks, n), order_check(merged), losses_check(events.lost, max(n, events.search.height)), busiest_check(asked["client_id"])]
 
 
 def _unfair(drafted: pl.DataFrame) -> int:

@@ -17,14 +17,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from predator_si.errors import BadInput, Refused
-from predator_si.records import ExperimentResult, Record, Verdict
+from predator_si.records import Answer, ExperimentResult, Record, Verdict
+from predator_si.statistics.design import DEFAULT_DESIGN, Design
 
 Mode = Literal["shadow", "interleave", "ab"]
 ORDER: tuple[Mode, ...] = ("shadow", "interleave", "ab")
 GROWTH = 1.25
 """Requests at the next look over those at the last: looks are free in error, not in work."""
-_MENDS_ITSELF = ("stale",)
-"""Words of a broken check that more traffic may mend; any other breakage ends the trial."""
+_MENDS_ITSELF = frozenset({"freshness"})
+"""Checks that more traffic may mend once they failed; any other breakage ends the trial."""
 
 
 class Step(Record):
@@ -51,7 +52,15 @@ class ExperimentPlan(Record):
     max_samples: int = Field(default=100_000, ge=1)
     """Served requests of one step at which it ends, shown or not."""
     novelty_days: float = Field(default=0.0, ge=0)
-    """First part of the A/B steps that counts for errors and validity only."""
+    """First part of the A/B steps, from the first of them on, that counts for errors and validity only (:func:`counted_from`)."""
+    design: Design = DEFAULT_DESIGN
+    """Levels and tuning of every look."""
+
+    @model_validator(mode="after")
+    def _ends_after_it_counts(self) -> ExperimentPlan:
+        if self.novelty_days >= self.max_days:
+            raise ValueError(f"novelty_days {self.novelty_days:g} must be below max_days {self.max_days:g}: nothing would ever count")
+        return self
 
     @model_validator(mode="after")
     def _in_order(self) -> ExperimentPlan:
@@ -143,6 +152,16 @@ def begin(plan: ExperimentPlan, now: datetime, other: Experiment | None = None) 
     return Experiment(plan=plan, opened_at=now, step_started_at=now)
 
 
+def counted_from(trial: Experiment) -> datetime:
+    """Since when requests of the step that is on count for its minimum and its metrics: since it began, in an A/B also past the novelty of the first one."""
+    if trial.now.mode != "ab" or not trial.plan.novelty_days:
+        return trial.step_started_at
+    first = next(number for number, step in enumerate(trial.plan.steps) if step.mode == "ab")
+    before = [look.at for look in trial.looks if look.step < first]
+    shown_since = trial.step_started_at if trial.step == first else max(before, default=trial.opened_at)
+    return max(trial.step_started_at, shown_since + timedelta(days=trial.plan.novelty_days))
+
+
 def reason_to_wait(trial: Experiment, requests: int, now: datetime) -> str | None:
     """Why no look is due; null when one is.
 
@@ -178,7 +197,7 @@ def after_look(trial: Experiment, result: ExperimentResult, requests: int, now: 
     """The trial after one look at its step: it goes on, takes its next step, or ends.
 
     Harm ends it at once. What is shown leads to the next step, after the last one to the end. What is neither goes on until the maximum (``longest_of``),
-    where the judge rejects it. A broken trial ends held, unless more traffic may mend it.
+    where the judge rejects it. A broken trial ends held, unless more traffic may mend it and there is still time for some.
 
     Raises
     ------
@@ -194,7 +213,11 @@ def after_look(trial: Experiment, result: ExperimentResult, requests: int, now: 
         return seen.model_copy(update={"step": trial.step + 1, "step_started_at": now})
     if result.verdict is not Verdict.INCONCLUSIVE:
         return _ended(seen, result.verdict, result.reason, now)
-    if result.reason.startswith("invalid") and not any(word in result.reason for word in _MENDS_ITSELF):
+    over = longest_of(trial, requests, now)
+    if over is not None:
+        return _ended(seen, Verdict.INCONCLUSIVE, f"{result.reason}; the trial ends here, after {over}", now)
+    broken = {gate.criterion.name for gate in result.quality if gate.answer is Answer.FAIL}
+    if broken - _MENDS_ITSELF:
         return _ended(seen, Verdict.INCONCLUSIVE, result.reason, now)
     return seen
 

@@ -17,9 +17,11 @@ from predator_si.monitor.traffic import ANSWERED, FAILED
 from predator_si.records import Answer, Criterion, GateResult
 from predator_si.search.events import EventFrames
 from predator_si.statistics.counts import sample_ratio_log_e
+from predator_si.statistics.design import DEFAULT_DESIGN, Design
+from predator_si.statistics.evidence import always_valid_p
 
-SAMPLE_RATIO_ALPHA = 0.001
-"""Chance that an intended split is ever called broken, however often one looks."""
+SAMPLE_RATIO_ALPHA = DEFAULT_DESIGN.sample_ratio_alpha
+"""Chance that an intended split is ever called broken, however often one looks, where a contour says nothing else."""
 TOLERATED_SHARE = 0.02
 """Of clients seen in both arms, of requests answered by a third model or under the other arm's name, of lost events: a swap in progress leaves a few."""
 BUSIEST_CLIENT = 0.25
@@ -33,7 +35,15 @@ STALE_AFTER = timedelta(hours=1)
 
 
 def quality_checks(
-    events: EventFrames, champion: str, challenger: str, *, split: float, window: tuple[datetime, datetime], now: datetime, same_model: bool = False
+    events: EventFrames,
+    champion: str,
+    challenger: str,
+    *,
+    split: float,
+    window: tuple[datetime, datetime],
+    now: datetime,
+    same_model: bool = False,
+    design: Design = DEFAULT_DESIGN,
 ) -> list[GateResult]:
     """All checks of a trial's window, in a fixed order.
 
@@ -49,14 +59,14 @@ def quality_checks(
     people = asked_by_people(events.search)
     arms = people.with_columns(arm=_arm(champion, challenger, same_model), client=pl.coalesce("client_id", "query_id"))
     return [
-        _sample_ratio(arms, split),
+        _sample_ratio(arms, split, design),
         _single_exposure(arms),
         _models(arms),
         _labels(arms, champion, challenger, same_model),
         _duplicates(people),
-        _order(people),
-        _losses(events, people.height),
-        _busiest(arms),
+        order_check(people),
+        losses_check(events.lost, people.height),
+        busiest_check(arms.filter(pl.col("arm").is_not_null() & (ANSWERED | FAILED))["client"]),
         _freshness(people, window, now),
     ]
 
@@ -66,11 +76,11 @@ def asked_by_people(search: pl.DataFrame) -> pl.DataFrame:
     return search.filter(~pl.col("probe") & pl.col("stands_for").is_null() & pl.col("variant").fill_null("champion").is_in(["champion", "candidate"]))
 
 
-def sample_ratio_path(first_seen: pl.Series, split: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def sample_ratio_path(first_seen: pl.Series, split: float, strength: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Log evidence against the split after each new client; ``first_seen`` says of each, in order, whether it is the challenger's."""
     theirs = first_seen.to_numpy().astype(np.int64).cumsum()
     counts = np.stack([np.arange(1, theirs.size + 1) - theirs, theirs], axis=-1)
-    return sample_ratio_log_e(counts, [1.0 - split, split])
+    return sample_ratio_log_e(counts, [1.0 - split, split], strength=strength)
 
 
 def new_clients(arms: pl.DataFrame) -> pl.Series:
@@ -112,17 +122,17 @@ def _gate(name: str, metric: str, limit: float, direction: Literal["min", "max"]
     return GateResult(criterion=criterion, answer=answer, value=value, limit=limit, n=n, reason=reason)
 
 
-def _sample_ratio(arms: pl.DataFrame, split: float) -> GateResult:
-    theirs = new_clients(arms)
+def _sample_ratio(arms: pl.DataFrame, split: float, design: Design) -> GateResult:
+    theirs, limit = new_clients(arms), design.sample_ratio_alpha
     n, got = theirs.len(), int(theirs.sum())
     if n == 0:
-        return _gate("sample_ratio", "sample_ratio_p", SAMPLE_RATIO_ALPHA, "min", Answer.UNKNOWN, None, 0, "no client was served by either model")
+        return _gate("sample_ratio", "sample_ratio_p", limit, "min", Answer.UNKNOWN, None, 0, "no client was served by either model")
     # Ville's inequality: the inverse of the largest evidence so far is a p-value at every look.
-    p = float(min(1.0, np.exp(-sample_ratio_path(theirs, split).max())))
+    p = float(always_valid_p(sample_ratio_path(theirs, split, design.sample_ratio_strength))[-1])
     told = f"the challenger got {got / n:.1%} of {n} clients, intended {split:.1%} (sample-ratio p={p:.2g}, at any look)"
-    if p < SAMPLE_RATIO_ALPHA:
-        return _gate("sample_ratio", "sample_ratio_p", SAMPLE_RATIO_ALPHA, "min", Answer.FAIL, p, n, f"{told}; find out why before trusting any number")
-    return _gate("sample_ratio", "sample_ratio_p", SAMPLE_RATIO_ALPHA, "min", Answer.PASS, p, n, told)
+    if p < limit:
+        return _gate("sample_ratio", "sample_ratio_p", limit, "min", Answer.FAIL, p, n, f"{told}; find out why before trusting any number")
+    return _gate("sample_ratio", "sample_ratio_p", limit, "min", Answer.PASS, p, n, told)
 
 
 def _share(name: str, bad: int, n: int, words: str, harm: str) -> GateResult:
@@ -157,8 +167,9 @@ def _duplicates(people: pl.DataFrame) -> GateResult:
     return _gate("duplicates", "duplicated_requests", 0.0, "max", answer, float(twice), people.height, told)
 
 
-def _order(people: pl.DataFrame) -> GateResult:
-    numbered = people.filter(pl.col("seq").is_not_null() & pl.col("writer").is_not_null()).sort("writer", "seq")
+def order_check(recorded: pl.DataFrame) -> GateResult:
+    """Whether events of one kind (``timestamp``, ``writer``, ``seq``) carry times in the order in which their writers numbered them."""
+    numbered = recorded.filter(pl.col("seq").is_not_null() & pl.col("writer").is_not_null()).sort("writer", "seq")
     limit = CLOCK_TOLERANCE.total_seconds()
     if not numbered.height:
         return _gate("order", "clock_back_seconds", limit, "max", Answer.NOT_APPLICABLE, None, 0, "the events carry no numbers to compare with their times")
@@ -171,16 +182,18 @@ def _order(people: pl.DataFrame) -> GateResult:
     return _gate("order", "clock_back_seconds", limit, "max", Answer.PASS, back, numbered.height, "events are in the order in which they were written")
 
 
-def _losses(events: EventFrames, n: int) -> GateResult:
-    return _share("losses", events.lost, n + events.lost, "events were issued and are stored nowhere", "who is missing may be who was harmed")
+def losses_check(lost: int, n: int) -> GateResult:
+    """Whether few enough events are missing beside the ``n`` that are there."""
+    return _share("losses", lost, n + lost, "events were issued and are stored nowhere", "who is missing may be who was harmed")
 
 
-def _busiest(arms: pl.DataFrame) -> GateResult:
-    served = arms.filter(pl.col("arm").is_not_null() & (ANSWERED | FAILED))
-    n = served.height
+def busiest_check(clients: pl.Series) -> GateResult:
+    """Whether no client sent more requests than people do; ``clients`` has one entry a request, nobody's among them as null."""
+    n = clients.len()
     if n < _BUSY_FROM:
         return _gate("busiest_client", "busiest_client_share", BUSIEST_CLIENT, "max", Answer.PASS, None, n, f"{n} requests, too few to call anybody busy")
-    share = int(served["client"].value_counts()["count"].max()) / n  # type: ignore[arg-type]
+    named = clients.drop_nulls()
+    share = int(named.value_counts()["count"].max()) / n if named.len() else 0.0  # type: ignore[arg-type]
     told = f"the busiest client sent {share:.1%} of {n} requests"
     if share > BUSIEST_CLIENT:
         return _gate("busiest_client", "busiest_client_share", BUSIEST_CLIENT, "max", Answer.FAIL, share, n, f"{told}; that is a program, leave it out first")

@@ -1,4 +1,5 @@
-"""A/A: the trial's own verdict on traffic that one model served, split at random as a trial splits it. What is called harm there is a false alarm.
+"""A/A: the trial's own verdict on traffic that one model served, split at random as a trial splits it and looked at as often. What is called harm there is a
+false alarm.
 
 What belongs here: replaying stored traffic through ``judge_ab`` itself, and counting. What must not: another way of judging.
 """
@@ -7,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydantic import Field
 from predator_si.errors import BadInput
 from predator_si.experiment.evidence import anonymise
 from predator_si.experiment.guardrails import default_guardrails
+from predator_si.experiment.plan import GROWTH
 from predator_si.experiment.quality import asked_by_people
 from predator_si.experiment.verdict import judge_ab
 from predator_si.records import Record, Verdict
@@ -40,6 +42,8 @@ class SameReplay(Record):
     requests: int = Field(ge=0)
     clients: int = Field(ge=0)
     splits: int = Field(ge=1)
+    looks: int = Field(default=0, ge=0)
+    """Judgements in all: each split is looked at while its traffic grows, until a trial would have ended."""
     share: float
     rejected: int = Field(ge=0)
     invalid: int = Field(ge=0)
@@ -77,7 +81,7 @@ def replay_same(
     design: Design = DEFAULT_DESIGN,
     on_progress: Progress | None = None,
 ) -> SameReplay:
-    """Judge stored traffic of one model as if its clients had been on trial, ``splits`` times.
+    """Judge stored traffic of one model as if its clients had been on trial, ``splits`` times, each at growing parts of the traffic until a verdict ends it.
 
     Parameters
     ----------
@@ -96,13 +100,19 @@ def replay_same(
     if mine.height < min_sample:
         raise BadInput(f"A/A replay: {mine.height} requests of {digest[:19]} in the window, {min_sample} are needed. Take a longer window.")
     clients = mine["_client"].unique(maintain_order=True)
-    rng, verdicts, reasons = np.random.default_rng(seed), [], []
+    rng, verdicts, reasons, looks = np.random.default_rng(seed), [], [], 0
+    ends = [*(mine["timestamp"][size - 1] + timedelta(microseconds=1) for size in growing(min_sample, mine.height)[:-1]), window_end]
     for number in range(splits):
         theirs = pl.DataFrame({"_client": clients, "_theirs": rng.random(clients.len()) < share})
         variant = pl.when("_theirs").then(pl.lit("candidate")).otherwise(pl.lit("champion"))
         search = mine.join(theirs, on="_client", how="left", maintain_order="left").with_columns(variant=variant).drop("_client", "_theirs")
-        common: dict[str, Any] = {"window_start": window_start, "window_end": window_end, "now": window_end, "contour": contour, "min_sample": min_sample}
-        found = judge_ab(replace(plain, search=search), digest, digest, cycle_id="A/A", split=share, same_model=True, design=design, **common)
+        split = replace(plain, search=search)
+        for end in ends:
+            common: dict[str, Any] = {"window_start": window_start, "window_end": end, "now": end, "contour": contour, "min_sample": min_sample}
+            found = judge_ab(split, digest, digest, cycle_id="A/A", split=share, same_model=True, design=design, **common)
+            looks += 1
+            if found.verdict is not Verdict.INCONCLUSIVE or found.reason.startswith("invalid"):
+                break
         verdicts.append("invalid" if found.reason.startswith("invalid") else found.verdict.value)
         if verdicts[-1] in ("invalid", Verdict.REJECT.value):
             reasons.append(found.reason)
@@ -118,6 +128,7 @@ def replay_same(
         requests=mine.height,
         clients=clients.len(),
         splits=splits,
+        looks=looks,
         share=share,
         rejected=rejected,
         invalid=invalid,
@@ -127,6 +138,14 @@ def replay_same(
         promised=design.harm_alpha * (len(default_guardrails(contour)) + 1) + design.sample_ratio_alpha,
         reasons=tuple(reasons[:5]),
     )
+
+
+def growing(least: int, most: int) -> list[int]:
+    """Requests at which a trial of ``most`` is looked at: at its minimum, then whenever there are ``GROWTH`` times as many, and at the end."""
+    found = [least]
+    while found[-1] * GROWTH < most:
+        found.append(-int(-GROWTH * found[-1] // 1))
+    return [*found, most] if found[-1] < most else found
 
 
 def _upper(bad: int, n: int) -> float:

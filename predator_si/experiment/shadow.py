@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from predator_si.experiment.inputs import kept_inputs
-from predator_si.experiment.quality import STALE_AFTER, TOLERATED_SHARE, within_limits
+from predator_si.experiment.quality import STALE_AFTER, TOLERATED_SHARE, busiest_check, losses_check, order_check, within_limits
 from predator_si.experiment.rule import conclude, weigh
 from predator_si.records import Answer, Criterion, ExperimentResult, GateResult, Verdict
 from predator_si.search.events import EventFrames
@@ -59,7 +59,7 @@ def judge_shadow(
     sampled = events.shadows.filter(inside).sort("timestamp", "writer", "seq", "query_id", maintain_order=True, nulls_last=True)
     scored = sampled.filter(pl.col("status") == "scored")
     tried = sampled.filter(pl.col("status") != "dropped")
-    quality = _quality(sampled, champion, challenger, now)
+    quality = _quality(events, sampled, champion, challenger, now)
     errors, error_path = _errors(tried, design, asks_proof)
     latency, better, latency_path = _latency(scored, design)
     guardrails = [errors, latency]
@@ -94,7 +94,7 @@ def _gate(criterion: Criterion, answer: Answer, value: float | None, n: int, rea
     return GateResult(criterion=criterion, answer=answer, value=value, limit=criterion.threshold, n=n, reason=reason)
 
 
-def _quality(sampled: pl.DataFrame, champion: str, challenger: str, now: datetime) -> list[GateResult]:
+def _quality(events: EventFrames, sampled: pl.DataFrame, champion: str, challenger: str, now: datetime) -> list[GateResult]:
     n = sampled.height
     other = sampled.filter((pl.col("served_digest") != champion) | (pl.col("shadow_digest") != challenger)).height
     dropped = sampled.filter(pl.col("status") == "dropped").height
@@ -108,7 +108,20 @@ def _quality(sampled: pl.DataFrame, champion: str, challenger: str, now: datetim
         ("duplicates", float(twice), 0.0, f"{twice} of {n} requests were recorded twice", "somebody else made this frame"),
         ("freshness", age, limit, "there is no event" if age is None else f"the newest event is {age:.0f} s old", "the data are stale"),
     ]
-    return within_limits(checks, n)
+    asked = sampled.select("query_id").join(events.search.unique("query_id", keep="any"), on="query_id", how="left")
+    return [
+        *within_limits(checks, n),
+        order_check(_written(sampled)),
+        losses_check(events.lost, max(n, events.search.height)),
+        busiest_check(asked["client_id"]),
+    ]
+
+
+def _written(sampled: pl.DataFrame) -> pl.DataFrame:
+    """Scored requests at the times when their events were written: the events carry their requests' times, and the queue may make them wait for minutes."""
+    spent = sum((pl.col(name).fill_null(0.0) for name in ("waited_ms", "served_ms", "shadow_ms")), pl.lit(0.0))
+    written = pl.col("timestamp") + pl.duration(microseconds=(spent * 1e3).cast(pl.Int64))
+    return sampled.filter(pl.col("status") == "scored").with_columns(timestamp=written)
 
 
 def _errors(tried: pl.DataFrame, design: Design, asks_proof: bool) -> tuple[GateResult, dict[str, Any]]:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from predator_si.experiment.changes import Levels
 from predator_si.experiment.guardrails import Guardrail, measure
+from predator_si.experiment.proofs import Levels
 from predator_si.monitor import Traffic
 from predator_si.records import Answer, GateResult
 

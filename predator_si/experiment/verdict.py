@@ -14,11 +14,11 @@ from typing import Any, Literal
 import polars as pl
 
 from predator_si.errors import BadInput
-from predator_si.experiment.changes import Levels
 from predator_si.experiment.evidence import anonymise
 from predator_si.experiment.guardrails import Guardrail, Judged, default_guardrails, judge_guardrail
 from predator_si.experiment.inputs import given_inputs, kept_inputs
 from predator_si.experiment.interleave import judge_interleave
+from predator_si.experiment.proofs import Levels
 from predator_si.experiment.quality import asked_by_people, quality_checks
 from predator_si.experiment.rule import conclude, weigh
 from predator_si.experiment.shadow import judge_shadow
@@ -30,7 +30,7 @@ from predator_si.search.events import EventFrames
 from predator_si.statistics.design import DEFAULT_DESIGN, Design
 
 _SUCCESS = ("ndcg_at_10_clicks", "click_through", "avg_latency_ms")
-"""Metrics that a trial may be better in; each at its part of the design's level."""
+"""Metrics that a trial may be better in; each of those asked at its equal part of the design's ``superiority_alpha`` (Bonferroni)."""
 
 
 def judge_ab(
@@ -73,7 +73,7 @@ def judge_ab(
     guardrails
         Default: :func:`~predator_si.experiment.default_guardrails` of the contour.
     min_sample
-        Served requests of both arms together.
+        Served requests of both arms together, those of ``novelty`` left out.
     same_model
         Both arms run one model with other settings (depth, fusion): the variant tells them apart. Then, and only then, the digests are the same.
     novelty
@@ -108,14 +108,17 @@ def judge_ab(
     )
     sizes = {name: arm.requests.height for name, arm in whole.items()}
     others = sum(arm.others for arm in whole.values()) if same_model else whole["champion"].others - sizes["challenger"]
-    quality = quality_checks(known, champion, challenger, split=split, window=(window_start, window_end), now=now, same_model=same_model)
-    levels = Levels(design, split, min_sample, design.harm_alpha)
+    quality = quality_checks(known, champion, challenger, split=split, window=(window_start, window_end), now=now, same_model=same_model, design=design)
+    asked = max(1, sum(rule.criterion.metric in _SUCCESS for rule in rules))
+    levels = Levels(design.replaced({"superiority_alpha": design.superiority_alpha / asked}), split, min_sample, design.harm_alpha)
     judged = [_judged(rule, whole if rule.criterion.metric == "error_rate" else counted, levels, position_bias) for rule in rules]
     slices = judge_slices(rules, counted, levels, position_bias=position_bias)
-    success = _success(judged, design)
-    served = sum(arm.served.height for arm in whole.values())
+    success = _success(judged, levels.design)
+    served = sum(arm.served.height for arm in counted.values())
     gates = [one.gate for one in judged]
-    said = _verdict(whole, quality, success, gates, [gate for gate, _ in slices], served, min_sample)
+    said = (Verdict.INCONCLUSIVE, "no request was served by either model in the window")
+    if any(arm.requests.height for arm in whole.values()):
+        said = _verdict(counted, quality, success, gates, [gate for gate, _ in slices], served, min_sample)
     verdict, reason = conclude(*said, longest)
     ratio = quality[0].value
     return ExperimentResult(
@@ -211,8 +214,6 @@ def _verdict(
     min_sample: int,
 ) -> tuple[Verdict, str]:
     counts = f"{arms['champion'].served.height} + {arms['challenger'].served.height} requests"
-    if not served and not any(arm.requests.height for arm in arms.values()):
-        return Verdict.INCONCLUSIVE, "no request was served by either model in the window"
     if served < min_sample:
         # Only errors may end a trial before its time: users see nothing worse, and a rate needs no large sample to be beyond doubt.
         errors = [gate for gate in gates if gate.criterion.metric == "error_rate"]

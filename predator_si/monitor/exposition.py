@@ -7,7 +7,7 @@ An unknown metric has no sample at all: in PromQL ``absent()`` finds it, and no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from predator_si.errors import Unavailable
@@ -16,12 +16,12 @@ from predator_si.records import Answer, Baseline, GateResult, MetricsSnapshot
 PREFIX = "predator_si_quality_"
 
 
-def exposition(snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), baseline: Baseline | None = None) -> bytes:
+def exposition(snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), baseline: Baseline | None = None, cycles: Mapping[str, int] | None = None) -> bytes:
     """``predator_si_quality_*`` gauges of one snapshot.
 
     ``value``, ``low``, ``high`` (bounds of the 95% interval), ``n`` and ``age_seconds`` by ``metric``, each only where it is known; ``baseline`` by ``metric``;
-    ``gate`` by ``gate`` and ``answer`` (1 for the answer it gave, 0 for the other three); ``window_end_seconds`` (Unix time), ``lost_events``,
-    ``quarantined_records``, ``mock``. Every sample carries ``contour``.
+    ``gate`` by ``gate`` and ``answer`` (1 for the answer it gave, 0 for the other three); ``cycles`` by ``state``; ``window_end_seconds`` (Unix time),
+    ``lost_events``, ``quarantined_records``, ``mock``. Every sample carries ``contour``.
     """
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -52,6 +52,9 @@ def exposition(snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), base
     for result in gates:
         for answer in Answer:
             answers.labels(snapshot.contour, result.criterion.name, answer.value).set(float(result.answer is answer))
+    counted = gauge("cycles", "Cycles by the state they are or ended in; rolled_back: releases that were taken back.", "state")
+    for state, count in (cycles or {}).items():
+        counted.labels(snapshot.contour, state).set(count)
     for name, text, number in (
         ("window_end_seconds", "End of the newest window, Unix time.", snapshot.window_end.timestamp()),
         ("lost_events", "Events that were issued in the window and are stored nowhere.", snapshot.lost_events),
@@ -62,7 +65,9 @@ def exposition(snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), base
     return generate_latest(registry)
 
 
-def write_exposition(path: Path, snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), baseline: Baseline | None = None) -> Path:
+def write_exposition(
+    path: Path, snapshot: MetricsSnapshot, gates: Sequence[GateResult] = (), baseline: Baseline | None = None, cycles: Mapping[str, int] | None = None
+) -> Path:
     """Write :func:`exposition` to ``path`` in one step, so that a collector never reads half of it.
 
     Raises
@@ -74,7 +79,7 @@ def write_exposition(path: Path, snapshot: MetricsSnapshot, gates: Sequence[Gate
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(exposition(snapshot, gates, baseline))
+        partial.write_bytes(exposition(snapshot, gates, baseline, cycles))
         partial.replace(path)
     except OSError as error:
         raise Unavailable(f"{path}: the metrics file cannot be written ({error}). Make the folder writable or free some space.") from error

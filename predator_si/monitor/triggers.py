@@ -50,6 +50,15 @@ def _back(metric: str, direction: Literal["min", "max"], threshold: float, kind:
     return Criterion(name=f"{metric}_rollback", metric=metric, direction=direction, kind=kind, threshold=threshold)
 
 
+COST = TriggerRule(
+    "cost_per_1k_requests_up",
+    ("cost_per_1k_requests",),
+    ("cheaper_variant", "fewer_replicas"),
+    "NDCG non-inferior",
+    _back("cost_per_1k_requests", "max", 0.5 * 1.2 / 0.8),
+    1800.0,
+)
+"""Where ``kubecost.costOptimization`` is false its gate only tells people."""
 TRIGGERS: tuple[TriggerRule, ...] = (
     TriggerRule(
         "error_rate_up",
@@ -95,14 +104,7 @@ TRIGGERS: tuple[TriggerRule, ...] = (
         _back("user_satisfaction", "min", 3.5),
         86400.0,
     ),
-    TriggerRule(
-        "cost_per_1k_requests_up",
-        ("cost_per_1k_requests",),
-        ("cheaper_variant", "fewer_replicas"),
-        "NDCG non-inferior",
-        _back("cost_per_1k_requests", "max", 0.5 * 1.2 / 0.8),
-        1800.0,
-    ),
+    COST,
 )
 """Most urgent first. A broken service comes before anything: no other number means much while it fails. Then relevance, because users get
 wrong answers, before latency, because they wait for right ones; then lag, satisfaction (slow, and mostly an effect of the rows above) and
@@ -117,6 +119,8 @@ class GateState(Standing):
     """Three ticks: an older snapshot means that monitoring itself has stopped."""
     mock_signals: bool = False
     """Whether this contour acts on made-up metrics."""
+    cost_optimization: bool = True
+    """Whether cost alone may start a cycle; where it may not, its gate only tells people."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state:
 
     Only a failure with a value starts a cycle: an unknown gate, one that fails for lack of data, or one that is recovering, never does. When policy refuses a
     trigger only because its last cycle was fruitless (cool-down), the next failing row is tried. ``force`` is a person's insistence: it
-    passes interval and cool-down, never the kill switch, and it does not make up a trigger.
+    passes interval, cool-down and ``cost_optimization``, never the kill switch, and it does not make up a trigger.
     """
     if snapshot is None:
         return Skip(("there is no metrics snapshot yet",))
@@ -165,6 +169,9 @@ def decide(snapshot: MetricsSnapshot | None, gates: Sequence[GateResult], state:
     ranked = [(rule, fired) for rule, fired in ranked if fired]
     covered = {id(gate) for _, fired in ranked for gate in fired}
     idle = tuple(f"fails without a trigger: {gate.reason}" for gate in failing if id(gate) not in covered)
+    if not (state.cost_optimization or force):
+        idle += tuple(f"{rule.type} only tells people (kubecost.costOptimization is false): {fired[0].reason}" for rule, fired in ranked if rule is COST)
+        ranked = [(rule, fired) for rule, fired in ranked if rule is not COST]
     if not ranked:
         passing = sum(gate.answer is Answer.PASS for gate in gates)
         switch = ("the kill switch is on",) if state.kill_switch else ()

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from predator_si.records import Record, utc_now
 
-Kind = Literal["degrade", "rollback", "approval", "kill_switch", "stale_data", "failed_cycle", "unwatched_release", "budget", "report", "outside"]
+Kind = Literal[
+    "degrade", "rollback", "approval", "kill_switch", "stale_data", "failed_cycle", "unwatched_release", "budget", "ledger", "daemon", "report", "outside"
+]
 """``outside``: somebody else's alert, such as Alertmanager's."""
 Severity = Literal["info", "warning", "critical"]
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from predator_si.control.secrets import redacted
 from predator_si.errors import PredatorError, Refused, Unavailable
 from predator_si.notify.channels import Channel
 from predator_si.notify.event import Event
@@ -70,6 +71,7 @@ class Outbox:
     def put(self, event: Event, channels: Sequence[str], now: datetime | None = None) -> bool:
         """Take a message for some channels; False when the same matter was taken less than ``repeat_after`` ago. It is logged in either case once."""
         moment = now or utc_now()
+        event = event.model_copy(update={name: redacted(getattr(event, name)) for name in ("title", "text", "next_step")})
         with self._open() as database:
             known = database.execute(
                 "SELECT id FROM events WHERE key = ? AND at > ? ORDER BY at DESC LIMIT 1", (event.key, _text(moment - self._repeat_after))

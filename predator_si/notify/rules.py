@@ -5,12 +5,12 @@ What belongs here: when a message is due and what it says. What must not: readin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from predator_si.notify.event import Event
-from predator_si.records import Answer, Cycle, CycleState, GateResult, LedgerRecord, MetricsSnapshot
+from predator_si.records import Answer, Approval, Cycle, CycleState, GateResult, LedgerRecord, MetricsSnapshot
 
 STALE_AFTER = timedelta(minutes=45)
 """Three missed ticks."""
@@ -36,8 +36,8 @@ class Place:
     contour: str
 
     def cycle(self, cycle_id: str) -> str:
-        """The report of a cycle."""
-        return f"{self.base}/cycles/{cycle_id}"
+        """The page of a cycle, which is there from its opening on; it links the report that watch and rollback write."""
+        return f"{self.base}/operations/cycles/{cycle_id}"
 
 
 def events_of(records: Iterable[LedgerRecord], place: Place, *, alert_on_degrade: bool = True) -> list[Event]:
@@ -91,23 +91,33 @@ def _event(record: LedgerRecord, place: Place, alert_on_degrade: bool) -> Event 
     return None
 
 
-def approvals_waiting(cycles: Iterable[Cycle], place: Place, now: datetime) -> list[Event]:
-    """Releases that wait for a person; told again while they wait."""
-    waiting = [cycle for cycle in cycles if cycle.state is CycleState.AWAITING_APPROVAL]
+def approvals_waiting(asked: Iterable[Approval], place: Place, now: datetime) -> list[Event]:
+    """Questions to a person, of this contour and of the one to which its releases are promoted; told again while they wait."""
     return [
         Event(
             kind="approval",
             severity="warning",
-            title=f"[{place.contour}] {cycle.cycle_id} waits for an approval",
-            text=f"Since {cycle.updated_at:%Y-%m-%d %H:%M} UTC ({_span(now - cycle.updated_at)}). It began because {cycle.trigger.reason}"[:_MOST],
-            link=place.cycle(cycle.cycle_id),
-            next_step=f"Read the evidence, then `predator-si cycle approve {cycle.cycle_id}` or `predator-si cycle reject {cycle.cycle_id}`.",
-            key=f"approval:{cycle.cycle_id}",
-            cycle_id=cycle.cycle_id,
+            title=f"[{one.contour}] {one.cycle_id} waits for an approval",
+            text=f"Since {one.asked_at:%Y-%m-%d %H:%M} UTC ({_span(now - one.asked_at)}), until {one.expires_at:%Y-%m-%d %H:%M} UTC. "
+            f"The verdict: {one.evidence.get('verdict', 'unknown')}. {one.evidence.get('reason', '')}"[:_MOST].strip(),
+            link=place.cycle(one.cycle_id),
+            next_step=f"Read the evidence, then `predator-si cycle approve {one.cycle_id}` or `predator-si cycle reject {one.cycle_id}`.",
+            key=f"approval:{one.cycle_id}",
+            cycle_id=one.cycle_id,
             at=now,
         )
-        for cycle in waiting
+        for one in asked
+        if one.state(now) == "waiting"
     ]
+
+
+def silent_daemon(why: str | None, place: Place, now: datetime) -> list[Event]:
+    """Nobody starts anything: said by the process that still lives, the REST API."""
+    if why is None:
+        return []
+    step = "Start the daemon (`predator-si up`, or the deployment `daemon`), and look at its log."
+    text = f"{why}. No cycle begins, and no release is watched, until it is back."[:_MOST]
+    return [_state("daemon", "critical", f"[{place.contour}] Dagster's daemon is silent", text, step, "daemon", place, now)]
 
 
 def stale_data(newest: MetricsSnapshot | None, gates: Sequence[GateResult], place: Place, now: datetime, prepared_at: datetime) -> list[Event]:
@@ -127,9 +137,9 @@ def stale_data(newest: MetricsSnapshot | None, gates: Sequence[GateResult], plac
     return [_state("stale_data", "warning", f"[{place.contour}] Cannot be known: {', '.join(names)}", text, step, key, place, now)]
 
 
-def degraded(gates: Sequence[GateResult], place: Place, now: datetime, why_no_cycle: str | None) -> list[Event]:
-    """Failed gates of a critical metric for which no cycle is begun, with the reason; a cycle that begins is told by the ledger."""
-    failed = [gate for gate in gates if gate.answer is Answer.FAIL and gate.criterion.critical]
+def degraded(gates: Sequence[GateResult], place: Place, now: datetime, why_no_cycle: str | None, also: Collection[str] = ()) -> list[Event]:
+    """Failed gates of a critical metric, or of one of ``also``, for which no cycle is begun, with the reason; a cycle that begins is told by the ledger."""
+    failed = [gate for gate in gates if gate.answer is Answer.FAIL and (gate.criterion.critical or gate.criterion.metric in also)]
     if not failed or why_no_cycle is None:
         return []
     names = sorted({gate.criterion.metric for gate in failed})
@@ -160,6 +170,15 @@ def over_budget(spent: float, limit: float, alert_percent: float, month: str, pl
     step = "Raise budget.usdPerMonth, or wait: watch and rollback go on." if stopped else "Look at `predator-si report kpis`: which cycles cost the most."
     title = f"[{place.contour}] The month's budget is {'spent' if stopped else f'at {spent / limit:.0%}'}"
     return [_state("budget", "critical" if stopped else "warning", title, text, step, f"budget:{month}:{'spent' if stopped else 'near'}", place, now)]
+
+
+def ledger_distrusted(why: str | None, place: Place, now: datetime) -> list[Event]:
+    """The ledger does not hold what was anchored: an older copy was put back, or it was lost."""
+    if why is None:
+        return []
+    text = f"{why}. Until then nothing begins by itself; watch and rollback go on."[:_MOST]
+    step = "Find out who replaced the control database. Put the newer copy back, or run `predator-si audit accept --reason ...`."
+    return [_state("ledger", "critical", f"[{place.contour}] The ledger is not believed", text, step, "ledger", place, now)]
 
 
 def _state(kind: str, severity: str, title: str, text: str, next_step: str, key: str, place: Place, now: datetime) -> Event:

@@ -21,11 +21,13 @@ from collections.abc import Mapping
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
-from predator_si.control import Control
+from predator_si.control.opening import is_there, open_control
+from predator_si.control.stop_flag import StopFlags
 from predator_si.errors import PredatorError
 from predator_si.notify.log import refused, write_to
 from predator_si.orchestration import op_tags
 from predator_si.orchestration.op_tags import Lane
+from predator_si.orchestration.trust import distrust
 from predator_si.records import CYCLE_ID
 from predator_si.settings import Settings, load_settings
 
@@ -133,10 +135,13 @@ def kill_switch_refusal(settings: Settings) -> str | None:
     """
     if settings.kill_switch:
         return f"the values of contour {settings.contour} set killSwitch. Only watch, rollback and observation run; clear it there to go on."
-    database = settings.folders.control_db
-    if database.exists() and Control(database, busy_seconds=_BUSY_SECONDS).kill_switch(settings.contour):
+    by_file = StopFlags(settings.home).pressed(settings.contour)
+    if by_file is not None:
+        return f"{by_file.actor} stopped contour {settings.contour} by a file. Only watch, rollback and observation run; `predator-si start` lifts it."
+    control = open_control(settings.folders, busy_seconds=_BUSY_SECONDS) if is_there(settings.folders) else None
+    if control is not None and control.kill_switch(settings.contour):
         return f"the kill switch of contour {settings.contour} is on. Only watch, rollback and observation run; `predator-si start` lifts it."
-    return None
+    return distrust(settings.folders, settings.contour, control)
 
 
 def _limit_training(instance: dg.DagsterInstance) -> None:
@@ -157,7 +162,7 @@ def _cycle_tag(run: dg.DagsterRun) -> dict[str, str]:
 
 
 def _gpu_tag(run: dg.DagsterRun, lane: Lane, settings: Settings) -> Mapping[str, str]:
-    wanted = settings.resources
+    wanted = settings.run_resources
     if lane is not Lane.TRAIN or not wanted.gpu:
         return {}
     config = op_tags.gpu_k8s_config(max(1, wanted.gpu_count), wanted.gpu_type or "nvidia")

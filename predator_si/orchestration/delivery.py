@@ -37,11 +37,17 @@ def access(settings: Settings) -> GitAccess:
     return GitAccess(file(said.ssh_key), file(said.known_hosts), said.token_env, file(said.signing_key))
 
 
+def allowed_signers(settings: Settings) -> Path | None:
+    """The file of those whose signatures of the ledger's anchors count."""
+    named = settings.values.gitops.allowed_signers
+    return None if named is None else Path(named).expanduser()
+
+
 def open_repo(settings: Settings, work: Path) -> GitOpsRepo:
     """The GitOps repository through a clone in ``work``."""
     from predator_si.release.gitops import GitOpsRepo
 
-    return GitOpsRepo(repository(settings), work, settings.values.gitops.branch, access(settings))
+    return GitOpsRepo(repository(settings), work, settings.values.gitops.branch, access(settings), contour=settings.contour)
 
 
 def open_deployer(settings: Settings, repo: GitOpsRepo) -> Deployer:
@@ -103,6 +109,9 @@ def bring_into_force(
         ``rollback``: the deployer's complaint is told and does not stand in the way.
     """
     from predator_si.release.deployer import confirm_in_force
+
+    if stage != "rollback":
+        loop.control.require_lease()
 
     def ask(seconds: float) -> Deployment:
         return confirm(f"{loop.search_url}/info", digest, variant, seconds, cycle_id=cycle_id, stage=stage, commit=commit, settings=settings)

@@ -46,9 +46,9 @@ warehouse_job = dg.define_asset_job(
 )
 aa_replay_job = dg.define_asset_job(
     "aa_replay_job",
-    selection=dg.AssetSelection.assets(["observe", "aa_replay"]),
+    selection=dg.AssetSelection.assets(["observe", "aa_replay"], ["experiment", "operating_characteristics"]),
     tags={**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
-    description="A/A: does the trial's rule call a model worse than itself? It yields to everything else.",
+    description="Is a model called worse than itself (A/A), and what did the newest simulation find? It yields to everything else.",
     executor_def=dg.in_process_executor,
 )
 cycle_prepare_job = _job("cycle_prepare_job", Lane.CYCLE, "diagnostic_report", "synthetic_dataset", description="Why it got worse, and what to train on.")

@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from predator_si.control import ACTIVE, Control
+from predator_si.control.opening import open_control
+from predator_si.control.schema import BUSY_SECONDS
 from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.home import Home
 from predator_si.notify import Channel, Event, Outbox, Secrets, channels_of
 from predator_si.notify.log import LOG, write_to
+from predator_si.orchestration.holding import hold
 from predator_si.orchestration.metering import metered
 from predator_si.records import Baseline, Cycle, MetricsSnapshot, Record, ServingConfig
 from predator_si.settings import DemoScale, Settings
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from predator_si.corpora import Corpus
     from predator_si.evaluate import PairScores
     from predator_si.privacy import Vault
+    from predator_si.release.deny import DenyEntry
     from predator_si.release.deployer import Deployer
     from predator_si.release.gitops import GitOpsRepo
     from predator_si.search.models import ModelStore
@@ -36,7 +40,6 @@ if TYPE_CHECKING:
 
 OPENERS = frozenset({"quality_gate_sensor", "training_schedule"})
 """Who opens cycles without a person."""
-_LEASE_SECONDS = 6 * 3600.0
 _INDEXES: dict[tuple[str, bool], tuple[tuple[str, int], HybridIndex]] = {}
 """By home, and whether it is a build beside the served one: the index opened last, and which files it was. Two to a process: they are large."""
 _EMBEDDERS: dict[Path, Embedder] = {}
@@ -60,10 +63,13 @@ class Loop:
     ----------
     settings
         Of the contour and the machine.
+    busy_seconds
+        How long a change waits for another writer of the control database.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, busy_seconds: float = BUSY_SECONDS) -> None:
         self.settings = settings
+        self.busy_seconds = busy_seconds
         self.home = Home(settings.home)
         self.contour = settings.contour
         self.search_url = settings.search_url
@@ -86,7 +92,7 @@ class Loop:
     @cached_property
     def control(self) -> Control:
         """The control database."""
-        return Control(self.home.control_db)
+        return open_control(self.home, busy_seconds=self.busy_seconds)
 
     def vault(self) -> Vault:
         """The keys of stored query text; what the ledger calls erased cannot be opened with it."""
@@ -177,6 +183,12 @@ class Loop:
             _EMBEDDERS[folder] = load_embedder(folder)
         return _EMBEDDERS[folder]
 
+    @property
+    def answered_here(self) -> tuple[str, ...]:
+        """Contours whose questions people answer here: this one, and the one to which its releases are promoted."""
+        onward = self.settings.values.promotion.to
+        return (self.contour,) if onward is None else (self.contour, onward)
+
     # ----------------------------------------------------------------- what people are told
 
     @cached_property
@@ -226,6 +238,13 @@ class Loop:
         release = parse_release(self.release_text(), self.release_name)
         return release.serving.model_copy(update={"ingest_workers": release.ingest.workers, "index": release.index.build})
 
+    def denied(self) -> list[DenyEntry]:
+        """The deny list, by Git as it was fetched: what may not be served in this contour."""
+        from predator_si.release.deny import parse_deny
+        from predator_si.release.release_file import DENY_FILE
+
+        return parse_deny(self.repo.show(DENY_FILE), contour=self.contour)
+
     def info(self, *, facts: bool = False) -> dict[str, Any]:
         """What the service says about itself; with ``facts`` also what its documents are like.
 
@@ -264,7 +283,9 @@ class Loop:
         return folder
 
     def save(self, cycle_id: str, name: str, record: Record | dict[str, Any]) -> Path:
-        """Write one artifact, whole or not at all, also where two runs write it at once."""
+        """Write one artifact, whole or not at all, also where two runs write it at once; refused to a run that lost its lease."""
+        if "control" in vars(self):  # who never opened it holds no lease
+            self.control.require_lease()
         path = self.artifacts(cycle_id) / name
         partial = path.with_name(f".{name}.{secrets.token_hex(4)}.partial")
         partial.write_text(record.to_json() if isinstance(record, Record) else json.dumps(record, indent=2, sort_keys=True, default=str) + "\n")
@@ -284,23 +305,15 @@ class Loop:
 
     @contextmanager
     def working_on(self, cycle_id: str) -> Iterator[Cycle]:
-        """Hold the contour's one lease for a cycle; a run that died left it to the same cycle's next one, or to the next cycle once its own has ended.
+        """Hold the contour's one lease for a run of a cycle (``orchestration.holding``): whatever it writes within is refused once the lease is lost.
 
         Raises
         ------
         Refused
-            Another cycle holds it.
+            Another cycle holds it, or another run of this one.
         """
-        name = f"cycle-{self.contour}"
-        holder = self.control.lease_holder(name)
-        if holder is not None and holder != cycle_id and self._has_ended(holder):
-            self.control.release(self.control.acquire(name, holder, 1.0))  # the new token keeps out a process that still believes to hold it
-        lease = self.control.acquire(name, cycle_id, _LEASE_SECONDS)
-        try:
-            with metered(self, cycle_id):
-                yield self.control.cycle(cycle_id)
-        finally:
-            self.control.release(lease)
+        with hold(self.control, f"cycle-{self.contour}", cycle_id, self._has_ended), metered(self, cycle_id):
+            yield self.control.cycle(cycle_id)
 
     def _has_ended(self, cycle_id: str) -> bool:
         try:
@@ -311,8 +324,8 @@ class Loop:
     # ----------------------------------------------------------------- snapshots
 
     def snapshots(self, limit: int = 200) -> list[MetricsSnapshot]:
-        """The newest snapshots, oldest first; unreadable ones are an error, not a gap."""
-        paths = sorted(self.home.snapshots.glob("*.json"))[-limit:]
+        """The newest snapshots of this contour, oldest first; unreadable ones are an error, not a gap."""
+        paths = sorted(self.home.snapshots.glob(f"{self.contour}-????????T*.json"))[-limit:]
         return [MetricsSnapshot.read(path) for path in paths]
 
     def probes(self, snapshot_id: str) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from predator_si.orchestration.metering import settle_costs
 from predator_si.orchestration.steps import tell
 from predator_si.orchestration.steps.anchor import anchor_if_due, has_repository
 from predator_si.orchestration.traces import send_ended
+from predator_si.orchestration.trust import distrust
 from predator_si.settings import Settings
 
 Part = Callable[[Loop, dg.DagsterInstance], str]
@@ -30,10 +31,17 @@ def costs_settled(loop: Loop, instance: dg.DagsterInstance) -> str:
     return f"{settle_costs(loop, loop.control.cycles(20, loop.contour))} costs recorded"
 
 
+def stop_settled(loop: Loop, instance: dg.DagsterInstance) -> str:
+    """A kill switch that was pressed by a file while the database could not be written."""
+    return "a stop by a file is in the ledger" if loop.control.settle_stop(loop.contour) else "no stop by a file"
+
+
 def anchored(loop: Loop, instance: dg.DagsterInstance) -> str:
     """The ledger's head into Git, where that is due."""
     if not has_repository(loop):
         return "nothing to anchor in"
+    if (why := distrust(loop.home, loop.contour, loop.control)) is not None:
+        return f"not anchored: {why}"
     anchor = anchor_if_due(loop)
     return "no anchor is due" if anchor is None else f"ledger anchored at {anchor.seq}"
 
@@ -43,7 +51,7 @@ def traces_sent(loop: Loop, instance: dg.DagsterInstance) -> str:
     return f"{send_ended(loop, instance)} traces sent"
 
 
-PARTS: dict[str, Part] = {"costs": costs_settled, "anchor": anchored, "messages": told, "traces": traces_sent}
+PARTS: dict[str, Part] = {"stop": stop_settled, "costs": costs_settled, "anchor": anchored, "messages": told, "traces": traces_sent}
 
 
 def messenger_sensor(settings: Settings) -> dg.SensorDefinition:

@@ -1,13 +1,15 @@
-"""What runs by the calendar beside the loop: the weekly report, and the backup."""
+"""What runs by the calendar beside the loop: the weekly report, the backup, and letting old history go."""
 
 import os
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from predator_si.errors import BadInput, PredatorError
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import Lane
 from predator_si.orchestration.steps import week as weekly
+from predator_si.orchestration.steps.clear import clear_history
 from predator_si.orchestration.steps.keep_copy import back_up
 from predator_si.records import utc_now
 from predator_si.release.git import shown
@@ -71,12 +73,29 @@ backup_job = dg.define_asset_job(
     description="A copy of the home elsewhere. It yields to everything else.",
     executor_def=dg.in_process_executor,
 )
+
+
+@dg.op
+def clear_old(context: dg.OpExecutionContext, loop: dg.ResourceParam[Loop]) -> None:  # type: ignore[type-arg]
+    """Let go what is older than ``backup.historyDays``."""
+    done = clear_history(loop, context.instance, utc_now())
+    context.log.info("cleared: %s", done)
+
+
+@dg.job(
+    name="retention_job", tags=_YIELDING, executor_def=dg.in_process_executor, description="What a long life leaves behind goes. It yields to everything else."
+)
+def retention_job() -> None:
+    """One step."""
+    clear_old()
+
+
 REPORT_ASSETS = [weekly_report, backup]
-REPORT_JOBS = [weekly_report_job, backup_job]
+REPORT_JOBS: list[dg.JobDefinition | UnresolvedAssetJobDefinition] = [weekly_report_job, backup_job, retention_job]
 
 
 def report_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
-    """The weekly report and the backup, when the contour wants them."""
+    """The weekly report, the backup and the sweep of old history, when the contour wants them."""
     cron = settings.values.notify.weekly_report
 
     @dg.schedule(
@@ -104,4 +123,11 @@ def report_schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING if wanted else dg.DefaultScheduleStatus.STOPPED,
     )
-    return [scheduled, kept]
+    cleared = dg.ScheduleDefinition(
+        name="retention_schedule",
+        job=retention_job,
+        cron_schedule="30 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled and copies.history_days is not None else dg.DefaultScheduleStatus.STOPPED,
+    )
+    return [scheduled, kept, cleared]

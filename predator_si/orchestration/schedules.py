@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from predator_si.contour import WEEKLY
+from predator_si.contour_training import WEEKLY
 from predator_si.errors import PredatorError
 from predator_si.monitor import Skip
 from predator_si.notify.log import refused

@@ -16,7 +16,7 @@ from predator_si.orchestration.loop import OPENERS, Loop
 from predator_si.orchestration.op_tags import CYCLE, REASON, TRIGGER
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
-from predator_si.orchestration.steps import observe, permission
+from predator_si.orchestration.steps import arrive, observe, permission
 from predator_si.orchestration.steps.aliases import settle
 from predator_si.orchestration.steps.references import in_force
 from predator_si.orchestration.steps.telemetry import take_in
@@ -58,7 +58,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
 
     @dg.sensor(
         jobs=[cycle_prepare_job, cycle_act_job],
-        minimum_interval_seconds=60,
+        minimum_interval_seconds=15,  # a part of every row's reaction time (`bench react`), and it costs one look at the newest snapshot
         default_status=status,
         description="A failed gate of the newest snapshot starts a cycle; unknown never does.",
     )
@@ -85,7 +85,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         )
 
     @dg.sensor(
-        jobs=jobs(settings.resources),
+        jobs=jobs(settings.run_resources),
         minimum_interval_seconds=15,
         default_status=status,
         description="Gives the active cycle the job that its state needs, once; waits for traffic and people.",
@@ -156,7 +156,7 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         return dg.SkipReason("no released cycle asks for a rollback")
 
     @dg.run_failure_sensor(
-        monitored_jobs=list(jobs(settings.resources)),
+        monitored_jobs=list(jobs(settings.run_resources)),
         default_status=status,
         description="Writes each failed run into the audit trail and closes its MLflow run.",
     )
@@ -187,7 +187,20 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         minute = utc_now().strftime("%Y%m%dT%H%M")
         return dg.RunRequest(run_key=f"guard:{minute}", tags={REASON: "; ".join(reasons)[:200]})
 
-    return [intake_sensor, quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
+    @dg.sensor(
+        minimum_interval_seconds=60,
+        default_status=status,
+        jobs=[observe_job],
+        description="What another contour promoted to this one: fetches its bytes, and opens the cycle that watches it. Starts nothing itself.",
+    )
+    def arrival_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
+        try:
+            told = arrive.look(Loop(settings))
+        except PredatorError as error:
+            return dg.SkipReason(f"unknown: {error}")
+        return dg.SkipReason("; ".join(told) or "no other contour promoted anything new")
+
+    return [intake_sensor, arrival_sensor, quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
 
 
 def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:
@@ -215,6 +228,8 @@ def reason_to_wait(loop: Loop, cycle_id: str) -> str | None:
     cycle = loop.control.cycle(cycle_id)
     if loop.control.kill_switch(loop.contour) and cycle.state not in (CycleState.RELEASED, CycleState.WATCHING):
         return "the kill switch is on"
+    if cycle.state is CycleState.OPENED and arrive.is_arrival(cycle):
+        return "arrival_sensor has not written down yet what arrived"
     if cycle.state is CycleState.AWAITING_APPROVAL:
         return decide.may_commit(loop, cycle_id)
     if cycle.state is CycleState.ON_TRIAL:

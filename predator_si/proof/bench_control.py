@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from predator_si import background
 from predator_si.api.client import OptimizerClient
 from predator_si.api.graphql import UNFINISHED, DagsterGraphQL
 from predator_si.errors import PredatorError, Unavailable
@@ -99,7 +100,7 @@ class ControlGround(Ground):
         workspace = ["-w", str(home.workspace)]
         webserver = [python, "-m", "dagster_webserver", "-h", "127.0.0.1", "-p", str(settings.ports.dagster), *workspace]
         self.processes.start("dagster", webserver, lambda: _answers(f"http://127.0.0.1:{settings.ports.dagster}/server_info"))
-        self.processes.start("daemon", ["nice", "-n", "19", python, "-m", "dagster._daemon", "run", *workspace], lambda: True)
+        self.processes.start("daemon", background.command([python, "-m", "dagster._daemon", "run", *workspace]), lambda: True)
         self.processes.start("api", [python, "-m", "predator_si.api", *words, "--port", str(settings.ports.api)], lambda: _answers(f"{self.url}/health"))
 
     def measure_once(self) -> None:

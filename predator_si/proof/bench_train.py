@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def bench_train(
         "chip_has_bf16": chip_has_bf16(),
         "tokens_per_second": ours["tokens_per_second"],
         "reference_tokens_per_second": reference["tokens_per_second"],
+        "device": ours["device"],
+        "bf16_peak_share": ours["peak_share"],
+        "bf16_peak_share_unknown_because": ours["unknown"],
         "final_loss": ours["final_loss"],
         "reference_final_loss": reference["final_loss"],
         "loss": loss,
@@ -209,6 +213,7 @@ def _word(child: subprocess.Popen[str], log: Path) -> dict[str, Any]:
 def _arm(order: dict[str, Any]) -> None:
     """One arm, in its own process: waits for a word after every turn, and counts only the seconds between."""
     from predator_si.train.groups import EncodedPairs, read_groups
+    from predator_si.train.throughput import throughput
     from predator_si.train.trainer import trainer_named
 
     folder, recipe = Path(order["folder"]), TrainingRecipe.model_validate(order["recipe"])
@@ -242,8 +247,10 @@ def _arm(order: dict[str, Any]) -> None:
     seconds = sum(turns)
     rate = timed * pairs_per_step / seconds
     mean = float(encoded.lengths.mean())
-    wait(digest=trained.digest, pairs_per_second=rate, tokens_per_second=rate * mean, mean_tokens=mean, bf16=trained.bf16, turns=turns,
-         final_loss=float(np.mean(trained.losses[-10:])))  # fmt: skip
+    done = replace(trained, tokens=round(timed * pairs_per_step * mean), pairs=timed * pairs_per_step, seconds=seconds)
+    speed = throughput(done, store.path(order["start"]))
+    said = {"pairs_per_second": rate, "tokens_per_second": rate * mean, "mean_tokens": mean, "peak_share": speed.peak_share, "unknown": speed.unknown}
+    wait(digest=trained.digest, **said, device=trained.device, bf16=trained.bf16, turns=turns, final_loss=float(np.mean(trained.losses[-10:])))
 
 
 def _quality(

@@ -24,7 +24,7 @@ from predator_si.orchestration.steps import observe as observing
 from predator_si.orchestration.steps.trial import trial_progress
 from predator_si.proof.drive import Dagster
 from predator_si.proof.machines import Memory, services
-from predator_si.proof.prepare import build_first_index, check_twin, prepare_home, register_champion
+from predator_si.proof.prepare import build_first_index, check_twin, prepare_home, register_champion, take_time
 from predator_si.provenance import provenance
 from predator_si.records import CycleState, Evaluation, Rollback, ServingConfig, Trigger, utc_now
 from predator_si.release.patch import load_patch
@@ -77,10 +77,13 @@ def run_demo(
     told = Narrator(say, on_progress)
     _port_is_free(settings)
     with told.stage("set-up: corpus and models"):
-        loop = prepare_home(settings, scale, corpus, base, shift, say, on_progress)
+        loop = prepare_home(settings, scale.model_copy(update={"hurries": True}), corpus, base, shift, say, on_progress)
     began = time.monotonic()
-    with Memory() as memory:
-        figures = _whole_loop(loop, scale, told)
+    try:
+        with Memory() as memory:
+            figures = _whole_loop(loop, scale, told)
+    finally:
+        take_time(loop)
     seconds = time.monotonic() - began
     figures |= {"seconds": round(seconds, 1), "peak_rss_mb": round(memory.peak_mb), "stage_seconds": told.seconds, **provenance(scale.name, scale.seed)}
     (Path(figures["artifacts"]) / "demo.json").write_text(json.dumps(figures, indent=2, sort_keys=True, default=str) + "\n")

@@ -113,6 +113,13 @@ def prepare_home(
     return loop
 
 
+def take_time(loop: Loop) -> None:
+    """From now on this home's watch and trials are as long as its contour says: only while a demo runs are they cut short."""
+    if loop.plan.scale.hurries:
+        plan = loop.plan.model_copy(update={"scale": loop.plan.scale.model_copy(update={"hurries": False})})
+        (loop.home.path / "plan.json").write_text(plan.to_json())
+
+
 def _set_aside(loop: Loop) -> None:
     """Move the served state of an earlier run into ``archive/``; a cycle that was left open by a killed run ends as failed, artifacts kept."""
     home = loop.home

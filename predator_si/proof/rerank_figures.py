@@ -15,7 +15,7 @@ from predator_si.errors import BadInput
 from predator_si.evaluate.timing import Timing
 from predator_si.records import Interval
 from predator_si.search.rerank import chip_has_bf16
-from predator_si.statistics import paired_interval, quantile_ratio_interval
+from predator_si.statistics import paired_interval, power_sentence, quantile_ratio_interval
 
 USER = "sentence-transformers fp32"
 SAME = "same weights, length and depth"
@@ -73,6 +73,7 @@ def rerank_figures(
         "ndcg_difference": gap.estimate,
         "ndcg_difference_ci": [gap.low, gap.high],
         "ndcg_noninferior": gap.low > -MARGIN,
+        "power": power_sentence(gap.n, gap.sd),
         "ndcg_difference_to_fused": fused.estimate,
         "ndcg_difference_to_fused_ci": [fused.low, fused.high],
         "margin": MARGIN,

@@ -17,7 +17,9 @@ class ScoredDocument(Record):
     score: float | None = None
     """Null where another service sent ids without scores."""
     first_stage_score: float | None = None
+    """Of retrieval and fusion; null where it is not told."""
     rerank_score: float | None = None
+    """Of the reranker; null where it did not read the document."""
 
 
 FIRST_STAGE = "first-stage"
@@ -33,20 +35,31 @@ class SearchEvent(Record):
     query_id: str
     timestamp: datetime
     user_query: str
+    """The text: redacted and sealed in every store, in the clear only inside the service."""
     client_id: str | None = None
     session_id: str | None = None
+    """The visit, as a keyed hash; null where the caller named none."""
     variant: Literal["champion", "candidate", "interleaved", "shadow"] | None = None
     """Who answered: ``interleaved`` is a list merged from both (``model_digest`` is null: no one model made it), ``shadow`` a probe pinned to the previous
     champion."""
     model_digest: str | None = None
+    """Digest of the reranker that made the order, `first-stage` for none, null for a merged list."""
     status: int
+    """HTTP status of the answer."""
     latency_ms: float = Field(ge=0)
+    """From the request to the answer, as the service saw it."""
     retrieve_ms: float | None = None
+    """Of these, the first stage."""
     rerank_ms: float | None = None
+    """Of these, the reranker."""
     queue_ms: float | None = None
+    """Of these, waiting for a free place."""
     cpu_seconds: float | None = None
+    """Process time around the request."""
     depth: int | None = None
+    """Candidates that the reranker was to read."""
     results: tuple[ScoredDocument, ...] = ()
+    """What was shown, best first."""
     simulated: bool = False
     probe: bool = False
     stands_for: str | None = None
@@ -56,7 +69,9 @@ class SearchEvent(Record):
     """The variant's reranker failed and something else was served instead (the first stage's order, or the other model's: see ``ExposureEvent.answered_by``):
     answered (status 200), but an error of this variant."""
     query_words: int | None = None
+    """How many words the text has."""
     script: str | None = None
+    """Its script, such as `latin`; null where it has no letters."""
     query_bucket: int | None = None
     """With the two before it what is kept of the text in the clear: see ``privacy.segments``."""
     seq: int | None = None
@@ -70,8 +85,10 @@ class ActionEvent(Record):
     query_id: str
     timestamp: datetime
     action_name: Literal["click", "dwell", "rating"]
+    """What the person did."""
     object_id: str | None = None
     position: int | None = Field(default=None, ge=1)
+    """Of the document in the list shown, from 1."""
     value: float | None = None
     """Seconds for a dwell, 1..5 for a rating, null for a click."""
     client_id: str | None = None
@@ -100,10 +117,13 @@ class ExposureEvent(Record):
     bucket: int = Field(ge=0, lt=10_000)
     """Of the unit: below ``weight`` times 10,000 it belongs to the trial."""
     variant: Literal["champion", "candidate", "interleaved", "shadow"]
+    """Who answered, as in the search event."""
     pinned: bool = False
     """A probe that named its variant: nobody was assigned."""
     champion_digest: str
+    """The champion's reranker."""
     candidate_digest: str | None = None
+    """The challenger's; null where there was none."""
     shadow_digest: str | None = None
     """The previous champion that stays warm beside the champion."""
     answered_by: str | None = None
@@ -115,6 +135,7 @@ class ExposureEvent(Record):
     champion_ids: tuple[str, ...] = ()
     """What the champion alone would have shown, best first."""
     candidate_ids: tuple[str, ...] = ()
+    """What the challenger alone would have shown, best first."""
     teams: tuple[Literal["champion", "candidate"], ...] = ()
     """Whose pick each shown document was, in the order shown."""
     draft_seed: str | None = None
@@ -122,7 +143,9 @@ class ExposureEvent(Record):
     champion_ms: float | None = None
     """Rerank time of each model on this request, one after the other in the random order that ``scored_first`` says."""
     candidate_ms: float | None = None
+    """The challenger's rerank time, as `champion_ms`."""
     scored_first: Literal["champion", "candidate"] | None = None
+    """Which model was run first on this request."""
     seq: int | None = None
     writer: str | None = None
 
@@ -144,7 +167,9 @@ class ShadowEvent(Record):
     served_digest: str
     """The model that answered the request."""
     shadow_digest: str
+    """The model in shadow."""
     release: str
+    """sha256 of the release file that was in force."""
     depth: int | None = None
     """Candidates that the shadow may read."""
     results: tuple[ScoredDocument, ...] = ()
@@ -152,13 +177,17 @@ class ShadowEvent(Record):
     served_ms: float | None = None
     """Rerank wall time of the model that answered, and of the shadow; cold caches, the shadow worker's priority."""
     shadow_ms: float | None = None
+    """Rerank wall time of the shadow, as `served_ms`."""
     served_cpu_seconds: float | None = None
     """Processor time of all threads meanwhile: it depends on other load far less than wall time does."""
     shadow_cpu_seconds: float | None = None
+    """Processor time of the shadow, as `served_cpu_seconds`."""
     served_scored: int | None = None
     """Candidates that were scored: fewer than the depth where a depth rule stopped."""
     shadow_scored: int | None = None
+    """Candidates that the shadow scored, as `served_scored`."""
     scored_first: Literal["served", "shadow"] | None = None
+    """Which model was run first."""
     waited_ms: float | None = None
     """From the answer to the begin of the scoring."""
     simulated: bool = False
@@ -171,6 +200,9 @@ class Judgment(Record):
     """How relevant a document is to a query. ``origin`` is never mixed silently."""
 
     query_id: str
+    """Of the judged query."""
     object_id: str
     relevance: float = Field(ge=0)
+    """0 is not relevant; larger is better, on the scale of its corpus."""
     origin: Literal["human", "click", "llm", "docstring", "feedback"]
+    """Who said so."""

@@ -29,18 +29,28 @@ class Criterion(Record):
     """
 
     name: str
+    """Of the rule; one metric may have several."""
     metric: str
     direction: Literal["min", "max"]
+    """`min`: the value must not be below the limit; `max`: not above it."""
     kind: Literal["absolute", "relative"] = "absolute"
+    """Whether `threshold` is a value or a change."""
     threshold: float
+    """The limit, or the change that gives it."""
     min_sample: int = 1
+    """Observations below which the answer is unknown."""
     max_age_seconds: float | None = None
+    """Age of the newest observation above which the answer is unknown; null: any."""
     no_data: Literal["unknown", "fail", "not_applicable"] = "unknown"
+    """The answer where there is no value."""
     critical: bool = True
+    """Whether it may start a cycle, and stops a release."""
     description: dict[str, str] = {}
+    """Language -> what the rule is about, for people."""
     unit: str | None = None
     """Unit of the threshold; a metric that names another one is unknown to this gate."""
     hysteresis: Hysteresis = Hysteresis()
+    """How it changes its mind."""
     override: str | None = None
     """Who set another threshold than the contour's, until when and why, in words; null: it is the contour's own."""
 
@@ -49,10 +59,14 @@ class GateResult(Record):
     """A criterion's answer with the numbers behind it."""
 
     criterion: Criterion
+    """The rule."""
     answer: Answer
+    """What it says."""
     value: float | None
     reference: float | None = None
+    """What the value was compared with; null for an absolute rule."""
     limit: float | None = None
+    """Where the value had to stay, in the metric's unit; null where that is not known."""
     n: int = 0
     reason: str
     doubt: Literal["missing", "stale", "unit", "no_baseline", "sample", "interval", "pending"] | None = None
@@ -66,28 +80,39 @@ class HeldGate(Record):
     """What one gate was last held to be, and how many windows in a row have said otherwise."""
 
     answer: Literal[Answer.PASS, Answer.FAIL] = Answer.PASS
+    """What it is held to be."""
     against: int = 0
+    """Newest windows in a row that say otherwise."""
     since: datetime | None = None
     """When the answer became what it is; null: from the beginning."""
     changes: int = 0
+    """How often it changed."""
 
 
 class GateMemory(Record):
     """The gates of one champion from one window to the next."""
 
     champion: str | None
+    """Digest of the model whose gates these are."""
     snapshot_id: str
+    """The newest snapshot that was counted."""
     window_end: datetime
     gates: dict[str, HeldGate] = {}
+    """Name of the rule -> what it is held to be."""
 
 
 class Trigger(Record):
     """A failed gate that starts a cycle."""
 
     type: str
+    """A row of the trigger table."""
     metric: str
     value: float | None
+    """Of the metric when it fired."""
     baseline: float | None
+    """What it was compared with."""
     delta: float | None
+    """Change against the baseline, as a fraction of it."""
     actions: tuple[str, ...]
+    """What the table names for it, in order."""
     reason: str

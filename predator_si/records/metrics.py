@@ -12,19 +12,27 @@ class Metric(Record):
     """One measured number. ``value`` is null when it cannot be known; ``reason`` then says why."""
 
     name: str
+    """As in the list of metrics."""
     value: float | None
     n: int = 0
     ci_low: float | None = None
+    """Lower end of the 95% interval; null where there is none."""
     ci_high: float | None = None
+    """Upper end."""
     unit: str = ""
+    """Of value and interval."""
     direction: Literal["up", "down"] = "up"
     """The good direction."""
     window_start: datetime | None = None
+    """Where its window begins; null: with its snapshot's."""
     window_end: datetime | None = None
+    """Where it ends; null: with its snapshot's."""
     source: str = ""
+    """Who measured it."""
     age_seconds: float | None = None
     """Age of the newest observation behind the value."""
     reason: str | None = None
+    """Why there is no value; null where there is one."""
 
     @property
     def known(self) -> bool:
@@ -44,7 +52,9 @@ class Provenance(Record):
     newest: datetime | None = None
     """Time of the newest observation; null where there is none."""
     rows_good: int = 0
+    """Records of the window that could be used."""
     rows_quarantined: int = 0
+    """Records that could not."""
     unknown: tuple[str, ...] = ()
     """What this source could not say, and why; a source that is down says so here."""
 
@@ -57,10 +67,13 @@ class MetricCandidate(Record):
     """What one source said about a metric, and whether that was taken."""
 
     source: str
+    """Its name in the contour."""
     chosen: bool
+    """Whether its value was taken."""
     value: float | None
     n: int = 0
     age_seconds: float | None = None
+    """Of its newest observation."""
     reason: str = ""
     """Why it was not taken: ``stale``, ``unknown``, ``not applicable`` or ``a source before it has a value``, with the details."""
 
@@ -69,14 +82,18 @@ class CellMetrics(Record):
     """What the requests of one model, variant and segment say, beside the champion's metrics as a whole."""
 
     model_digest: str | None
+    """Of the model that answered."""
     variant: str | None
+    """Of the answers."""
     segment: str | None
+    """Kind and name of the group of requests; null: all of them."""
     kind: Literal["person", "probe"] = "person"
     """Whose requests: of probes only the judged measures are told, their latency may be a stand-in's."""
     counts: dict[str, int]
     """``requests``, ``answered``, ``served``, ``failed``; where requests were judged also the holes: ``judged``, ``unjudged_requests``, ``documents`` (first
     ten of judged requests), ``unjudged_documents``, ``repeated``."""
     metrics: dict[str, Metric]
+    """Metric -> what was measured."""
 
 
 class MetricsSnapshot(Record):
@@ -88,10 +105,15 @@ class MetricsSnapshot(Record):
     window_start: datetime
     window_end: datetime
     champion: str | None
+    """Digest of the model that served the window; null where nobody could say."""
     metrics: dict[str, Metric]
+    """Metric -> what was measured."""
     mock: bool = False
+    """Whether the contour's mock signals made it (`mockSignals`)."""
     lost_events: int = 0
+    """Events that gaps in `seq` count as lost."""
     quarantined: int = 0
+    """Records of the window that could not be used."""
     candidates: dict[str, tuple[MetricCandidate, ...]] = {}
     """By metric: what every source of it said, in the order of precedence; for metrics with more than one source."""
     sources: tuple[Provenance, ...] = ()
@@ -115,6 +137,7 @@ class Reference(Record):
     error: float | None = None
     """Standard error of ``centre``."""
     windows: int
+    """Healthy windows that it stands on."""
     observations: int = 0
     """All windows' samples together."""
     mean: float | None = None
@@ -122,7 +145,9 @@ class Reference(Record):
     tail: tuple[float, float] | None = None
     """How far the outermost 5% of windows lie: their threshold and mean excess, both in spreads. Null below two hundred windows."""
     oldest: datetime | None = None
+    """End of the oldest of them."""
     newest: datetime | None = None
+    """End of the newest of them."""
     season: dict[int, float] = {}
     """Hour of the week (0 is Monday 00:00 UTC) -> what is added to ``centre`` then; empty where two weeks are not known or no season is to be seen."""
     reason: str = ""
@@ -133,13 +158,18 @@ class Baseline(Record):
     """Reference values over healthy windows of one champion: median per metric, with how many windows are behind it."""
 
     champion: str
+    """Digest of the model whose baseline it is."""
     created_at: datetime
     windows: int
+    """Healthy windows that it stands on."""
     values: dict[str, float]
     """Metric -> centre; ``references`` has the rest."""
     sources: dict[str, str] = {}
+    """Metric -> who measured it."""
     references: dict[str, Reference] = {}
+    """Metric -> what it usually is."""
     oldest: datetime | None = None
+    """End of the oldest healthy window."""
     newest: datetime | None = None
     """End of the newest healthy window: a baseline whose newest is long ago describes a service of long ago."""
     left_out: dict[str, int] = {}

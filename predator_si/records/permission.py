@@ -22,11 +22,17 @@ class Approval(Record):
     evidence: dict[str, Any]
     """Verdict, numbers, gates, slices, what would change it, links."""
     asked_at: datetime
+    """When the person was asked."""
     expires_at: datetime
+    """After that nobody may answer any more."""
     decision: Literal["approved", "rejected", "expired", "cancelled"] | None = None
+    """The answer; null: none yet."""
     actor: str | None = None
+    """Who answered, or `loop`."""
     reason: str = ""
+    """Why, in their words."""
     at: datetime | None = None
+    """When."""
 
     def state(self, now: datetime) -> ApprovalState:
         """What the question is at ``now``: one that nobody answered in time has expired, whether or not anybody wrote it down yet."""
@@ -41,6 +47,7 @@ class GateOverride(Record):
     contour: str
     metric: str
     threshold: float
+    """That holds instead of the contour's."""
     old: float | None
     """The threshold in force before; null: the metric had no absolute one."""
     actor: str
@@ -60,12 +67,15 @@ class ChampionSpan(Record):
 
     contour: str
     digest: str
+    """Of the model."""
     cycle_id: str | None
     """Null: the first one of a home, or a person's commit."""
     since: datetime
+    """When it began to serve."""
     until: datetime | None = None
     """Null: it serves now."""
     why: str
+    """In words."""
     commit: str | None
 
 
@@ -74,7 +84,9 @@ class FeatureFlag(Record):
 
     contour: str
     name: str
+    """Of the automatic action."""
     on: bool
+    """Whether the loop may do it."""
     actor: str
     reason: str
     set_at: datetime

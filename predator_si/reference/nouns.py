@@ -15,6 +15,39 @@ from predator_si.records import Criterion, MetricsSnapshot, Record, utc_now
 from predator_si.reference.markdown import in_words, prose, said_of_fields, table
 from predator_si.signals import SIGNALS
 
+EVERYWHERE = {
+    "cycle_id": "Of the cycle: `si_YYYY_MM_DD_NNN`, by the UTC day.",
+    "contour": "The environment that it belongs to.",
+    "timestamp": "When it happened.",
+    "created_at": "When it was written.",
+    "query_id": "Of the request; everything that is known of the request carries the same.",
+    "object_id": "Of the document.",
+    "client_id": "Who asked, as a keyed hash; null where the caller named nobody.",
+    "simulated": "Made by an exercise or a simulation, not by people.",
+    "probe": "Asked by the loop in order to measure, not by a person.",
+    "seq": "Consecutive number within one writer process: a gap counts lost events.",
+    "writer": "The process that wrote it, within which `seq` counts.",
+    "actor": "Who did it: `api:anna`, `cli:anna`, the name of a sensor, or `loop`.",
+    "reason": "Why, in words and numbers.",
+    "commit": "In the GitOps repository; null where there is none.",
+    "snapshot_id": "Of the snapshot: contour and moment.",
+    "window_start": "Where the measured window begins.",
+    "window_end": "Where it ends.",
+    "metric": "Name of the metric.",
+    "value": "Null where it cannot be known.",
+    "n": "Observations behind it.",
+    "gates": "What each gate says.",
+    "set_at": "Since when it holds.",
+    "expires_at": "Until when it holds.",
+    "stage": "Which step of a release it is about.",
+}
+"""Fields that mean the same in every record that does not say otherwise."""
+
+
+def meanings(one: type[Record]) -> dict[str, str]:
+    """Field of a record -> what it means."""
+    return {name: text for name, text in EVERYWHERE.items() if name in one.model_fields} | said_of_fields(one)
+
 
 def record_classes() -> Iterator[type[Record]]:
     """Every public record, by name."""
@@ -32,7 +65,7 @@ def records_page() -> str:
         "frozen, and a key that is not here is refused. Times carry their zone. A value that is not known is null, and a field beside it says why.\n",
     ]
     for one in record_classes():
-        said = said_of_fields(one)
+        said = meanings(one)
         rows = []
         for name, field in one.model_fields.items():
             default = "" if field.is_required() else f"`{field.get_default(call_default_factory=True)!r}`" if field.default_factory is None else "made anew"

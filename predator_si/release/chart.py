@@ -215,14 +215,56 @@ def _readable(one: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def committed_chart(chart: Path) -> Iterator[Path | None]:
-    """The chart as the last commit of its checkout has it, which is what Argo CD renders; ``None`` outside a checkout."""
+def running_chart(chart: Path, contour: str, repo: GitOpsRepo | None = None, folder: str | None = None) -> Iterator[tuple[Path | None, str]]:
+    """The chart that is in force for a contour, as far as this machine has it, and what it is: what a changed chart is to be compared with.
+
+    Parameters
+    ----------
+    chart
+        Of this checkout.
+    repo, folder
+        The GitOps repository and ``gitops.chart``, where the embedded reconciler renders a chart from there.
+
+    Yields
+    ------
+    (Path or None, str)
+        The GitOps repository's own; else the ``targetRevision`` of Argo CD's Application (``deploy/argocd``), where this checkout has that tag; else the last
+        commit; ``None`` outside a checkout.
+    """
+    if repo is not None and folder is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            repo.sync()
+            repo.export(repo.head(), folder, Path(scratch))
+            yield Path(scratch) / folder, f"the chart {folder} of the GitOps repository"
+        return
+    wanted = _target_revision(chart.parents[1] / "argocd" / f"application-{contour}.yaml")
+    if wanted is not None:
+        with committed_chart(chart, wanted) as found:
+            if found is not None:
+                yield found, f"{wanted}, which Argo CD's Application runs"
+                return
+    with committed_chart(chart) as found:
+        lacking = f"; {wanted}, which Argo CD's Application runs, is no tag of this checkout" if wanted is not None else ""
+        yield (None, "nothing: this is no checkout") if found is None else (found, f"the last commit{lacking}")
+
+
+def _target_revision(application: Path) -> str | None:
+    """Which revision of the chart an Application runs; ``None`` where there is no such file."""
+    if not application.is_file():
+        return None
+    sources = yaml.safe_load(application.read_text(encoding="utf-8"))["spec"]["sources"]
+    return next((str(one["targetRevision"]) for one in sources if "helm" in one), None)
+
+
+@contextmanager
+def committed_chart(chart: Path, revision: str = "HEAD") -> Iterator[Path | None]:
+    """The chart as a commit of its checkout has it; ``None`` outside a checkout, or where it has no such revision."""
     top = subprocess.run(["git", "-C", str(chart), "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
     if top.returncode:
         yield None
         return
     root = Path(top.stdout.strip())
-    kept = subprocess.run(["git", "-C", str(root), "archive", "HEAD", "deploy"], capture_output=True, check=False)
+    kept = subprocess.run(["git", "-C", str(root), "archive", revision, "deploy"], capture_output=True, check=False)
     if kept.returncode:
         yield None
         return

@@ -1,6 +1,7 @@
 """What the chart renders, as policies ask for it: pods, their containers, who selects whom.
 
-What belongs here: finding things in rendered objects, and the register of policies. What must not: any policy (``chart_policies``, ``chart_policies_flows``).
+What belongs here: finding things in rendered objects, and the register of policies. What must not: any policy (``chart_policies``, ``chart_policies_flows``,
+``chart_policies_addresses``).
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def policy(rule: Policy) -> Policy:
 
 def complaints(objects: Sequence[Object], contour: str, names: Iterable[str] | None = None) -> Iterator[str]:
     """What the policies (all, or those named) say of a rendering: ``policy: object: what is wrong``."""
-    from predator_si.release import chart_policies, chart_policies_flows  # noqa: F401 - they register themselves
+    from predator_si.release import chart_policies, chart_policies_addresses, chart_policies_flows  # noqa: F401 - they register themselves
 
     rendered = Rendered(objects, contour)
     for name in names or list(POLICIES):

@@ -144,8 +144,13 @@ class _Destinations(Block):
     kubernetes_api: _Destination | None = None
     git: _Destination | None = None
     argocd: _Destination | None = None
+    search: _Destination | None = None
+    next_search: _Destination | None = None
     prometheus: _Destination | None = None
     opencost: _Destination | None = None
+    event_tables: _Destination | None = None
+    opensearch: _Destination | None = None
+    tracing: _Destination | None = None
     object_store: _Destination | None = None
     identity: _Destination | None = None
     messages: _Destination | None = None
@@ -156,6 +161,7 @@ class _Network(Block):
     gateway: Name | None = None
     gateway_to_api: bool
     scraper: Name | None = None
+    rollouts: Name | None = None
     destinations: _Destinations
 
 
@@ -201,7 +207,7 @@ def chart_schema() -> dict[str, Any]:
     block.update({name: features[name] for name in FEATURES})
     block["qualityGates"]["propertyNames"] = {"enum": sorted({name for signal in SIGNALS.values() for name in (signal.name, *signal.aliases)})}
     parts["_Image"]["properties"]["digest"]["not"] = {"const": NOT_A_DIGEST}
-    parts["_Destination"]["oneOf"] = [{"required": ["namespace"]}, {"required": ["cidr"]}]
+    parts["_Destination"]["oneOf"] = [{"required": [key], "properties": {key: {"type": "string"}}} for key in ("namespace", "cidr")]  # a null is none
     parts["DenyEntry"]["properties"]["at"].pop("format", None)  # YAML's readers make a time of it, and Helm text again
     for part in parts.values():
         _without_titles(part)
@@ -213,6 +219,10 @@ def chart_schema() -> dict[str, Any]:
         {
             "if": {"properties": {BLOCK: {"properties": {"resources": {"properties": {"gpu": {"const": True}}}}}, **schema["if"]["properties"]}},
             "then": {"properties": {"images": {"properties": {"training": digest}}}},
+        },
+        {
+            "if": {"properties": {BLOCK: {"properties": {"kubecost": {"properties": {"enabled": {"const": True}}}}}}},
+            "then": {"properties": {BLOCK: {"properties": {"sources": {"required": ["opencost"], "properties": {"opencost": {"type": "string"}}}}}}},
         },
         {
             "if": {"properties": {"authProxy": {"properties": {"enabled": {"const": True}}}}},

@@ -12,101 +12,16 @@ from typing import Any, Literal
 
 from predator_si.errors import BadInput, Refused
 from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Metric, ServingConfig, Verdict, utc_now
-from predator_si.release.latency import LATENCY_ALLOWANCE, known_or_not, latency_metrics
+from predator_si.release.criteria import ABOVE_ZERO, ALPHA, NAMES_NO_SUCCESS, NDCG_MARGIN, PROMOTION_CRITERIA, SAMPLE_RATIO, UNSPLIT, criteria_of
+from predator_si.release.latency import known_or_not, latency_metrics
 
-ALPHA = 0.05
-"""Two-sided p-value of superiority where one judged set is used once. Used again and again it is the candidate's share of the month's error (``level``)."""
-NDCG_MARGIN = 0.01
-"""How much lower NDCG@10 may be and still count as not worse."""
-SAMPLE_RATIO_ALPHA = 0.001
-_ABOVE_ZERO = 1e-9
-
-
-def _rule(name: str, metric: str, direction: Literal["min", "max"], threshold: float, en: str, uk: str, **more: Any) -> Criterion:
-    return Criterion(name=name, metric=metric, direction=direction, threshold=threshold, description={"en": en, "uk": uk}, **more)
-
-
-_SUPERIOR = (
-    _rule("ndcg_superior", "ndcg_difference_low", "min", _ABOVE_ZERO, "NDCG@10 is higher: the whole interval is above zero",
-          "NDCG@10 вищий: увесь інтервал вище нуля", min_sample=30),
-    _rule("ndcg_significant", "ndcg_p_value", "max", ALPHA, "Chance does not explain the difference (sign-flip test)",
-          "Різницю не пояснити випадком (тест зміни знаків)", min_sample=30),
-    _rule("ndcg_target", "ndcg_gain", "min", 0.03, "The gain reaches 3% of the champion's value",
-          "Приріст сягає 3% від значення чемпіона", critical=False),
-)  # fmt: skip
-_NON_INFERIOR = (
-    _rule("ndcg_non_inferior", "ndcg_difference_low", "min", -NDCG_MARGIN, "NDCG@10 is not lower by more than 0.01",
-          "NDCG@10 не нижчий більш ніж на 0,01", min_sample=30),
-)  # fmt: skip
-_LATENCY_KEPT = (
-    _rule("p95_kept", "p95_of_allowed", "max", 1.0, "P95 stays within 115% of the champion's, or within the contour's target",
-          "P95 лишається в межах 115% від чемпіона або цілі контуру", min_sample=50),
-)  # fmt: skip
-_FASTER = (
-    _rule("p95_improved", "p95_change_high", "max", -_ABOVE_ZERO, "P95 is lower: the whole interval of the change is below zero",
-          "P95 нижчий: увесь інтервал зміни нижче нуля", min_sample=60),
-    _rule("p95_target", "p95_of_target", "max", 1.0 + LATENCY_ALLOWANCE, "P95 is at most 15% above the contour's target",
-          "P95 не більш ніж на 15% вище цілі контуру", critical=False, no_data="not_applicable"),
-)  # fmt: skip
-_CHEAPER = (_rule("cost_lower", "cost_change_high", "max", -_ABOVE_ZERO, "A search costs less", "Пошук коштує менше"),)
-_RECALL_UP = (
-    _rule("recall_superior", "recall_difference_low", "min", _ABOVE_ZERO, "Recall@20 is higher: the whole interval is above zero",
-          "Recall@20 вищий: увесь інтервал вище нуля", min_sample=30),
-    _rule("recall_significant", "recall_p_value", "max", ALPHA, "Chance does not explain the difference (sign-flip test)",
-          "Різницю не пояснити випадком (тест зміни знаків)", min_sample=30),
-)  # fmt: skip
-
-PROMOTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
-    "ndcg_at_10": _SUPERIOR + _LATENCY_KEPT,
-    "recall_at_20": _RECALL_UP + _NON_INFERIOR + _LATENCY_KEPT,
-    "user_satisfaction": _NON_INFERIOR + _LATENCY_KEPT,
-    "p95_latency_ms": _NON_INFERIOR + _FASTER,
-    "cost_per_1k_requests": _NON_INFERIOR + _CHEAPER + _LATENCY_KEPT,
-    "error_rate": (),
-    "etl_lag_seconds": (),
-    "index_errors": (),
-    "replicas": (),
-}
-"""Signal that started the cycle -> what must hold (CONTRACT.md section 3). Those that are not critical are shown and do not decide."""
-UNSPLIT = frozenset({"error_rate", "etl_lag_seconds", "index_errors", "replicas"})
-"""Signals whose cycles bring the service back: nobody waits for a trial on a share of the clients, they are not about ranking, and the watch judges them.
-``replicas`` stands for a cycle of any trigger that changes nothing but their number: every copy ranks alike."""
-
-_NAMES_NO_SUCCESS = frozenset({"user_satisfaction"})
-"""Signals whose promotion criteria ask for no more than not being worse; what is released must be shown to be better in something all the same."""
-_SHARES_THE_ERROR = frozenset({"ndcg_significant", "recall_significant"})
-"""Claims of superiority on judged queries that every candidate of a month meets."""
-
-_WORSE = (_rule("ndcg_not_worse", "ndcg_difference_high", "min", 0.0, "NDCG@10 is not proven lower", "Не доведено, що NDCG@10 нижчий", min_sample=30),)
-_INFERIOR = (
-    _rule("ndcg_not_inferior", "ndcg_difference_high", "min", -NDCG_MARGIN, "NDCG@10 is not proven lower by more than 0.01",
-          "Не доведено, що NDCG@10 нижчий більш ніж на 0,01", min_sample=30),
-)  # fmt: skip
-_SLOWER = (
-    _rule("p95_not_slower", "p95_of_allowed_low", "max", 1.0, "P95 is not proven beyond what is allowed",
-          "Не доведено, що P95 вищий за дозволений", min_sample=60, no_data="not_applicable"),
-)  # fmt: skip
-
-REJECTION_CRITERIA: dict[str, tuple[Criterion, ...]] = {
-    "ndcg_at_10": _WORSE + _SLOWER,
-    "recall_at_20": _INFERIOR + _SLOWER,
-    "user_satisfaction": _INFERIOR + _SLOWER,
-    "p95_latency_ms": _INFERIOR + _SLOWER,
-    "cost_per_1k_requests": _INFERIOR + _SLOWER,
-    "error_rate": (),
-    "etl_lag_seconds": (),
-    "index_errors": (),
-    "replicas": (),
-}
-"""What must not be shown: a failure here is a proof that the challenger is worse."""
-
-_SAMPLE_RATIO = _rule("sample_ratio", "sample_ratio_p", "min", SAMPLE_RATIO_ALPHA, "Traffic was split as intended", "Трафік поділено, як задумано")
 _ALIASES = {
     "avg_latency_ms": "p95_latency_ms",
     "p95_latency": "p95_latency_ms",
     "cost": "cost_per_1k_requests",
     "etl_lag": "etl_lag_seconds",
     "schedule": "ndcg_at_10",
+    "arrival": "ndcg_at_10",
 }
 
 
@@ -144,6 +59,7 @@ def decide_trial(
     latency: Mapping[str, Any] | None = None,
     latency_target_ms: float | None = None,
     level: float | None = None,
+    margin: float = NDCG_MARGIN,
     extra: Mapping[str, Metric] | None = None,
     evidence: Mapping[str, str] | None = None,
     drill: bool = False,
@@ -168,6 +84,8 @@ def decide_trial(
         What a p-value of superiority must reach: the candidate's share of the month's error (``evaluate.promotion_level``), by the ledger. Null:
         :data:`ALPHA`, for queries that nobody uses again. A trial asks for it too: one whose promotion could not follow would cost its clients for nothing.
         Guardrails keep their own 95%: ALL must hold, which needs no correction (Berger 1982).
+    margin
+        How much lower NDCG@10 may be and still count as not worse.
     extra
         Further metrics that criteria name, by name (``cost_change_high``).
     evidence
@@ -176,8 +94,9 @@ def decide_trial(
         An explicit drill pushes the model past the gates; recorded, and allowed only where the patch asset allows it.
     """
     known = comparison_metrics(evaluation, latency, latency_target_ms) | dict(extra or {})
-    gates, verdict, reason = _judge(trigger, known, level, before_trial=not (latency or evaluation.latency))
-    return _decision(evaluation, "trial", gates, verdict, reason, policy, approval_required, evidence, drill, now)
+    gates, verdict, reason = _judge(trigger, known, level, margin, before_trial=not (latency or evaluation.latency))
+    given = {"trigger": trigger, "latency_target_ms": latency_target_ms, "level": level, "margin": margin}
+    return _decision(evaluation, "trial", gates, verdict, reason, policy, approval_required, evidence, given, drill, now)
 
 
 def decide_promote(
@@ -186,11 +105,13 @@ def decide_promote(
     *,
     trigger: str,
     policy: str,
+    earlier: Sequence[ExperimentResult] = (),
     approval_required: bool = False,
     trial_required: bool = True,
     latency: Mapping[str, Any] | None = None,
     latency_target_ms: float | None = None,
     level: float | None = None,
+    margin: float = NDCG_MARGIN,
     extra: Mapping[str, Metric] | None = None,
     evidence: Mapping[str, str] | None = None,
     drill: bool = False,
@@ -202,29 +123,34 @@ def decide_promote(
     ----------
     experiment
         The trial's result; its arms give the latency where nothing better was measured. ``None`` holds, unless ``trial_required`` is false.
+    earlier
+        Results of the trial's steps before its last one: what people preferred in an interleaved step is a success too.
 
     Raises
     ------
     BadInput
-        The experiment belongs to another cycle, or the trigger has no criteria.
+        The experiment or a step of it belongs to another cycle, or the trigger has no criteria.
     """
-    if experiment is not None and experiment.cycle_id != evaluation.cycle_id:
-        raise BadInput(f"the trial belongs to cycle {experiment.cycle_id}, the evaluation to {evaluation.cycle_id}. Give those of one cycle.")
+    foreign = next((one for one in [*([experiment] if experiment is not None else []), *earlier] if one.cycle_id != evaluation.cycle_id), None)
+    if foreign is not None:
+        raise BadInput(f"the trial belongs to cycle {foreign.cycle_id}, the evaluation to {evaluation.cycle_id}. Give those of one cycle.")
     measured = latency or evaluation.latency or (_trial_latency(experiment) if experiment else None)
     known = comparison_metrics(evaluation, measured, latency_target_ms) | dict(extra or {})
-    gates, verdict, reason = _judge(trigger, known, level, before_trial=False)
+    gates, verdict, reason = _judge(trigger, known, level, margin, before_trial=False)
     if experiment is None:
         if trial_required and verdict is Verdict.PROMOTE:
             verdict, reason = Verdict.INCONCLUSIVE, f"{reason}; there was no trial, and this contour asks for one"
     else:
         ratio = Metric(name="sample_ratio_p", value=experiment.sample_ratio_p, n=sum(experiment.requests.values()), reason="the trial gives none")
-        split = _SAMPLE_RATIO if experiment.mode == "ab" else _SAMPLE_RATIO.model_copy(update={"no_data": "not_applicable"})
+        judged = next((gate.criterion.threshold for gate in experiment.quality if gate.criterion.metric == "sample_ratio_p"), SAMPLE_RATIO.threshold)
+        split = SAMPLE_RATIO.model_copy(update={"threshold": judged} | ({} if experiment.mode == "ab" else {"no_data": "not_applicable"}))
         trial_gates = [*experiment.guardrails, judge_criterion(split, {"sample_ratio_p": ratio})]
         gates += trial_gates
         verdict, reason = _with_trial(verdict, reason, experiment, trial_gates)
-    if verdict is Verdict.PROMOTE and signal_of(trigger) in _NAMES_NO_SUCCESS:
-        verdict, reason = _with_success(reason, evaluation, experiment)
-    return _decision(evaluation, "promote", gates, verdict, reason, policy, approval_required, evidence, drill, now)
+    if verdict is Verdict.PROMOTE and signal_of(trigger) in NAMES_NO_SUCCESS:
+        verdict, reason = _with_success(reason, evaluation, experiment, earlier, level)
+    given = {"trigger": trigger, "trial_required": trial_required, "latency_target_ms": latency_target_ms, "level": level, "margin": margin}
+    return _decision(evaluation, "promote", gates, verdict, reason, policy, approval_required, evidence, given, drill, now)
 
 
 def approve(decision: Decision, actor: str, *, overridden_by: Collection[str] = (), now: datetime | None = None) -> Decision:
@@ -297,15 +223,16 @@ def judge_criterion(criterion: Criterion, metrics: Mapping[str, Metric]) -> Gate
     good = value >= limit if criterion.direction == "min" else value <= limit
     sign = ">=" if criterion.direction == "min" else "<="
     answer = Answer.PASS if good else Answer.FAIL
-    reason = f"{criterion.metric} {value:.4g} {'meets' if good else 'misses'} {sign} {limit:.4g} (n={n})"
+    about = f" ({metric.source})" if metric.source else ""
+    reason = f"{criterion.metric}{about} {value:.4g} {'meets' if good else 'misses'} {sign} {limit:.4g} (n={n})"
     return GateResult(criterion=criterion, answer=answer, value=value, limit=limit, n=n, reason=reason)
 
 
-def _judge(trigger: str, metrics: Mapping[str, Metric], level: float | None, *, before_trial: bool) -> tuple[list[GateResult], Verdict, str]:
+def _judge(trigger: str, metrics: Mapping[str, Metric], level: float | None, margin: float, *, before_trial: bool) -> tuple[list[GateResult], Verdict, str]:
     signal = signal_of(trigger)
-    asked = [_at_level(criterion, level) for criterion in PROMOTION_CRITERIA[signal]]
+    asked, refused = criteria_of(signal, level, margin)
     promotion = [judge_criterion(_not_yet(criterion) if before_trial else criterion, metrics) for criterion in asked]
-    rejection = [judge_criterion(criterion, metrics) for criterion in REJECTION_CRITERIA[signal]]
+    rejection = [judge_criterion(criterion, metrics) for criterion in refused]
     worse = [gate for gate in rejection if gate.answer is Answer.FAIL]
     open_ones = [gate for gate in promotion if gate.criterion.critical and gate.answer not in (Answer.PASS, Answer.NOT_APPLICABLE)]
     if worse:
@@ -316,18 +243,13 @@ def _judge(trigger: str, metrics: Mapping[str, Metric], level: float | None, *, 
     return promotion + rejection, Verdict.PROMOTE, shown or f"{signal}: the service is to be brought back, and the watch says whether it is"
 
 
-def _at_level(criterion: Criterion, level: float | None) -> Criterion:
-    """A claim of superiority at this candidate's share of the month's error."""
-    return criterion if level is None or criterion.name not in _SHARES_THE_ERROR else criterion.model_copy(update={"threshold": level})
-
-
 def _not_yet(criterion: Criterion) -> Criterion:
     """Latency and cost are measured through the service, which serves a challenger from its trial on."""
     return criterion.model_copy(update={"no_data": "not_applicable"}) if criterion.metric.startswith(("p95_", "cost_")) else criterion
 
 
 def _with_trial(verdict: Verdict, reason: str, experiment: ExperimentResult, gates: Sequence[GateResult]) -> tuple[Verdict, str]:
-    harm = [gate for gate in gates if gate.answer is Answer.FAIL and gate.criterion.critical and gate.criterion.name != _SAMPLE_RATIO.name]
+    harm = [gate for gate in gates if gate.answer is Answer.FAIL and gate.criterion.critical and gate.criterion.name != SAMPLE_RATIO.name]
     if verdict is Verdict.REJECT:
         return verdict, reason
     if experiment.verdict is Verdict.REJECT or (harm and experiment.verdict is Verdict.PROMOTE):
@@ -340,11 +262,19 @@ def _with_trial(verdict: Verdict, reason: str, experiment: ExperimentResult, gat
     return verdict, f"{reason}; trial: {experiment.reason}"
 
 
-def _with_success(reason: str, evaluation: Evaluation, experiment: ExperimentResult | None) -> tuple[Verdict, str]:
-    """Ship only what is shown to be better somewhere (``experiment.rule``): judged queries, clicks, latency or the wins of an interleaved trial."""
-    shown = [gate.reason for gate in (experiment.success if experiment is not None else []) if gate.answer is Answer.PASS]
-    if evaluation.ndcg_difference.low >= _ABOVE_ZERO:
-        shown.append(f"NDCG@10 is higher by {evaluation.ndcg_difference.low:.4f} or more")
+def _with_success(
+    reason: str, evaluation: Evaluation, experiment: ExperimentResult | None, earlier: Sequence[ExperimentResult], level: float | None
+) -> tuple[Verdict, str]:
+    """Ship only what is shown to be better somewhere (``experiment.rule``).
+
+    On judged queries, at this candidate's share of the month's error; in clicks or latency in the trial's last step, which share ``superiority_alpha``; in the
+    wins of an interleaved step, at ``interleaving_alpha``.
+    """
+    steps = [one for one in earlier if one.mode == "interleave"] + ([experiment] if experiment is not None else [])
+    shown = [gate.reason for step in steps for gate in step.success if gate.answer is Answer.PASS]
+    found = evaluation.ndcg_difference
+    if found.low >= ABOVE_ZERO and found.p_value is not None and found.p_value <= (ALPHA if level is None else level):
+        shown.append(f"NDCG@10 is higher by {found.low:.4f} or more (p = {found.p_value:.3g})")
     if shown:
         return Verdict.PROMOTE, f"{reason}; better: {'; '.join(shown)}"
     return Verdict.INCONCLUSIVE, f"not worse, and nothing is shown to be better: {reason}"
@@ -363,6 +293,7 @@ def _decision(
     policy: str,
     approval_required: bool,
     evidence: Mapping[str, str] | None,
+    given: dict[str, Any],
     drill: bool,
     now: datetime | None,
 ) -> Decision:
@@ -376,6 +307,7 @@ def _decision(
         champion=evaluation.champion,
         challenger=evaluation.challenger,
         evidence=dict(evidence or {}),
+        given=given,
         drill=drill,
         reason=f"DRILL, pushed past the gates: {reason}" if drill else reason,
         created_at=now or utc_now(),

@@ -31,6 +31,8 @@ class DenyEntry(Record):
 
     digest: Digest
     source_digest: Digest | None = Field(default=None, alias="sourceDigest")
+    contour: str | None = None
+    """Where the model was taken back, and may not be served again; null, as a person writes it: in every contour."""
     cycle: str | None = None
     reason: str = Field(min_length=1)
     at: datetime
@@ -45,18 +47,21 @@ class _DenyFile(Record):
     denied: list[DenyEntry]
 
 
-def parse_deny(text: str, name: str = DENY_FILE) -> list[DenyEntry]:
-    """The entries of a deny file.
+def parse_deny(text: str, name: str = DENY_FILE, contour: str | None = None) -> list[DenyEntry]:
+    """The entries of a deny file, or with ``contour`` those that forbid a model there.
+
+    Contours share the file. What one took back may serve another one well, whose own way back must not be closed by it.
 
     Raises
     ------
     BadInput
         Malformed; the message names file, line and key. A deny list that cannot be read allows nothing.
     """
-    return validated(_DenyFile, load(text, name), name).denied
+    entries = validated(_DenyFile, load(text, name), name).denied
+    return entries if contour is None else [entry for entry in entries if entry.contour in (None, contour)]
 
 
-def deny_entries(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, keep: Iterable[ModelCard]) -> list[DenyEntry]:
+def deny_entries(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, keep: Iterable[ModelCard], contour: str | None = None) -> list[DenyEntry]:
     """What to put on the deny list for a model that is taken back.
 
     Parameters
@@ -67,12 +72,14 @@ def deny_entries(card: ModelCard, *, cycle_id: str, reason: str, at: datetime, k
         Models that must stay allowed, first of all the one that the rollback returns to. Where the denied model was made from the same
         weights as one of them (a bad quantisation of good weights), only the artifact is denied. Where it is itself the weights behind
         one of them, nothing can be denied, and the list is empty: the way back must never be blocked by its own deny list.
+    contour
+        Where it is denied.
     """
     kept = {digest for other in keep for digest in (other.digest, other.source_digest) if digest is not None}
     if card.digest in kept:
         return []
     source = card.source_digest if card.source_digest not in {*kept, card.digest} else None
-    return [DenyEntry(digest=card.digest, sourceDigest=source, cycle=cycle_id, reason=reason, at=at)]
+    return [DenyEntry(digest=card.digest, sourceDigest=source, contour=contour, cycle=cycle_id, reason=reason, at=at)]
 
 
 def find_denied(entries: Sequence[DenyEntry], model: ModelCard | Iterable[str | None]) -> DenyEntry | None:
@@ -99,11 +106,11 @@ def check_allowed(entries: Sequence[DenyEntry], model: ModelCard | Iterable[str 
 
 
 def add_denied(text: str, entries: Sequence[DenyEntry], name: str = DENY_FILE) -> str:
-    """The deny file with ``entries`` added, comments kept; one whose digests are all listed already is not repeated."""
+    """The deny file with ``entries`` added, comments kept; one whose digests are all listed for its contour already is not repeated."""
     known = parse_deny(text, name)
     fresh: list[DenyEntry] = []
     for entry in entries:
-        covered = {digest for other in [*known, *fresh] for digest in (other.digest, other.source_digest)}
+        covered = {digest for other in [*known, *fresh] if other.contour in (None, entry.contour) for digest in (other.digest, other.source_digest)}
         if entry.digest not in covered or (entry.source_digest is not None and entry.source_digest not in covered):
             fresh.append(entry)
     if not fresh:

@@ -70,7 +70,7 @@ class GitAccess:
             settings |= {"credential.helper": "", f"credential.{origin}.helper": _HELPER}
         if self.ssh_key is not None:
             more |= {"GIT_SSH_COMMAND": self._ssh(), "GIT_SSH_VARIANT": "ssh"}
-        return more | _as_environment(settings)
+        return more | as_environment(settings)
 
     def signing(self) -> tuple[dict[str, str], list[str]]:
         """Environment and argument that make ``git commit-tree`` sign; empty without a key."""
@@ -78,7 +78,7 @@ class GitAccess:
             return {}, []
         key = _file(self.signing_key, "gitops.signingKey", "Make one: ssh-keygen -t ed25519 -N '' -f FILE.")
         # an encrypted key would ask for its passphrase on the terminal of whoever started us
-        return {"SSH_ASKPASS": "false", "SSH_ASKPASS_REQUIRE": "force", **_as_environment({"gpg.format": "ssh", "user.signingKey": key})}, ["-S"]
+        return {"SSH_ASKPASS": "false", "SSH_ASKPASS_REQUIRE": "force", **as_environment({"gpg.format": "ssh", "user.signingKey": key})}, ["-S"]
 
     def token(self) -> str:
         """The token.
@@ -228,7 +228,7 @@ def reason(stderr: bytes) -> str:
     return "; ".join(lines[:3])[:300] or "no reason given"
 
 
-def _as_environment(settings: Mapping[str, str]) -> dict[str, str]:
+def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Configuration for one command, without a file and without arguments that others can list."""
     found = {"GIT_CONFIG_COUNT": str(len(settings))}
     for number, (key, value) in enumerate(settings.items()):

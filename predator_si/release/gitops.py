@@ -10,7 +10,6 @@ import fcntl
 import os
 import random
 import re
-import secrets
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +19,12 @@ from pathlib import Path
 
 from predator_si.errors import BadInput, Missing, Refused, Unavailable
 from predator_si.release import git
+from predator_si.release.trailers import check_names, trailer, with_trailers
 
 OWNED = re.compile(r"^(release-[a-z0-9][a-z0-9-]*|deny)\.yaml$")
 """The only files that the loop may change; the values that hold its own policy are not among them."""
 _SHA = re.compile(r"^[0-9a-f]{40,64}$")
 _RACE = re.compile(r"\[rejected\]|non-fast-forward|fetch first|cannot lock ref|failed to update ref|incorrect old value|reference already exists", re.I)
-_TRAILER = re.compile(r"^[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)*$")
 _STALE_LOCK_SECONDS = 60.0
 _LARGEST_CHART = 20 * 1024 * 1024
 
@@ -48,6 +47,9 @@ class GitOpsRepo:
         The way in, and who signs; default: what needs neither key nor token.
     seconds
         For one command of Git.
+    contour
+        Whose loop commits through this object. Ids of cycles are drawn by each loop for itself, so several that share a branch have the same ones: each commit
+        says whose it is, and another loop's is never taken for ours. Null: for who commits no cycles, or is alone.
 
     Raises
     ------
@@ -55,10 +57,18 @@ class GitOpsRepo:
         The address holds a secret; ``work`` is something else than such a clone, or cannot be written.
     """
 
-    def __init__(self, url: str | Path, work: Path, branch: str = "main", access: git.GitAccess | None = None, seconds: float = git.SECONDS) -> None:
+    def __init__(
+        self,
+        url: str | Path,
+        work: Path,
+        branch: str = "main",
+        access: git.GitAccess | None = None,
+        seconds: float = git.SECONDS,
+        contour: str | None = None,
+    ) -> None:
         git.check_address(str(url))
         self.url, self.work, self.branch = str(url), Path(work), branch
-        self._access, self._seconds = access or git.GitAccess(), seconds
+        self._access, self._seconds, self._contour = access or git.GitAccess(), seconds, contour
         if (self.work / ".git").exists():
             raise BadInput(f"{self.work}: is somebody's checkout, not a clone made by this program. Give another folder.")
         try:
@@ -176,23 +186,43 @@ class GitOpsRepo:
         return False
 
     def find_commit(self, cycle_id: str, stage: str, rev: str | None = None) -> str | None:
-        """The newest commit of this cycle and stage, found by its trailers: how a resumed run learns that it had already committed."""
-        form = "--format=%H%x09%(trailers:key=Predator-Cycle,valueonly,separator=%x2c)%x09%(trailers:key=Predator-Stage,valueonly,separator=%x2c)"
-        log = self._git("log", form, "--fixed-strings", f"--grep=Predator-Cycle: {cycle_id}", rev or self.head())
-        for line in log.splitlines():
-            sha, cycle, of_stage = line.split("\t")
-            if (cycle, of_stage) == (cycle_id, stage):
+        """The newest commit of this cycle and stage by our own loop, found by its trailers: how a resumed run learns that it had already committed.
+
+        A commit without the trailer of its loop, as they once were, is ours when it changed our release file.
+        """
+        form = f"--format=%x01%H%x09{trailer('Cycle')}%x09{trailer('Stage')}%x09{trailer('Contour')}"
+        log = self._git("log", form, "--name-only", "--fixed-strings", f"--grep=Predator-Cycle: {cycle_id}", rev or self.head())
+        for entry in log.split("\x01")[1:]:
+            head, *paths = entry.split("\n")
+            sha, cycle, of_stage, contour = head.split("\t")
+            if (cycle, of_stage) == (cycle_id, stage) and self._is_ours(contour, paths):
                 return sha
         return None
+
+    def _is_ours(self, contour: str, paths: Sequence[str]) -> bool:
+        if self._contour is None:
+            return True
+        return contour == self._contour if contour else f"release-{self._contour}.yaml" in paths
 
     # ------------------------------------------------------------------ changing
 
     def history(self, path: str, rev: str | None = None) -> list[tuple[str, datetime, str | None, str]]:
-        """Commits that changed ``path``, oldest first: id, moment, the cycle of its trailer (null where a person committed), subject."""
-        form = "--format=%H%x09%cI%x09%(trailers:key=Predator-Cycle,valueonly,separator=%x2c)%x09%s"
-        log = self._git("log", "--reverse", "--topo-order", form, rev or self.head(), "--", path)
-        rows = (line.split("\t", 3) for line in log.splitlines())
-        return [(commit, datetime.fromisoformat(at).astimezone(UTC), cycle or None, subject) for commit, at, cycle, subject in rows]
+        """Commits that changed ``path``, oldest first: id, moment, the cycle of its trailer (null where a person or another loop committed), subject."""
+        found = []
+        for commit, at, cycle, contour, subject in self.log(path, ["%H", "%cI", trailer("Cycle"), trailer("Contour"), "%s"], rev=rev)[::-1]:
+            ours = cycle and (not contour or self._contour in (None, contour))
+            found.append((commit, datetime.fromisoformat(at).astimezone(UTC), cycle if ours else None, subject))
+        return found
+
+    def log(self, path: str, fields: Sequence[str], most: int | None = None, rev: str | None = None, touching: str | None = None) -> list[list[str]]:
+        """The newest ``most`` commits that changed ``path``, newest first: what ``git log --format`` gives for each of the ``fields``.
+
+        With ``touching`` only those that added or removed a line which this regular expression matches.
+        """
+        words = ["log", "--topo-order", "--format=" + "%x09".join(fields)]
+        words += ([] if most is None else [f"-{most}"]) + ([] if touching is None else [f"-G{touching}"])
+        lines = self._git(*words, rev or self.head(), "--", path).splitlines()
+        return [line.split("\t", len(fields) - 1) for line in lines]
 
     def change(
         self,
@@ -215,8 +245,8 @@ class GitOpsRepo:
         message
             Subject and, after a blank line, body.
         cycle_id, stage
-            Become the trailers ``Predator-Cycle`` and ``Predator-Stage``. When a commit with both exists already, nothing is done and its
-            id is returned: a run that died after its push does not commit twice.
+            Become the trailers ``Predator-Cycle`` and ``Predator-Stage``, with ``Predator-Contour`` beside them. When our loop made a commit with both
+            already, nothing is done and its id is returned: a run that died after its push does not commit twice.
         trailers
             More of them, without their ``Predator-``: what was decided, on which evidence, by whom (``deploy.verdict_trailers``).
 
@@ -234,9 +264,7 @@ class GitOpsRepo:
         """
         if (cycle_id is None) != (stage is None):
             raise BadInput("a cycle's commit needs both its cycle_id and its stage.")
-        for name in trailers or {}:
-            if not _TRAILER.match(name) or name in ("Cycle", "Stage", "Change"):
-                raise BadInput(f"{name!r} cannot be a trailer: letters, digits and hyphens, and none that this class sets itself.")
+        check_names(trailers or {})
         rejection: str | None = None
         for attempt in range(tries):
             if attempt:
@@ -254,7 +282,7 @@ class GitOpsRepo:
                         raise Refused(f"{path}: the loop may change release-<contour>.yaml and deny.yaml only. Change it by hand, with a review.")
                 if not after:
                     return None
-                commit = self._commit(base, after, _with_trailers(message, cycle_id, stage, trailers or {}), held)
+                commit = self._commit(base, after, with_trailers(message, cycle_id, stage, self._contour, trailers or {}), held)
                 rejection = self._push(commit, held)
                 if rejection is None:
                     self._git("update-ref", self._ref, commit, held=held)
@@ -409,18 +437,3 @@ def _tree(folder: Path, files: Mapping[str, str], kept: Mapping[str, str], held:
         entries[path] = f"100644 blob {blob}\t{path}"
     lines = "".join(f"{line}\0" for line in entries.values())
     return git.text(folder, git.run(folder, "mktree", "-z", data=lines.encode("utf-8", "surrogateescape"), held=held)).strip()
-
-
-def _with_trailers(message: str, cycle_id: str | None, stage: str | None, more: Mapping[str, str]) -> str:
-    subject, _, body = message.strip().partition("\n")
-    parts = [subject, body.strip()] if body.strip() else [subject]
-    trailers = [] if cycle_id is None else [f"Predator-Cycle: {cycle_id}", f"Predator-Stage: {stage}"]
-    trailers += [f"Predator-{name}: {_one_line(value)}" for name, value in more.items()]
-    # Two processes that make the same change in the same second would make the same commit, and both would believe that their push brought it.
-    parts.append("\n".join([*trailers, f"Predator-Change: {secrets.token_hex(6)}"]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _one_line(value: str) -> str:
-    """A trailer's value: what is in several lines, or cannot be printed, could pass for another trailer."""
-    return "".join(letter for letter in " ".join(str(value).split()) if letter.isprintable())[:300] or "-"

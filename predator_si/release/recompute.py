@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,15 +19,19 @@ import numpy.typing as npt
 import polars as pl
 
 from predator_si.errors import BadInput, Missing, Refused
+from predator_si.evaluate import clusters_of, seal_again, slice_differences
 from predator_si.records import Decision, Evaluation, ExperimentResult, Interval, Metric, ModelCard, Verdict
+from predator_si.release.criteria import NDCG_MARGIN
 from predator_si.release.decide import decide_promote, decide_trial
 from predator_si.release.deny import DenyEntry, check_allowed
-from predator_si.statistics import paired_interval
+from predator_si.release.slices import slice_metric
+from predator_si.statistics import paired_interval, power_sentence, resolvable_effect
 
 EVALUATION = "evaluation.json"
 EXPERIMENT = "ab_test_results.json"
 LATENCY = "latency.json"
 _TOLERANCE = 1e-6
+_STEP = re.compile(r"trial/\d+-(shadow|interleave|ab)/result\.json")
 
 
 def decision_name(stage: Literal["trial", "promote"]) -> str:
@@ -36,7 +41,7 @@ def decision_name(stage: Literal["trial", "promote"]) -> str:
 
 def collect_evidence(folder: Path, stage: Literal["trial", "promote"]) -> dict[str, str]:
     """File name -> sha256 of what a decision of ``stage`` is made from: the evaluation, its per-query scores, a latency measurement where
-    there is one, and for a promotion the trial's result where there is one.
+    there is one, and for a promotion the trial's result and those of its earlier steps where there are some.
 
     Raises
     ------
@@ -46,9 +51,20 @@ def collect_evidence(folder: Path, stage: Literal["trial", "promote"]) -> dict[s
         Its per-query scores are not there.
     """
     evaluation = Evaluation.read(Path(folder) / EVALUATION)
-    optional = [LATENCY, EXPERIMENT] if stage == "promote" else [LATENCY]
+    optional = [LATENCY, EXPERIMENT, *earlier_steps(folder)] if stage == "promote" else [LATENCY]
     names = [EVALUATION, _plain_name(evaluation.per_query), *(name for name in optional if (Path(folder) / name).exists())]
     return {name: _sha256(Path(folder) / name) for name in names}
+
+
+def earlier_steps(folder: Path) -> list[str]:
+    """The results of a trial's steps before its last one, in their order: ``trial/1-shadow/result.json`` and so on."""
+    found = [path.relative_to(folder).as_posix() for path in Path(folder).glob("trial/*/result.json")]
+    return sorted((name for name in found if _STEP.fullmatch(name)), key=lambda name: int(name.split("/")[1].split("-")[0]))[:-1]
+
+
+def read_steps(folder: Path, evidence: Mapping[str, str]) -> list[ExperimentResult]:
+    """The results of a trial's earlier steps that the evidence names, in their order."""
+    return [ExperimentResult.read(Path(folder) / name) for name in earlier_steps(folder) if name in evidence]
 
 
 def read_latency(folder: Path, evidence: Mapping[str, str]) -> dict[str, Any] | None:
@@ -76,6 +92,7 @@ def recompute_decision(
     trial_required: bool = True,
     latency_target_ms: float | None = None,
     level: float | None = None,
+    margin: float = NDCG_MARGIN,
     extra: Mapping[str, Metric] | None = None,
     allow_drill: bool = False,
     seed: int = 0,
@@ -95,7 +112,7 @@ def recompute_decision(
         The deny list at the branch's head.
     card_of
         The model store's card of a digest, for the digest of the weights behind the challenger.
-    trial_required, latency_target_ms, level, extra
+    trial_required, latency_target_ms, level, margin, extra
         As given to ``decide_trial`` and ``decide_promote``; ``level`` by the ledger, the file's own is not believed.
     allow_drill
         Whether a decision marked as a drill may pass; the mark in the file alone is not enough.
@@ -116,10 +133,12 @@ def recompute_decision(
         raise Refused(f"{folder / decision_name(stage)} is a decision for {decision.stage}, not for {stage}. Run the decision's asset again.")
     if decision.drill and not allow_drill:
         raise Refused(f"cycle {decision.cycle_id}: the {stage} decision is a drill, and no drill is going on. Only the drill command may release it.")
-    evaluation, experiment, latency = _evidence(folder, decision, stage)
+    evaluation, experiment, latency = checked_evidence(folder, decision, stage)
+    steps = read_steps(folder, decision.evidence) if stage == "promote" else []
     if experiment is not None and experiment.verdict is Verdict.PROMOTE:
-        _require_same_trial(folder, experiment)
-    evaluation, recall = recompute_evaluation(folder, evaluation, seed, n_boot)
+        for name, step in [(EXPERIMENT, experiment), *zip(earlier_steps(folder), steps, strict=True)]:
+            _require_same_trial(folder, name, step)
+    evaluation, found = recompute_evaluation(folder, evaluation, margin, seed, n_boot)
     common: dict[str, Any] = {
         "trigger": trigger,
         "policy": decision.policy,
@@ -127,10 +146,14 @@ def recompute_decision(
         "latency": latency,
         "latency_target_ms": latency_target_ms,
         "level": level,
-        "extra": {**recall, **(extra or {})},
+        "margin": margin,
+        "extra": {**found, **(extra or {})},
         "drill": decision.drill,
     }
-    again = decide_trial(evaluation, **common) if stage == "trial" else decide_promote(evaluation, experiment, trial_required=trial_required, **common)
+    if stage == "trial":
+        again = decide_trial(evaluation, **common)
+    else:
+        again = decide_promote(evaluation, experiment, earlier=steps, trial_required=trial_required, **common)
     if again.verdict is not decision.verdict:
         raise Refused(
             f"cycle {decision.cycle_id}: the stored {stage} verdict is {decision.verdict.value}, its evidence gives {again.verdict.value} "
@@ -147,30 +170,31 @@ def recompute_decision(
     return decision
 
 
-def _require_same_trial(folder: Path, experiment: ExperimentResult) -> None:
+def _require_same_trial(folder: Path, name: str, experiment: ExperimentResult) -> None:
     from predator_si.release.replay import trial_again
 
     difference = trial_again(folder, experiment)
     if difference is not None:
-        raise Refused(f"{folder / EXPERIMENT}: the trial judged again from its events says something else ({difference}). Do not release it; find out why.")
+        raise Refused(f"{folder / name}: the trial judged again from its events says something else ({difference}). Do not release it; find out why.")
 
 
-def evidence_metrics(folder: Path, evaluation: Evaluation) -> dict[str, Metric]:
-    """What a decision needs of the per-query scores beyond what the evaluation says; give it as ``extra``.
+def evidence_metrics(folder: Path, evaluation: Evaluation, margin: float = NDCG_MARGIN) -> dict[str, Metric]:
+    """What a decision needs of the per-query scores beyond what the evaluation says (recall, the worst slice); give it as ``extra``.
 
     Raises
     ------
     BadInput
         The scores cannot be read.
     """
-    return recall_metric(_per_query(Path(folder) / _plain_name(evaluation.per_query)))
+    scores = _per_query(Path(folder) / _plain_name(evaluation.per_query))
+    return recall_metric(scores) | slice_metric(scores, margin)
 
 
 def recall_metric(scores: pl.DataFrame, seed: int = 0, n_boot: int = 10_000) -> dict[str, Metric]:
     """``recall_difference_low`` and ``recall_p_value`` from per-query scores that hold ``recall_difference``; empty where they do not. Give it as ``extra``."""
     if "recall_difference" not in scores.columns:
         return {}
-    found = paired_interval(_numbers(scores, "recall_difference", "per-query scores"), seed=seed, n_boot=n_boot)
+    found = paired_interval(_numbers(scores, "recall_difference", "per-query scores"), seed=seed, n_boot=n_boot, cluster=clusters_of(scores))
     known = {"recall_difference_low": found.low, "recall_p_value": found.p_value}
     return {name: Metric(name=name, value=value, n=found.n) for name, value in known.items()}
 
@@ -178,7 +202,14 @@ def recall_metric(scores: pl.DataFrame, seed: int = 0, n_boot: int = 10_000) -> 
 # --------------------------------------------------------------------------- evidence
 
 
-def _evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation, ExperimentResult | None, dict[str, Any] | None]:
+def checked_evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation, ExperimentResult | None, dict[str, Any] | None]:
+    """Evaluation, trial and latency that a decision rests on.
+
+    Raises
+    ------
+    Refused
+        A file is not the one that was decided on, or is none of this cycle's.
+    """
     for name, expected in sorted(decision.evidence.items()):
         if _sha256(folder / _plain_name(name)) != expected:
             raise Refused(f"{folder / name} is not the file that cycle {decision.cycle_id} was decided on (its sha256 differs). Evaluate again.")
@@ -192,8 +223,10 @@ def _evidence(folder: Path, decision: Decision, stage: str) -> tuple[Evaluation,
     return evaluation, experiment, read_latency(folder, decision.evidence)
 
 
-def recompute_evaluation(folder: Path, evaluation: Evaluation, seed: int = 0, n_boot: int = 10_000) -> tuple[Evaluation, dict[str, Metric]]:
-    """The evaluation with what its per-query scores give, and the metrics that a decision needs beside it.
+def recompute_evaluation(
+    folder: Path, evaluation: Evaluation, margin: float = NDCG_MARGIN, seed: int = 0, n_boot: int = 10_000
+) -> tuple[Evaluation, dict[str, Metric]]:
+    """The evaluation with every number that its per-query scores give, and the metrics that a decision needs beside it.
 
     Raises
     ------
@@ -205,7 +238,7 @@ def recompute_evaluation(folder: Path, evaluation: Evaluation, seed: int = 0, n_
     champion, challenger = (_numbers(scores, f"ndcg_{side}", str(path)) for side in ("champion", "challenger"))
     if "query_id" not in scores.columns or scores["query_id"].n_unique() != scores.height:
         raise Refused(f"{path}: a query occurs twice, or query_id is missing. Evaluate again.")
-    found = paired_interval(challenger - champion, seed=seed, n_boot=n_boot)
+    found = paired_interval(challenger - champion, seed=seed, n_boot=n_boot, cluster=clusters_of(scores))
     pairs: list[tuple[str, float | None, float | None]] = [
         ("queries", evaluation.n_queries, scores.height),
         ("champion's NDCG", evaluation.ndcg_champion, float(champion.mean())),
@@ -215,7 +248,24 @@ def recompute_evaluation(folder: Path, evaluation: Evaluation, seed: int = 0, n_
     for what, stored, real in pairs:
         if stored is None or real is None or abs(stored - real) > _TOLERANCE:
             raise Refused(f"cycle {evaluation.cycle_id}: {EVALUATION} says {what} {stored}, its per-query scores give {real}. Evaluate again.")
-    return evaluation.model_copy(update={"ndcg_difference": found}), recall_metric(scores, seed, n_boot)
+    recalls = {side: float(_numbers(scores, f"recall_{side}", str(path)).mean()) for side in ("champion", "challenger") if f"recall_{side}" in scores.columns}
+    again = evaluation.model_copy(
+        update={
+            "n_queries": scores.height,
+            "ndcg_champion": float(champion.mean()),
+            "ndcg_challenger": float(challenger.mean()),
+            "ndcg_difference": found,
+            **{f"recall_{side}": mean for side, mean in recalls.items()},
+            "resolvable": resolvable_effect(scores.height, found.sd) if found.sd else None,
+            "power": power_sentence(scores.height, found.sd),
+        }
+    )
+    if "slices" in scores.columns:
+        members = {row["name"]: set(scores.filter(pl.col("slices").list.contains(row["name"]))["query_id"]) for row in evaluation.slices}
+        again = again.model_copy(update={"slices": slice_differences(scores, members, seed=seed, resamples=n_boot)})
+    if again.holdout is not None:
+        again = again.model_copy(update={"holdout": seal_again(again, scores)})
+    return again, recall_metric(scores, seed, n_boot) | slice_metric(scores, margin, seed, n_boot)
 
 
 def _per_query(path: Path) -> pl.DataFrame:
@@ -236,6 +286,8 @@ def _numbers(scores: pl.DataFrame, column: str, where: str) -> npt.NDArray[np.fl
 
 
 def _plain_name(name: str) -> str:
+    if _STEP.fullmatch(name):
+        return name
     if not name or Path(name).name != name or name in (".", ".."):
         raise Refused(f"{name!r} is not the name of an artifact in its cycle's folder.")
     return name

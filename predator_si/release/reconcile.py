@@ -131,7 +131,7 @@ class LocalReconciler:
             if name not in files:
                 raise Missing(f"{name} is missing in {where}. Restore it in the repository.")
         release = parse_release(files[self._release_name], f"{self._release_name} in {where}")
-        denied = parse_deny(files[DENY_FILE], f"{DENY_FILE} in {where}")
+        denied = parse_deny(files[DENY_FILE], f"{DENY_FILE} in {where}", self._contour)
         for role, digest in (("champion", release.reranker.champion), ("candidate", release.reranker.candidate)):
             if digest is None:
                 continue

@@ -159,6 +159,11 @@ def release_name(contour: str) -> str:
     return f"release-{contour}.yaml"
 
 
+def contour_of(file: str) -> str:
+    """Whose release file ``file`` is: the way back from :func:`release_name`."""
+    return file.removeprefix("release-").removesuffix(".yaml")
+
+
 def seed_release(serving: ServingConfig, contour: str) -> str:
     """The first release file of a contour: ``serving`` as champion, no candidate, with a comment for every key. A trial or a watch adds its own."""
     if not re.match(r"^sha256:[0-9a-f]{64}$", serving.model):

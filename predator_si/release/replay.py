@@ -7,7 +7,7 @@ What belongs here: recomputing and comparing. What must not: changing anything, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,9 @@ from predator_si.experiment import judge_again
 from predator_si.experiment.evidence import read_evidence
 from predator_si.records import Decision, Evaluation, ExperimentResult, Record, WatchResult
 from predator_si.release.decide import decide_promote, decide_trial
-from predator_si.release.recompute import EVALUATION, EXPERIMENT, decision_name, read_latency, recompute_evaluation
+from predator_si.release.recompute import EVALUATION, EXPERIMENT, checked_evidence, decision_name, read_steps, recompute_evaluation
 from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch
+from predator_si.release.watch_evidence import count_again
 
 Progress = Callable[[int, int], None]
 
@@ -39,20 +40,19 @@ class Replayed:
 def replay_cycle(
     folder: Path,
     *,
-    trigger: str,
-    trial_required: bool,
-    latency_target_ms: float | None = None,
-    level: float | None = None,
+    noted: Mapping[str, Mapping[str, Any]] | None = None,
     seed: int = 0,
     n_boot: int = 10_000,
     on_progress: Progress | None = None,
 ) -> list[Replayed]:
     """All verdicts that lie in a cycle's folder, in the order in which they were made: evaluation, trial by step, decisions, watch.
 
+    Each is judged by what it was given when it was made, which its record holds: a contour that was edited since changes nothing.
+
     Parameters
     ----------
-    trigger, trial_required, latency_target_ms, level
-        Of the cycle, its contour and its ledger, as ``recompute.recompute_decision`` takes them.
+    noted
+        By stage: what the ledger says that a decision was given. A record that says something else was edited.
     seed, n_boot
         Of the evaluation's bootstrap.
 
@@ -61,14 +61,13 @@ def replay_cycle(
     Missing
         The folder holds no verdict at all.
     """
-    folder = Path(folder)
+    folder, noted = Path(folder), noted or {}
     steps = sorted(path.relative_to(folder).as_posix() for path in folder.glob("trial/*/result.json"))
-    decided: dict[str, Any] = {"trigger": trigger, "latency_target_ms": latency_target_ms, "level": level}
     jobs: list[tuple[str, Callable[[], str | None]]] = [
         (EVALUATION, lambda: _evaluation(folder, seed, n_boot)),
-        (decision_name("trial"), lambda: _decision(folder, "trial", seed, n_boot, decided)),
+        (decision_name("trial"), lambda: _decision(folder, "trial", noted, seed, n_boot)),
         *((name, lambda name=name: _trial(folder, name)) for name in [*steps, EXPERIMENT]),  # type: ignore[misc]
-        (decision_name("promote"), lambda: _decision(folder, "promote", seed, n_boot, decided | {"trial_required": trial_required})),
+        (decision_name("promote"), lambda: _decision(folder, "promote", noted, seed, n_boot)),
         ("watch.json", lambda: _watch(folder)),
     ]
     there = [(name, job) for name, job in jobs if (folder / name).is_file()]
@@ -129,28 +128,32 @@ def _trial(folder: Path, name: str) -> str | None:
 
 def _evaluation(folder: Path, seed: int, n_boot: int) -> str | None:
     stored = Evaluation.read(folder / EVALUATION)
-    again, _ = recompute_evaluation(folder, stored, seed, n_boot)
+    again, _ = recompute_evaluation(folder, stored, seed=seed, n_boot=n_boot)
     return _compared(stored, again)
 
 
-def _decision(folder: Path, stage: Literal["trial", "promote"], seed: int, n_boot: int, given: dict[str, Any]) -> str | None:
+def _decision(folder: Path, stage: Literal["trial", "promote"], noted: Mapping[str, Mapping[str, Any]], seed: int, n_boot: int) -> str | None:
     stored = Decision.read(folder / decision_name(stage))
-    evaluation, extra = recompute_evaluation(folder, Evaluation.read(folder / EVALUATION), seed, n_boot)
+    if not stored.given:
+        raise BadInput(f"{folder / decision_name(stage)}: it holds no inputs; it was decided by an earlier version. Decide again, and it will.")
+    if stage in noted and stored.given != noted[stage]:
+        return first_difference(noted[stage], stored.given, "given (stored: by the ledger)")
+    evaluation, experiment, latency = checked_evidence(folder, stored, stage)
+    evaluation, extra = recompute_evaluation(folder, evaluation, stored.given["margin"], seed, n_boot)
     common: dict[str, Any] = {
         "policy": stored.policy,
         "approval_required": stored.approval_required,
-        "latency": read_latency(folder, stored.evidence),
+        "latency": latency,
         "evidence": stored.evidence,
         "extra": extra,
         "drill": stored.drill,
         "now": stored.created_at,
-        **given,
+        **stored.given,
     }
     if stage == "trial":
         again = decide_trial(evaluation, **common)
     else:
-        experiment = ExperimentResult.read(folder / EXPERIMENT) if EXPERIMENT in stored.evidence else None
-        again = decide_promote(evaluation, experiment, **common)
+        again = decide_promote(evaluation, experiment, earlier=read_steps(folder, stored.evidence), **common)
     return _compared(stored, again.model_copy(update={"approved_by": stored.approved_by, "approved_at": stored.approved_at}))
 
 
@@ -158,8 +161,12 @@ def _watch(folder: Path) -> str | None:
     stored = WatchResult.read(folder / "watch.json")
     if not stored.plan:
         raise BadInput(f"{folder / 'watch.json'}: it holds no plan; it was judged by an earlier version. Watch on, and it will.")
-    checks = [WatchCheck.model_validate(check) for check in stored.checks]
-    return _compared(stored, judge_watch(WatchPlan.model_validate(stored.plan), checks, stored.created_at))
+    plan, checks = WatchPlan.model_validate(stored.plan), [WatchCheck.model_validate(check) for check in stored.checks]
+    for number, check in enumerate(checks):
+        found = first_difference(check.model_dump(mode="json"), count_again(folder, plan, check).model_dump(mode="json"), f"checks[{number}]")
+        if found is not None:
+            return found
+    return _compared(stored, judge_watch(plan, checks, stored.created_at))
 
 
 def analysis_of(replayed: Sequence[Replayed], decision: Decision | None, result: ExperimentResult | None, watch: WatchResult | None) -> dict[str, Any]:
@@ -168,8 +175,9 @@ def analysis_of(replayed: Sequence[Replayed], decision: Decision | None, result:
     A ``job`` metric takes the command's exit code instead.
 
     ``successCondition: result.verdict == "promote"``, ``failureCondition: result.verdict == "reject"``; anything else is inconclusive. The newest word
-    counts: the watch's after a release (keep is promote, rollback is reject), else the decision's, else the trial's. A verdict that does not come out the
-    same again is none.
+    counts: the watch's after a release (keep is promote, rollback is reject), else that of the decision to release, else the trial's, else that of the
+    decision to try. Promote is the word of a decision to release, once a person approved it where one has to, and of the watch alone: what may be tried, and
+    what a step of its trial did not harm, is not released yet. A verdict that does not come out the same again is none.
 
     Returns
     -------
@@ -181,13 +189,17 @@ def analysis_of(replayed: Sequence[Replayed], decision: Decision | None, result:
     newest: tuple[str, str, str, Sequence[Any]]
     if watch is not None:
         newest = ("watch", words[watch.answer], watch.reason, watch.gates)
+    elif result is not None and (decision is None or decision.stage == "trial"):
+        newest = ("experiment", result.verdict.value, result.reason, [*result.quality, *result.guardrails])
     elif decision is not None:
         newest = (decision.stage, decision.verdict.value, decision.reason, decision.gates)
-    elif result is not None:
-        newest = ("experiment", result.verdict.value, result.reason, [*result.quality, *result.guardrails])
     else:
         newest = ("none", "inconclusive", "nothing was judged yet", [])
     stage, verdict, reason, gates = newest
+    if verdict == "promote" and stage in ("trial", "experiment"):
+        verdict, reason = "inconclusive", f"the release is not decided yet; so far: {reason}"
+    elif verdict == "promote" and watch is None and decision is not None and decision.approval_required and decision.approved_by is None:
+        verdict, reason = "inconclusive", f"the release waits for a person's approval: {reason}"
     broken = next((one for one in replayed if not one.same), None)
     if broken is not None:
         verdict, reason = "inconclusive", f"{broken.name} does not come out the same again: {broken.difference}"

@@ -5,14 +5,19 @@ What belongs here: pure rules over histories. What must not: deleting (``search.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from predator_si.records import ChampionSpan, ModelCard
 
 
 def protected_models(
-    champions: Mapping[str, Sequence[ChampionSpan]], golds: Iterable[str], in_use: Mapping[str, str], cards: Mapping[str, ModelCard], twins: Mapping[str, str]
+    champions: Mapping[str, Sequence[ChampionSpan]],
+    golds: Iterable[str],
+    in_use: Mapping[str, str],
+    cards: Mapping[str, ModelCard],
+    twins: Mapping[str, str],
+    denied: Mapping[str, Collection[str]] | None = None,
 ) -> dict[str, str]:
     """Models that must stay, with the reason.
 
@@ -23,9 +28,11 @@ def protected_models(
     golds
         Digests that ever became gold.
     in_use
-        Digest -> why, for everything else that is needed: candidates, shadows, challengers of cycles that are under way.
+        Digest -> why, for everything else that is needed: candidates, shadows, challengers of cycles that are under way, ways back.
     cards, twins
         Of the store: what a model was made from, and what stands in for it, stay with it.
+    denied
+        Of each contour: digests that may not serve there again. The champion before is one that may: after a way back, not the one that was taken back.
     """
     kept: dict[str, str] = {}
     for contour, spans in champions.items():
@@ -33,7 +40,8 @@ def protected_models(
         for span in spans:
             if span.digest not in names:
                 names.append(span.digest)
-        for digest, what in zip(names, ("the champion", "the champion before"), strict=False):
+        before = [digest for digest in names[1:] if digest not in (denied or {}).get(contour, ())]
+        for digest, what in zip([*names[:1], *before], ("the champion", "the champion before"), strict=False):
             kept.setdefault(digest, f"{what} of {contour}")
     for digest in golds:
         kept.setdefault(digest, "a gold model")

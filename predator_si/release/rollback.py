@@ -10,7 +10,7 @@ from predator_si.records import Deployment, HelmPatch, Rollback, utc_now
 from predator_si.release.deny import DenyEntry, add_denied, find_denied, parse_deny
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.release.patch import apply_patch, make_rollback, rollback_changes
-from predator_si.release.release_file import DENY_FILE, parse_release
+from predator_si.release.release_file import DENY_FILE, contour_of, parse_release
 
 STAGE = "rollback"
 
@@ -65,7 +65,7 @@ def rollback(
         back = apply_patch(files[file], make_rollback(files[file], several))
         forbidden = add_denied(files[DENY_FILE], deny)
         target = parse_release(back, file).reranker.champion
-        entry = find_denied(parse_deny(forbidden), [target])
+        entry = find_denied(parse_deny(forbidden, contour=contour_of(file)), [target])
         if entry is not None:
             raise Refused(f"{file}: the model to return to, {target}, is on the deny list ({entry.reason}). Choose an older model by hand.")
         return {file: back, DENY_FILE: forbidden}

@@ -21,15 +21,17 @@ watch goes on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from predator_si.errors import BadInput
-from predator_si.records import Answer, Criterion, GateResult, Record, WatchResult, utc_now
+from predator_si.records import Answer, Criterion, Decision, GateResult, Record, WatchResult, utc_now
+from predator_si.release.criteria import NDCG_MARGIN
+from predator_si.release.decide import is_tried
 from predator_si.statistics.betting import bounded_mean_log_e
 from predator_si.statistics.counts import rate_log_e
 from predator_si.statistics.design import DEFAULT_DESIGN, Design
@@ -37,8 +39,7 @@ from predator_si.statistics.evidence import Array, ArrayLike, needed
 from predator_si.statistics.mixture import mean_log_e
 
 _SLOW_SHARE = 0.05
-_NDCG_MARGINS = {"ndcg_at_10": 0.0, "schedule": 0.0}
-_DEFAULT_MARGIN = 0.01
+_LOSES_NOTHING = frozenset({"ndcg_at_10", "schedule"})
 _DOUBT_ENDS = 2
 """Times the planned checks after which doubt alone holds a release no longer: what could not be shown by then is small."""
 QUESTIONS = ("errors", "latency", "slower", "ndcg")
@@ -62,7 +63,7 @@ class WatchPlan(Record):
     """The trigger table's rollback row; null where the contour has none."""
     latency_ratio: float = Field(default=DEFAULT_DESIGN.latency_margin, gt=0)
     """How many times the old champion's time a request may take on the (geometric) mean: what was accepted at the promotion, and the design's margin."""
-    ndcg_margin: float = Field(default=_DEFAULT_MARGIN, ge=0, lt=1)
+    ndcg_margin: float = Field(default=NDCG_MARGIN, ge=0, lt=1)
     """How much lower than the old champion's the NDCG may be; 0 after a cycle for relevance."""
     min_probes: int = Field(default=30, ge=2)
     probes_expected: bool = True
@@ -74,6 +75,11 @@ class WatchPlan(Record):
 
     max_index_errors: float | None = Field(default=None, gt=0)
     """Open dead letters of the ingest queue; null where the release is not about them."""
+
+    @field_validator("design", mode="before")
+    @classmethod
+    def _kept(cls, design: Any) -> Any:
+        return Design.kept(design) if isinstance(design, Mapping) else design
 
     def level(self, question: str) -> float:
         """Chance of a rollback by this question after a good release; latency is asked in two ways, which share its level."""
@@ -105,11 +111,18 @@ class WatchCheck(Record):
     log_ratio_sum: float = 0.0
     """Over these: log of the released model's time over the old champion's."""
     log_ratio_squares: float = Field(default=0.0, ge=0)
+    evidence: dict[str, str] = Field(default_factory=dict)
+    """File below the cycle's folder -> sha256: what was counted (``watch_evidence``)."""
 
 
-def ndcg_margin_of(trigger: str) -> float:
-    """The margin that belongs to a trigger: after a cycle for relevance any proven loss is too much (CONTRACT.md section 3)."""
-    return _NDCG_MARGINS.get(trigger.removesuffix("_down").removesuffix("_up"), _DEFAULT_MARGIN)
+def ndcg_margin_of(trigger: str, margin: float = NDCG_MARGIN) -> float:
+    """The margin that belongs to a trigger: after a cycle for relevance any proven loss is too much (CONTRACT.md section 3), else the contour's."""
+    return 0.0 if trigger.removesuffix("_down").removesuffix("_up") in _LOSES_NOTHING else margin
+
+
+def stays_warm(trigger: str, decision: Decision, share: float) -> bool:
+    """Whether the old champion scores ``share`` of the requests unseen while a release is watched: where the release brought another model for its ranking."""
+    return share > 0 and decision.champion.model != decision.challenger.model and is_tried(trigger)
 
 
 def watch_criteria(plan: WatchPlan) -> tuple[Criterion, ...]:

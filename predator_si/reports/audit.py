@@ -8,7 +8,8 @@ The ledger says what happened; artifacts that lie beside it add the way back. A 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,9 @@ from predator_si.errors import BadInput, PredatorError
 from predator_si.records import Cycle, CycleState, HelmPatch, LedgerRecord
 from predator_si.reports.costs import RECORDED, read_costs
 
-_BAD = frozenset({"cycle_failed", "cycle_cancelled", "cycle_expired", "run_failed", "aliases_behind", "gold_not_set"})
+_GROUP = 5000
+"""Rows of a Parquet file in memory at once."""
+_BAD = frozenset({"step_failed", "cycle_failed", "cycle_cancelled", "cycle_expired", "run_failed", "aliases_behind", "gold_not_set"})
 _REFUSED = frozenset({"cycle_rejected", "approval_refused", "approval_rejected"})
 _APPROVED = frozenset({"approval", "approval_approved"})
 _LIVE = frozenset({CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE})
@@ -64,11 +67,15 @@ def _action(number: int, record: LedgerRecord, seconds: float | None, plans: dic
         "type": record.action,
         "status": status,
         "duration_sec": seconds,
+        "inputs": said.get("inputs"),
         "outputs": said,
+        "cost_usd": said.get("cost_usd"),
         "actor": record.actor,
         "reason": record.reason,
         "ledger_seq": record.seq,
     }
+    if record.action in ("step_done", "step_failed"):
+        found["outputs"] = said.get("outputs")
     if record.action == "dataset_versioned":
         found["dvc_hash"] = said.get("hash")
     if record.action == "cycle_trained":
@@ -113,30 +120,47 @@ def _cost(records: Iterable[LedgerRecord], folder: Path | None) -> float | None:
 # --------------------------------------------------------------------------- export
 
 
-def export_ledger(records: Iterable[LedgerRecord], path: Path, form: Literal["jsonl", "parquet"]) -> int:
-    """Write ledger records with their hashes; how many. A JSONL line is what the hash is of, with the hash: anybody can verify the chain from the file alone.
+def export_ledger(records: Iterable[LedgerRecord], path: Path, form: Literal["jsonl", "parquet"]) -> tuple[int, str | None]:
+    """Write ledger records with their hashes; how many, and the hash of the last one. They pass through one by one, or in groups: a ledger may be long.
+
+    A JSONL line is what the hash is of, with the hash: anybody can verify the chain from the file alone.
 
     Raises
     ------
     BadInput
         The file cannot be written.
     """
-    rows = [record.model_dump(mode="json") for record in records]
+    count, last = 0, None
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal count, last
+        for record in records:
+            count, last = count + 1, record.hash
+            yield record.model_dump(mode="json")
+
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if form == "jsonl":
-            partial.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in rows), encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as stream:
+                stream.writelines(json.dumps(row, sort_keys=True) + "\n" for row in rows())
         else:
-            import polars as pl
-
-            text = {"timestamp": pl.String, "action": pl.String, "actor": pl.String, "cycle_id": pl.String, "reason": pl.String, "payload": pl.String}
-            schema = {"seq": pl.Int64, **text, "previous_hash": pl.String, "hash": pl.String}
-            pl.DataFrame([{**row, "payload": json.dumps(row["payload"], sort_keys=True)} for row in rows], schema=schema).write_parquet(partial)
+            _write_parquet(rows(), partial)
         partial.replace(path)
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror}). Name another file.") from error
-    return len(rows)
+    return count, last
+
+
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = ("timestamp", "action", "actor", "cycle_id", "reason", "payload", "previous_hash", "hash")
+    schema = pa.schema([("seq", pa.int64()), *((name, pa.string()) for name in text)])
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := [{**row, "payload": json.dumps(row["payload"], sort_keys=True)} for row in islice(rows, _GROUP)]:
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 __all__ = ["audit_record", "export_ledger"]

@@ -238,7 +238,8 @@ def _worth(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"Sealed queries: candidate {sealed.opening.candidate} of {sealed.opening.period}, {which}; "
             f"superiority needs p <= {sealed.level:.2g}, and for that {sealed.power}. "
-            f"Best NDCG@10 that may be told: {sealed.told:.4f}{', raised by this challenger' if sealed.rose else ''}."
+            f"Best NDCG@10 that may be told: {sealed.told:.4f}{', raised by this challenger' if sealed.rose else ''}. "
+            "The exact scores above are this decision's evidence: whoever tunes the next candidate by them has left what the Ladder promises."
         )
     return lines
 

@@ -5,6 +5,7 @@ What belongs here: drawing a result that exists. What must not: judging.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,24 @@ from predator_si.records import Answer, ExperimentResult, GateResult
 from predator_si.reports.page import Markup, element, joined, page, picture, pill, section, table
 from predator_si.reports.pages import TRIAL_PAGE
 from predator_si.reports.sequences import confidence_sequences
+from predator_si.statistics.design import DEFAULT_DESIGN
 
 _COLOURS = {Answer.PASS: "good", Answer.FAIL: "bad", Answer.UNKNOWN: "open", Answer.NOT_APPLICABLE: "plain"}
 _VERDICTS = {"promote": "good", "reject": "bad", "inconclusive": "open"}
 
 
-def write_trial_page(folder: Path, trial: Experiment, result: ExperimentResult) -> Path:
-    """Write the page of a trial's newest look into the cycle's folder: one static file, pictures inside, readable without a network."""
-    parts = [_head(trial, result), _changes(result), _sequences(result), _gates(result), _slices(result), _sizes(result), _looks(trial), _inputs(result)]
+def write_trial_page(folder: Path, trial: Experiment, result: ExperimentResult, earlier: Sequence[ExperimentResult] = ()) -> Path:
+    """Write the page of a trial's newest look into the cycle's folder: one static file, pictures inside, readable without a network.
+
+    Parameters
+    ----------
+    earlier
+        The last results of the steps before the one that ``result`` judged, in their order: each keeps its sequences, validity and sample on the page.
+    """
+    parts = [_head(trial, result), _changes(result), _sequences(result), _gates(result), _slices(result), _sizes(result)]
+    for number, step in enumerate(earlier, start=1):
+        parts += _earlier(f"Step {number}, {step.mode}: ", step)
+    parts += [_looks(trial), _inputs(result)]
     path = Path(folder) / TRIAL_PAGE
     partial = path.with_suffix(".partial")
     partial.write_text(page(f"Trial of {result.cycle_id}", "en", joined(part for part in parts if part)), encoding="utf-8")
@@ -37,24 +48,43 @@ def _head(trial: Experiment, result: ExperimentResult) -> Markup:
     return element("header", element("h1", f"Trial of {result.cycle_id}"), element("p", where), element("p", *labels), element("p", result.reason))
 
 
+def _earlier(which: str, step: ExperimentResult) -> list[Markup | None]:
+    said = section(f"{which}verdict", element("p", pill(step.verdict.value, _VERDICTS[step.verdict.value])), element("p", step.reason))
+    return [said, _sequences(step, which), _gates(step, which), _slices(step, which), _sizes(step, which)]
+
+
 def _changes(result: ExperimentResult) -> Markup:
     lines = [element("li", line) for line in result.would_change] or [element("li", "Nothing that was measured.")]
     return section("What would change this verdict", element("ul", *lines))
 
 
-def _sequences(result: ExperimentResult) -> Markup | None:
+def _sequences(result: ExperimentResult, which: str = "") -> Markup | None:
     if not any(point["estimate"] is not None for path in result.paths for point in path["points"]):
         return None
     told = (
         "Each band holds the true change at every look at once with probability 95%, so it may be looked at as often as one likes. A guardrail passes when the "
         "band's side of the margin is shown to be clear of it, and fails when the change is shown to be for the worse."
     )
-    return section(
-        "Confidence sequences over the trial", picture(lambda theme: confidence_sequences(result.paths, theme=theme), "sequences"), element("p", told)
-    )
+    lines = element("ul", *(element("li", line) for line in resolutions(result)))
+    drawn = picture(lambda theme: confidence_sequences(result.paths, theme=theme), "sequences")
+    return section(f"{which}Confidence sequences over the trial", drawn, element("p", told), element("p", "What this step can resolve:"), lines)
 
 
-def _gates(result: ExperimentResult) -> Markup:
+def resolutions(result: ExperimentResult) -> list[str]:
+    """Of each sequence, the smallest change that it could tell from none at its newest look: half of its width."""
+    found = []
+    for path in result.paths:
+        newest = path["points"][-1] if path["points"] else None
+        if newest is None or newest["low"] is None or newest["high"] is None:
+            found.append(f"{path['metric']}: nothing yet, its sequence is unbounded")
+            continue
+        half = (newest["high"] - newest["low"]) / 2.0
+        shown = f"{half:.1%}" if path["kind"] == "relative" else f"{100.0 * half:.2f} points"
+        found.append(f"{path['metric']}: a change of about {shown}, from {newest['n']:,} requests")
+    return found
+
+
+def _gates(result: ExperimentResult, which: str = "") -> Markup:
     def rows(gates: list[GateResult]) -> list[tuple[Any, ...]]:
         return [(gate.criterion.name, pill(gate.answer.value, _COLOURS[gate.answer]), f"{gate.n:,}", gate.reason) for gate in gates]
 
@@ -63,10 +93,10 @@ def _gates(result: ExperimentResult) -> Markup:
     content += [element("h3", "Guardrails: all must pass"), table(head, rows(result.guardrails), numbers=(2,))]
     if result.success:
         content += [element("h3", "Better on live traffic"), table(head, rows(result.success), numbers=(2,))]
-    return section("Validity, guardrails, success", *content)
+    return section(f"{which}Validity, guardrails, success", *content)
 
 
-def _slices(result: ExperimentResult) -> Markup | None:
+def _slices(result: ExperimentResult, which: str = "") -> Markup | None:
     if not result.slices:
         return None
 
@@ -79,13 +109,17 @@ def _slices(result: ExperimentResult) -> Markup | None:
         for row in result.slices
     ]  # fmt: skip
     told = element("p", "No part of the traffic with enough data may be worse than its margin; unknown has too little to be asked.")
-    return section("By slice", told, table(("slice", "metric", "requests", "change", "sequence", "margin", "answer"), rows, numbers=(2, 3, 4, 5)))
+    return section(f"{which}By slice", told, table(("slice", "metric", "requests", "change", "sequence", "margin", "answer"), rows, numbers=(2, 3, 4, 5)))
 
 
-def _sizes(result: ExperimentResult) -> Markup:
-    ratio = "does not apply" if result.sample_ratio_p is None else f"{result.sample_ratio_p:.3g}, at any look; below 0.001 the split is broken"
+def _sizes(result: ExperimentResult, which: str = "") -> Markup:
+    ratio = "does not apply" if result.sample_ratio_p is None else f"{result.sample_ratio_p:.3g}, at any look; broken below {_split_limit(result):g}"
     rows = [(name, f"{n:,}") for name, n in result.requests.items()] + [("sample-ratio p", ratio)]
-    return section("Sample", table(("", ""), rows, numbers=(1,)))
+    return section(f"{which}Sample", table(("", ""), rows, numbers=(1,)))
+
+
+def _split_limit(result: ExperimentResult) -> float:
+    return next((gate.criterion.threshold for gate in result.quality if gate.criterion.metric == "sample_ratio_p"), DEFAULT_DESIGN.sample_ratio_alpha)
 
 
 def _looks(trial: Experiment) -> Markup | None:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from predator_si.records import ChampionSpan, LedgerRecord, MetricsSnapshot
+from predator_si.records import ChampionSpan, CycleState, LedgerRecord, MetricsSnapshot
 from predator_si.reports.before_after import BeforeAfter, Side
 from predator_si.reports.page import Markup, element, joined, page, picture, section, table
 from predator_si.reports.priorities import Priority
 from predator_si.reports.stories import CycleStory, KeyFigures
+from predator_si.statistics import resolvable_effect
 
 HEADINGS = ("Summary", "Model Improvements", "Cost Optimization", "Actions Taken", "Next Week Priorities")
 _MOST_ACTIONS = 40
@@ -210,9 +211,10 @@ def _history(week: Week, metric: str) -> list[Markup]:
 
 def _gain(story: CycleStory) -> str:
     if story.difference is None:
-        return "not measured"
+        return "not released, so not told" if CycleState.EVALUATED.value in story.reached else "not measured"
     d = story.difference
-    return f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}], n={d['n']}"
+    resolves = f", resolves {resolvable_effect(d['n'], d['sd']):.4f}" if d.get("sd") else ""
+    return f"{d['estimate']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}], n={d['n']}{resolves}"
 
 
 def _side(side: Side, unit: str) -> str:

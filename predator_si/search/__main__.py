@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_WithoutMessages("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)  # `predator-si search serve` was hushed
     logging.getLogger("httpx").setLevel(logging.WARNING)
     if chosen.threads is not None and chosen.threads < 1:
         parser.error("--threads must be 1 or more")

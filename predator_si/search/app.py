@@ -33,7 +33,7 @@ from predator_si.search.pushes import read_pushed
 from predator_si.search.ranking import SearchIndex
 from predator_si.search.reader import unready
 from predator_si.search.rerank import Reranker
-from predator_si.search.service import SearchFailed, SearchService
+from predator_si.search.service import MAX_WAITING, SearchFailed, SearchService
 from predator_si.search.shadow import ShadowScorer, WorkerProcess
 from predator_si.search.variants import Models
 
@@ -58,6 +58,7 @@ def create_app(
     poll_seconds: float = 0.3,
     flush_seconds: float = 1.0,
     score_cache: int = 0,
+    max_waiting: int = MAX_WAITING,
     reader: bool = False,
 ) -> FastAPI:
     """The search service of a home folder as an ASGI application; index and models are loaded before it returns.
@@ -79,6 +80,8 @@ def create_app(
         How long an event may wait in memory.
     score_cache
         Scores of pairs kept in memory; 0 for none.
+    max_waiting
+        Searches that may wait; more are refused with 503.
     reader
         Answer only: another process owns the home (``reader``).
 
@@ -111,6 +114,7 @@ def create_app(
         poll_seconds=poll_seconds,
         flush_seconds=flush_seconds,
         score_cache=score_cache,
+        max_waiting=max_waiting,
         embedder=embedder,
         shadow_scorer=shadow_scorer,
         reader=reader,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import polars as pl
 
-from predator_si.control import Control
+from predator_si.control.opening import open_control
 from predator_si.errors import BadInput, Unavailable
 from predator_si.home import Home
 from predator_si.privacy import Vault
@@ -126,7 +126,7 @@ def erase_client(home: Path, client_id: str, actor: str) -> Erasure:
     vault = open_vault(home)
     tokens = [token for _, part in _sealed(Home(home), vault.key_ids_of(found.client)) for token in part]
     payload = {"client": found.client, "keys": found.keys, "texts": len(tokens)}
-    Control(Home(home).control_db).append(ERASED, actor, None, "erased on request", payload)
+    open_control(Home(home)).append(ERASED, actor, None, "erased on request", payload)
     keys = vault.destroy(found.client)
     fresh = Vault(vault.path)  # nothing cached
     try:
@@ -171,7 +171,7 @@ def expire(home: Path, now: datetime, days: int, actor: str = "loop") -> Expiry:
     keys = open_vault(home).expire(before) if vault_file(home).is_file() else 0
     if files or keys:
         payload = {"before": before.isoformat(), "days": days, "files": files, "keys": keys}
-        Control(Home(home).control_db).append(EXPIRED, actor, None, f"older than {days} days", payload)
+        open_control(Home(home)).append(EXPIRED, actor, None, f"older than {days} days", payload)
     return Expiry(before, files, keys)
 
 

@@ -124,6 +124,25 @@ class ModelStore:
         folder.replace(going)
         shutil.rmtree(going, ignore_errors=True)
 
+    def take(self, folder: Path, digest: str) -> Path:
+        """Move in a model that another store had, with its card; ``folder`` lies in this store's root. Its place here.
+
+        Raises
+        ------
+        BadInput
+            Its weights or its card are not those of ``digest``.
+        """
+        actual = model_digest(folder)
+        if actual != digest or ModelCard.read(folder / CARD).digest != digest:
+            raise BadInput(f"{folder}: holds {actual}, and {digest} was expected. It is not taken.")
+        folder.chmod(0o755)
+        try:
+            folder.replace(self.root / digest[7:])
+        except OSError:
+            if digest not in self:  # otherwise somebody else took the same bytes meanwhile
+                raise
+        return self.path(digest)
+
     def add(
         self,
         folder: Path,

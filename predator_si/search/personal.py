@@ -10,6 +10,7 @@ from datetime import UTC, date
 from pathlib import Path
 
 from predator_si.errors import BadInput
+from predator_si.home import Home
 from predator_si.privacy import Tombstone, Vault, redact
 from predator_si.privacy.segments import segments_of
 from predator_si.records import ActionEvent, SearchEvent
@@ -38,7 +39,7 @@ def open_vault(home: Path) -> Vault:
         if known is not None and path.exists() and path.stat().st_ino == known[0]:
             return known[1]
         vault = Vault(path)
-        _apply_ledger(vault, Path(home) / "control.db")
+        _apply_ledger(vault, Home(home))
         _OPEN[path] = (path.stat().st_ino, vault)
         return vault
 
@@ -62,12 +63,12 @@ def protect_action(event: ActionEvent, vault: Vault) -> ActionEvent:
     return event if event.client_id is None else event.model_copy(update={"client_id": vault.client_hash(event.client_id)})
 
 
-def _apply_ledger(vault: Vault, database: Path) -> None:
-    if not database.is_file():
-        return
-    from predator_si.control import Control
+def _apply_ledger(vault: Vault, home: Home) -> None:
+    from predator_si.control.opening import is_there, open_control
 
-    control = Control(database)
+    if not is_there(home):
+        return
+    control = open_control(home)
     head = control.head()
     newest = head[0] if head is not None else 0
     after = int(vault.note("ledger") or 0)
@@ -84,7 +85,7 @@ def _apply_ledger(vault: Vault, database: Path) -> None:
             if record.action == ERASED:
                 stones.append(Tombstone(str(record.payload["client"]), record.timestamp))
             elif record.action == EXPIRED:
-                before.append(_date(record.payload["before"], database, record.seq))
+                before.append(_date(record.payload["before"], home.control_db, record.seq))
         after = records[-1].seq
     if stones or before:
         vault.reapply(stones, max(before, default=None))

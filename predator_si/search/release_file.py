@@ -142,6 +142,7 @@ class _Denied(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
     digest: str = Field(pattern=_DIGEST)
     sourceDigest: str | None = Field(default=None, pattern=_DIGEST)
+    contour: str | None = None
     reason: str = "no reason was given"
 
 
@@ -186,8 +187,9 @@ def parse_release(data: bytes, origin: str) -> Release:
     )
 
 
-def parse_denied(data: bytes, origin: str) -> DenyList:
-    """The deny list in ``data``. An entry denies its ``digest`` and, where it has one, its ``sourceDigest``.
+def parse_denied(data: bytes, origin: str, contour: str | None = None) -> DenyList:
+    """The deny list in ``data``. An entry denies its ``digest`` and, where it has one, its ``sourceDigest``;
+    one that names another contour than ``contour`` denies nothing here.
 
     Raises
     ------
@@ -196,6 +198,8 @@ def parse_denied(data: bytes, origin: str) -> DenyList:
     """
     reasons: dict[str, str] = {}
     for entry in _validated(_DenyKeys, _yaml(data, origin) or {}, origin).denied:
+        if contour is not None and entry.contour not in (None, contour):
+            continue
         for digest in (entry.digest, entry.sourceDigest):
             if digest is not None:
                 reasons.setdefault(digest, entry.reason)

@@ -54,6 +54,8 @@ from predator_si.search.trial import Assignment, assigned
 from predator_si.search.variants import Models, ReleaseFollower, Variants
 
 log = logging.getLogger(__name__)
+MAX_WAITING = 512
+"""Searches that may wait for the worker, unless somebody says otherwise."""
 _REMEMBERED_QUERIES = 100_000
 
 
@@ -145,7 +147,7 @@ class SearchService:
         prepare: Callable[[Sequence[Document]], None] | None = None,
         poll_seconds: float = 0.3,
         flush_seconds: float = 1.0,
-        max_waiting: int = 512,
+        max_waiting: int = MAX_WAITING,
         score_cache: int = 0,
         embedder: Path | None = None,
         shadow_scorer: ShadowScorer | None = None,

@@ -1,6 +1,6 @@
 """Scoring a request again with the model that answered it and with one in shadow: in a process of its own, at idle priority.
 
-What belongs here: the process (``python -m predator_si.search.shadow_worker``), its priority, and the scoring of one job. What must not: queues, events, who
+What belongs here: the process (``python -m predator_si.search.shadow_worker``) and the scoring of one job. What must not: queues, events, who
 is sampled (``shadow``).
 
 Why a process: a thread at idle priority would share the interpreter's lock, and whoever waits for a lock that an idle thread holds waits for the idle thread.
@@ -14,7 +14,6 @@ One JSON object a line, in and out. The process ends with its standard input, so
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from predator_si.background import lower_priority
 from predator_si.privacy import trace
 from predator_si.search.adaptive_depth import DepthRule
 from predator_si.search.ranking import Ordered, ordered
@@ -38,22 +38,6 @@ log = logging.getLogger(__name__)
 ARMS = ("served", "shadow")
 _MODELS = 3
 """Loaded at once at most: a champion, its candidate and its predecessor."""
-
-
-def lower_priority() -> str:
-    """Let this process and the threads it will start run only when nobody else wants the processor; says what the system allowed.
-
-    ``idle`` is the scheduling class of Linux of that name, ``nice 19`` the lowest ordinary priority, ``normal`` means that neither was allowed.
-    """
-    with contextlib.suppress(OSError):  # when memory runs out, this process goes before the service
-        Path("/proc/self/oom_score_adj").write_text("900")
-    with contextlib.suppress(OSError):
-        os.nice(19)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            return "idle"
-    return "nice 19" if os.nice(0) == 19 else "normal"
 
 
 class LoadedModels:

@@ -143,6 +143,7 @@ class ReleaseFollower:
         before_change: Callable[[Variants], None] | None = None,
     ) -> None:
         self.release_path, self.deny_path = Path(release_path), Path(deny_path)
+        self._contour = self.release_path.stem.removeprefix("release-")
         self._models, self._load_reranker, self._on_change, self._before_change = models, load_reranker, on_change, before_change
         self._polling = threading.Lock()
         self.error: str | None = None
@@ -204,7 +205,7 @@ class ReleaseFollower:
 
     def _prepared(self, release_bytes: bytes, deny_bytes: bytes | None, loaded: dict[str, Reranker]) -> Variants:
         release = parse_release(release_bytes, self.release_path.name)
-        denied = _EMPTY_DENY_LIST if deny_bytes is None else parse_denied(deny_bytes, self.deny_path.name)
+        denied = _EMPTY_DENY_LIST if deny_bytes is None else parse_denied(deny_bytes, self.deny_path.name, self._contour)
         twin = self._models.twin(release.champion)
         cards = {digest: self._card(digest, denied) for digest in (release.champion, release.candidate, twin) if digest is not None}
         champion_card = cards[release.champion]

@@ -1,14 +1,14 @@
 """Tests, intervals and sample sizes on NumPy arrays (leaf: knows nobody but ``records`` and ``errors``).
 
 Does: ``paired_interval`` and ``sign_flip_test`` (two systems on the same queries); ``bootstrap_mean_interval``, ``bootstrap_t_interval``,
-``bootstrap_totals_interval``, ``moments_interval``, ``quantile_interval`` (one sample); ``welch``, ``quantile_ratio_interval``, ``two_proportion`` (two
-samples); ``wilson``, ``sample_ratio_p`` (counts); ``holm``, ``benjamini_hochberg``, ``any_superior`` (many tests); ``judge_difference`` (better, or not worse
-than a margin); ``candidate_level``, ``Ladder`` with ``climb`` (one judged set used again and again); ``resolvable_effect``, ``needed_sample``,
+``bootstrap_totals_interval``, ``moments_interval``, ``quantile_interval`` (one sample); ``welch``, ``quantile_ratio_interval`` (two
+samples); ``wilson`` (counts); ``holm``, ``benjamini_hochberg`` (many tests); ``judge_difference`` (better, or not worse
+than a margin); ``candidate_level``, ``Ladder`` with ``climb`` (one judged set used again and again); ``resolvable_effect``,
 ``power_sentence`` (power); ``ratio_interval`` (one total over another), ``prediction_powered_mean`` (many predictions, a few true values); ``EDetector`` with
 ``watch_drop`` and ``watch_rise`` (has a stream changed, looked at for ever).
-Looked at at any time: ``mean_log_e``, ``mean_sequence``, ``estimate_log_e``, ``estimate_sequence`` (normal mixture), ``bounded_mean_log_e``,
-``bounded_mean_sequence`` (betting), ``rate_log_e``, ``rate_sequence``, ``treated_share``, ``sample_ratio_log_e`` (counts), ``exceedance_log_e``,
-``quantile_ranks``, ``quantile_sequence``; ``claims``, ``first_claim``, ``needed``, ``average_log_e``, ``always_valid_p`` (what evidence claims);
+Looked at at any time: ``mean_log_e``, ``mean_sequence``, ``estimate_log_e``, ``estimate_sequence`` (normal mixture), ``bounded_mean_log_e``
+(betting), ``rate_log_e``, ``rate_sequence``, ``treated_share``, ``sample_ratio_log_e`` (counts),
+``quantile_ranks``, ``quantile_sequence``; ``claims``, ``needed``, ``always_valid_p`` (what evidence claims);
 ``cuped_coefficient``, ``cuped_adjust``.
 At planned looks: ``planned_bounds``, ``spending_bounds``, ``spent_alpha``, ``crossing_probabilities``. ``Design``: the levels and tuning that production
 uses.
@@ -17,13 +17,13 @@ Does not: know metrics, thresholds or decisions. Each function names its source 
 
 from __future__ import annotations
 
-from predator_si.statistics.betting import BETS, bounded_mean_log_e, bounded_mean_sequence
+from predator_si.statistics.betting import BETS, bounded_mean_log_e
 from predator_si.statistics.budget import Ladder, candidate_level, climb
 from predator_si.statistics.change import EDetector, watch_drop, watch_rise
 from predator_si.statistics.counts import rate_log_e, rate_sequence, sample_ratio_log_e, treated_share
 from predator_si.statistics.cuped import cuped_adjust, cuped_coefficient
 from predator_si.statistics.design import DEFAULT_DESIGN, Design
-from predator_si.statistics.evidence import Alternative, always_valid_p, average_log_e, claims, first_claim, needed
+from predator_si.statistics.evidence import Alternative, always_valid_p, claims, needed
 from predator_si.statistics.group_sequential import crossing_probabilities, planned_bounds, spending_bounds, spent_alpha
 from predator_si.statistics.intervals import (
     BOOTSTRAP_LIMIT,
@@ -35,14 +35,14 @@ from predator_si.statistics.intervals import (
     quantile_ratio_interval,
     welch,
 )
-from predator_si.statistics.margins import MarginVerdict, any_superior, judge_difference, power_sentence
+from predator_si.statistics.margins import MarginVerdict, judge_difference, power_sentence
 from predator_si.statistics.mixture import BURN_IN, estimate_log_e, estimate_sequence, mean_log_e, mean_sequence, prior_size, running_sums
 from predator_si.statistics.multiplicity import benjamini_hochberg, holm
 from predator_si.statistics.paired import paired_interval, sign_flip_test
-from predator_si.statistics.power import needed_sample, resolvable_effect
+from predator_si.statistics.power import resolvable_effect
 from predator_si.statistics.prediction_powered import prediction_powered_mean
-from predator_si.statistics.proportions import sample_ratio_p, two_proportion, wilson
-from predator_si.statistics.quantiles import exceedance_log_e, quantile_ranks, quantile_sequence
+from predator_si.statistics.proportions import wilson
+from predator_si.statistics.quantiles import quantile_ranks, quantile_sequence
 from predator_si.statistics.ratios import ratio_interval
 
 __all__ = [
@@ -56,14 +56,11 @@ __all__ = [
     "Ladder",
     "MarginVerdict",
     "always_valid_p",
-    "any_superior",
-    "average_log_e",
     "benjamini_hochberg",
     "bootstrap_mean_interval",
     "bootstrap_t_interval",
     "bootstrap_totals_interval",
     "bounded_mean_log_e",
-    "bounded_mean_sequence",
     "candidate_level",
     "claims",
     "climb",
@@ -72,15 +69,12 @@ __all__ = [
     "cuped_coefficient",
     "estimate_log_e",
     "estimate_sequence",
-    "exceedance_log_e",
-    "first_claim",
     "holm",
     "judge_difference",
     "mean_log_e",
     "mean_sequence",
     "moments_interval",
     "needed",
-    "needed_sample",
     "paired_interval",
     "planned_bounds",
     "power_sentence",
@@ -96,12 +90,10 @@ __all__ = [
     "resolvable_effect",
     "running_sums",
     "sample_ratio_log_e",
-    "sample_ratio_p",
     "sign_flip_test",
     "spending_bounds",
     "spent_alpha",
     "treated_share",
-    "two_proportion",
     "watch_drop",
     "watch_rise",
     "welch",

@@ -1,6 +1,6 @@
 """Betting on the mean of a bounded variable: evidence without any assumption on its distribution, at any sample size.
 
-What belongs here: e-processes and confidence sequences for means of observations in ``low..high`` (paired NDCG differences in -1..1). What must not: means with
+What belongs here: e-processes for means of observations in ``low..high`` (paired NDCG differences in -1..1). What must not: means with
 a normal approximation (``mixture``), change detection for ever (``change``).
 
 Waudby-Smith and Ramdas (2024), "Estimating means of bounded random variables by betting", Journal of the Royal Statistical Society B 86: money grows by
@@ -18,11 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from predator_si.errors import BadInput
-from predator_si.statistics.evidence import Alternative, Array, ArrayLike, needed
+from predator_si.statistics.evidence import Alternative, Array, ArrayLike
 
 BETS = (0.05, 0.15, 0.4, 0.9)
 """Shares of the largest bet that cannot lose everything. Four cost at most log 4 = 1.4 of evidence and come near the best constant bet from 1/20 on."""
-_BISECTIONS = 50
 
 
 def bounded_mean_log_e(
@@ -55,52 +54,6 @@ def bounded_mean_log_e(
     return _wealth(x, null, low, high, 1.0 if alternative == "greater" else -1.0, bets)
 
 
-def bounded_mean_sequence(
-    values: ArrayLike,
-    alpha: float,
-    looks: Sequence[int] | None = None,
-    *,
-    low: float = -1.0,
-    high: float = 1.0,
-    alternative: Alternative = "two-sided",
-    bets: Sequence[float] = BETS,
-) -> tuple[Array, Array]:
-    """The confidence sequence of a bounded mean: (low, high) at the looks, all at once true with probability ``1 - alpha``.
-
-    ``greater`` bounds from below only (the upper end is ``high``), ``less`` from above only; ``two-sided`` gives each side half of ``alpha``.
-
-    Parameters
-    ----------
-    values
-        Shape (..., n).
-    looks
-        Sample sizes to look at, 0..n each; default: all of it, once.
-
-    Returns
-    -------
-    tuple[Array, Array]
-        Shape (..., looks) each.
-
-    Raises
-    ------
-    BadInput
-        As in :func:`bounded_mean_log_e`, or a look outside 0..n.
-    """
-    x = _bounded(values, 0.5 * (low + high), low, high, bets)
-    sizes = [x.shape[-1]] if looks is None else list(looks)
-    if any(not 0 <= size <= x.shape[-1] for size in sizes):
-        raise BadInput(f"looks {sizes} at {x.shape[-1]} observations: a look is a number of observations that are there.")
-    level = alpha / 2.0 if alternative == "two-sided" else alpha
-    shape = (*x.shape[:-1], len(sizes))
-    lower, upper = np.full(shape, low), np.full(shape, high)
-    for place, size in enumerate(sizes):
-        if size and alternative != "less":
-            lower[..., place] = _bound(x[..., :size], low, high, needed(level), bets)
-        if size and alternative != "greater":
-            upper[..., place] = -_bound(-x[..., :size], -high, -low, needed(level), bets)
-    return lower, upper
-
-
 def _wealth(x: Array, null: float | Array, low: float, high: float, side: float, bets: Sequence[float]) -> Array:
     """Log of the mean money of the bettors after each observation; ``side`` +1 bets on more than ``null``, -1 on less."""
     room = null - low if side > 0 else high - null
@@ -108,18 +61,6 @@ def _wealth(x: Array, null: float | Array, low: float, high: float, side: float,
     for bet, times in sorted(Counter(bets).items()):
         np.logaddexp(wealth, np.cumsum(np.log1p(bet * side * (x - null) / room), axis=-1) + np.log(times / len(bets)), out=wealth)
     return wealth
-
-
-def _bound(x: Array, low: float, high: float, top: float, bets: Sequence[float]) -> Array:
-    """The largest mean that the bettors on more than it have disproved; their money falls as the mean in question rises, so bisection finds it."""
-    below, above = np.full(x.shape[:-1], low), np.full(x.shape[:-1], high)
-    rate = np.asarray(bets).reshape(-1, *[1] * x.ndim)
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (below + above)
-        money = np.log1p(rate * (x - middle[..., None]) / (middle - low)[..., None]).sum(axis=-1)
-        disproved = np.logaddexp.reduce(money, axis=0) - np.log(len(bets)) >= top
-        below, above = np.where(disproved, middle, below), np.where(disproved, above, middle)
-    return np.asarray(below, dtype=np.float64)
 
 
 def _bounded(values: ArrayLike, null: float, low: float, high: float, bets: Sequence[float]) -> Array:

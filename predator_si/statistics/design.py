@@ -14,6 +14,8 @@ from typing import Any
 from predator_si.errors import BadInput
 from predator_si.statistics.mixture import prior_size
 
+_RETIRED = frozenset({"ndcg_margin", "ndcg_tuned_for", "ndcg_burn_in", "trial_tuned_for", "trial_burn_in"})
+
 
 @dataclass(frozen=True)
 class Design:
@@ -34,9 +36,6 @@ class Design:
     """Geometric mean of the released model's time over the old champion's on the same request, which is still no regression."""
     latency_tuned_for: int = 40
     latency_burn_in: int = 15
-    ndcg_margin: float = 0.0
-    ndcg_tuned_for: int = 200
-    ndcg_burn_in: int = 30
     ndcg_bets: tuple[float, ...] = (0.25, 0.9, 0.9, 0.9)
     """Paired NDCG differences are small beside the -1..1 that they could be, so the best bet on a drop of some points lies near the largest allowed one (the
     mean over the mean square); a quarter of the money stays for drops that are small beside their noise. Chosen among five: against half of the money on each
@@ -50,8 +49,6 @@ class Design:
     arXiv:2402.11609)."""
     harm_alpha: float = 0.001
     """Per guardrail: chance of ending a harmless trial because of it."""
-    trial_tuned_for: int = 1000
-    trial_burn_in: int = 50
     interleaving_alpha: float = 0.01
     interleaving_strength: float = 10.0
     """Of 10, 20, 30, 50, 100 and 200 the one that stays within 1.8 times a fixed-N test for shares of wins from .55 to .9 (1,000 lives each, at level .01)."""
@@ -71,8 +68,6 @@ class Design:
                 good = 0.0 < value < 0.5
             elif one.name == "latency_margin":
                 good = value >= 1.0
-            elif one.name == "ndcg_margin":
-                good = 0.0 <= value <= 1.0
             elif one.name == "ndcg_bets":
                 good = len(value) > 0 and all(0.0 < bet < 1.0 for bet in value)
             else:
@@ -90,15 +85,16 @@ class Design:
         """Pseudo-observations of the mean test on log latency."""
         return prior_size(self.latency_alpha, self.latency_tuned_for, "less")
 
-    @property
-    def ndcg_prior(self) -> float:
-        """Pseudo-observations of the mean test on paired NDCG differences."""
-        return prior_size(self.ndcg_alpha, self.ndcg_tuned_for, "less")
+    @classmethod
+    def kept(cls, stored: Mapping[str, Any]) -> Design:
+        """As a record keeps it; names that a design had once, and that nothing asked for, are left out.
 
-    @property
-    def guardrail_prior(self) -> float:
-        """Pseudo-observations of a guardrail's mean."""
-        return prior_size(self.non_inferiority_alpha, self.trial_tuned_for, "greater")
+        Raises
+        ------
+        BadInput
+            As :meth:`replaced`.
+        """
+        return cls().replaced({name: value for name, value in stored.items() if name not in _RETIRED})
 
     def replaced(self, changes: Mapping[str, Any]) -> Design:
         """With some numbers changed, by name.

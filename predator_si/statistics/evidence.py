@@ -1,4 +1,4 @@
-"""Evidence that may be looked at at any time: e-values on the log scale, what they claim, and how several are joined.
+"""Evidence that may be looked at at any time: e-values on the log scale, and what they claim.
 
 What belongs here: what all e-processes of this package share. What must not: how one is computed from data (``mixture``, ``betting``, ``counts``).
 
@@ -10,7 +10,6 @@ probability at most ``alpha``, however often one looks. It is given by its natur
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,49 +39,6 @@ def needed(alpha: float) -> float:
     """``log(1 / alpha)``: the evidence that a claim at level ``alpha`` needs."""
     check_share(alpha, "alpha")
     return -math.log(alpha)
-
-
-def first_claim(log_e: ArrayLike, alpha: float) -> npt.NDArray[np.int64]:
-    """Index of the first look (last axis) that claims; -1 where none does.
-
-    Parameters
-    ----------
-    log_e
-        Shape (..., looks).
-
-    Returns
-    -------
-    npt.NDArray[np.int64]
-        Shape (...).
-    """
-    hit = claims(log_e, alpha)
-    if hit.shape[-1] == 0:
-        return np.full(hit.shape[:-1], -1, dtype=np.int64)
-    return np.where(hit.any(axis=-1), hit.argmax(axis=-1), -1).astype(np.int64)
-
-
-def average_log_e(log_es: Sequence[ArrayLike], weights: Sequence[float] | None = None) -> Array:
-    """Several e-processes about ONE null hypothesis joined into one: their weighted arithmetic mean is an e-process, whatever their dependence.
-
-    (Vovk and Wang 2021, "E-values: calibration, combination and applications", Annals of Statistics 49: the mean is the best symmetric way.)
-
-    Parameters
-    ----------
-    log_es
-        Arrays of one shape, the same looks in each.
-    weights
-        Positive, scaled to sum 1; default equal.
-
-    Raises
-    ------
-    BadInput
-        Nothing to average, weights that are not as many or not positive, or a value that is not a number.
-    """
-    if not log_es or (weights is not None and (len(weights) != len(log_es) or min(weights) <= 0.0)):
-        raise BadInput(f"average of {len(log_es)} e-processes with weights {weights}: give at least one, and a positive weight each.")
-    share = np.full(len(log_es), 1.0 / len(log_es)) if weights is None else np.asarray(weights, dtype=np.float64) / sum(weights)
-    stacked = np.stack(np.broadcast_arrays(*[_known(one) for one in log_es]))
-    return np.asarray(np.logaddexp.reduce(stacked + np.log(share).reshape(-1, *[1] * (stacked.ndim - 1)), axis=0), dtype=np.float64)
 
 
 def always_valid_p(log_e: ArrayLike) -> Array:

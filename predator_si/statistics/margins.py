@@ -1,12 +1,11 @@
 """Is it better, is it at least not worse: one paired comparison against a margin, with its answer.
 
-What belongs here: superiority and non-inferiority of a mean difference at one look, corrected over several success metrics. What must not: which metric has
+What belongs here: superiority and non-inferiority of a mean difference at one look. What must not: which metric has
 which margin (``release.decide``, ``experiment``), sequential answers (``mixture``, ``betting``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,6 @@ import numpy as np
 
 from predator_si.errors import BadInput
 from predator_si.statistics.intervals import bootstrap_mean_interval, bootstrap_t_interval
-from predator_si.statistics.multiplicity import holm
 from predator_si.statistics.paired import sign_flip_test
 from predator_si.statistics.power import resolvable_effect
 from predator_si.statistics.sample import Labels, Numbers, check_share, cluster_totals
@@ -112,19 +110,6 @@ def judge_difference(
     said = f"{found.estimate:+.4f}, {confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f}, margin {margin:g}, p = {p:.2g}, n={array.size}"
     resolvable = resolvable_effect(sums.size, spread, alpha=alpha)
     return MarginVerdict(standing, said, margin, alpha, confidence, int(array.size), found.estimate, found.low, found.high, p, resolvable)
-
-
-def any_superior(p_values: Mapping[str, float], alpha: float) -> dict[str, bool]:
-    """Which of several success metrics are superior while the chance of any false claim stays below ``alpha`` (Holm 1979); empty for none.
-
-    Raises
-    ------
-    BadInput
-        A p-value outside 0..1.
-    """
-    check_share(alpha, "alpha")
-    adjusted = holm(list(p_values.values()))
-    return {name: bool(p <= alpha) for name, p in zip(p_values, adjusted, strict=True)}
 
 
 def power_sentence(n: int, sd: float | None, alpha: float = 0.05, power: float = 0.8, *, unit: str = "NDCG@10") -> str:

@@ -36,16 +36,3 @@ def resolvable_effect(n: int, sd: float, alpha: float = 0.05, power: float = 0.8
     if n < 2 or not sd >= 0.0:
         raise BadInput(f"resolvable effect needs n >= 2 and sd >= 0, got n={n}, sd={sd}.")
     return _quantiles(alpha, power, two_sided) * sd / math.sqrt(n)
-
-
-def needed_sample(effect: float, sd: float, alpha: float = 0.05, power: float = 0.8, *, two_sided: bool = False) -> int:
-    """Paired queries needed to find a true mean difference ``effect`` with probability ``power``.
-
-    Raises
-    ------
-    BadInput
-        ``effect`` is not positive, ``sd`` negative, or a probability outside 0..1.
-    """
-    if not effect > 0.0 or not sd >= 0.0:
-        raise BadInput(f"sample size needs effect > 0 and sd >= 0, got effect={effect}, sd={sd}.")
-    return max(2, math.ceil((_quantiles(alpha, power, two_sided) * sd / effect) ** 2))

@@ -1,4 +1,4 @@
-"""Quantiles looked at at any time: the confidence sequence of a P95, and whether too many requests lie above a limit.
+"""Quantiles looked at at any time: the confidence sequence of a P95.
 
 What belongs here: order statistics whose ranks hold over all looks. What must not: quantiles for one look (``intervals``), latency limits.
 
@@ -18,31 +18,6 @@ from predator_si.errors import BadInput
 from predator_si.statistics.counts import STRENGTH, rate_log_e
 from predator_si.statistics.evidence import Array, ArrayLike, needed
 from predator_si.statistics.sample import check_share
-
-
-def exceedance_log_e(values: ArrayLike, limit: float, q: float = 0.95, *, strength: float = STRENGTH) -> Array:
-    """Evidence after each observation that the ``q`` quantile lies above ``limit``: more than a share ``1 - q`` exceeds it.
-
-    Parameters
-    ----------
-    values
-        Shape (..., n), in the order seen; infinity counts as above every limit (a request without an answer).
-
-    Returns
-    -------
-    Array
-        ``log_e``, shape (..., n).
-
-    Raises
-    ------
-    BadInput
-        A value or limit that is not a number, or ``q`` outside 0..1.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    check_share(q, "quantile")
-    if x.ndim == 0 or np.isnan(x).any() or not np.isfinite(limit):
-        raise BadInput("exceedance needs a row of numbers and a finite limit; a time that is not known is no time.")
-    return rate_log_e(np.cumsum(x > limit, axis=-1), np.broadcast_to(np.arange(1, x.shape[-1] + 1), x.shape), 1.0 - q, strength=strength)
 
 
 def quantile_ranks(n: ArrayLike, q: float, alpha: float, *, strength: float = STRENGTH) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -7,16 +7,18 @@ the weights are: the starter's callables stay where they are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -25,11 +27,17 @@ from predator_si.errors import BadInput, PredatorError, Refused, Unavailable
 from predator_si.quiet import quiet_environment
 from predator_si.search.models import ModelStore
 from predator_si.train.fit import Judge, Score, Trained, fine_tune
+from predator_si.train.folder_talk import FolderTalk
 from predator_si.train.place import Place
 from predator_si.train.recipe import TrainingRecipe
 
 _KEY = "PREDATOR_SI_TRAINING_KEY"
 _LOG_TAIL = 2_000
+Talk: TypeAlias = "Connection[Any, Any] | FolderTalk"
+STARTER, WORKER = "starter", "worker"
+"""The two ends of a talk by folder."""
+_LOOK, _EACH = 10.0, 10
+"""By folder: seconds between looks whether to stop, and steps between words about progress."""
 _PATIENCE = 1.0
 """Seconds between looks at whether the processes still live, while waiting for a word from them."""
 
@@ -69,17 +77,16 @@ class AccelerateTrainer:
             examples.write_parquet(folder / "examples.parquet")
             if earlier is not None:
                 earlier.write_parquet(folder / "earlier.parquet")
-            order = {"store": str(store.root.resolve()), "start": start, "recipe": recipe.model_dump(mode="json"), "work": str(work.resolve()), "name": name,
-                     "earlier": earlier is not None, "judged": judge is not None}  # fmt: skip
-            (folder / "order.json").write_text(json.dumps(order))
+            (folder / "order.json").write_text(order_text(store, start, recipe, work, name, earlier=earlier is not None, judged=judge is not None))
             key = os.urandom(16)
             with Listener(str(folder / "talk"), "AF_UNIX", authkey=key) as listener, (folder / "log").open("wb") as log:
                 child = subprocess.Popen(
                     [*launch_command(self._processes), str(folder)], stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True,
-                    env={**os.environ, **quiet_environment(offline=True), **self._environment(), _KEY: key.hex()},
+                    env={**os.environ, **quiet_environment(offline=True), **environment(self._processes), _KEY: key.hex()},
                 )  # fmt: skip
                 try:
-                    answer = _serve(listener, child, judge, should_stop, on_progress, on_loss)
+                    talk = _accept(listener, child)
+                    answer = None if talk is None else serve(talk, lambda: child.poll() is None, judge, should_stop, on_progress, on_loss)
                 finally:
                     _end(child)
             if answer is None:
@@ -87,21 +94,17 @@ class AccelerateTrainer:
                 raise Unavailable(
                     f"the training processes ended with code {child.returncode} before they were done; the checkpoint in {work.name} stays. They said: {said}"
                 )
-        if "error" in answer:
-            raise {"Refused": Refused}.get(answer["error"], BadInput)(answer["message"])
-        found = answer["trained"]
-        found["candidates"] = {float(share): digest for share, digest in found["candidates"].items()}
-        found["evaluations"] = [(int(step), float(value)) for step, value in found["evaluations"]]
-        return Trained(**{**found, "trainer": self.name})
+        return outcome(answer, self.name)
 
-    def _environment(self) -> dict[str, str]:
-        """Where there is no GPU, processes share the processor's cores."""
-        import torch
 
-        if torch.cuda.is_available():
-            return {}
-        threads = str(max(1, (os.cpu_count() or 1) // (self._processes or 1)))
-        return {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+def environment(processes: int | None = None) -> dict[str, str]:
+    """Where there is no GPU, processes share the processor's cores."""
+    import torch
+
+    if torch.cuda.is_available():
+        return {}
+    threads = str(max(1, (os.cpu_count() or 1) // (processes or 1)))
+    return {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
 
 
 def launch_command(processes: int | None = None) -> list[str]:
@@ -112,25 +115,40 @@ def launch_command(processes: int | None = None) -> list[str]:
     number = processes or max(1, gpus)
     words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(number), "--num_machines", "1", "--mixed_precision", "no",
              "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
-    words += ["--multi_gpu"] if number > 1 else [] if gpus else ["--cpu"]  # without GPUs "multi_gpu" is several processes on the processor (_environment)
+    words += ["--multi_gpu"] if number > 1 else [] if gpus else ["--cpu"]  # without GPUs "multi_gpu" is several processes on the processor (environment)
     return [*words, "-m", "predator_si.train.accelerated"]
 
 
-def _serve(
-    listener: Listener,
-    child: subprocess.Popen[bytes],
+def order_text(store: ModelStore, start: str, recipe: TrainingRecipe, work: Path, name: str, *, earlier: bool, judged: bool) -> str:
+    """What the processes read from ``order.json``, beside the training groups."""
+    return json.dumps({
+        "store": str(store.root.resolve()), "start": start, "recipe": recipe.model_dump(mode="json"), "work": str(work.resolve()), "name": name,
+        "earlier": earlier, "judged": judged,
+    })  # fmt: skip
+
+
+def outcome(answer: dict[str, Any], trainer: str) -> Trained:
+    """The last word of the processes as a record, or the error that it is."""
+    if "error" in answer:
+        raise {"Refused": Refused}.get(answer["error"], BadInput)(answer["message"])
+    found = answer["trained"]
+    found["candidates"] = {float(share): digest for share, digest in found["candidates"].items()}
+    found["evaluations"] = [(int(step), float(value)) for step, value in found["evaluations"]]
+    return Trained(**{**found, "trainer": trainer})
+
+
+def serve(
+    talk: Talk,
+    alive: Callable[[], bool],
     judge: Judge | None,
     should_stop: Callable[[], bool],
     on_progress: Callable[[int, int], None] | None,
     on_loss: Callable[[int, float], None] | None,
 ) -> dict[str, Any] | None:
     """Answer what the main process asks until it is done; null when it ends without a word."""
-    talk = _accept(listener, child)
-    if talk is None:
-        return None
-    with talk:
+    with contextlib.closing(talk):
         while True:
-            said = _heard(talk, child)
+            said = _heard(talk, alive)
             if said is None or "trained" in said or "error" in said:
                 return said
             if "step" in said:
@@ -139,7 +157,7 @@ def _serve(
                 if on_loss:
                     on_loss(said["step"] - 1, said["loss"])
             elif "judge" in said and judge is not None:
-                _say(talk, {"value": float(judge(lambda pairs: _remote_scores(talk, child, pairs)))})
+                _say(talk, {"value": float(judge(lambda pairs: _remote_scores(talk, alive, pairs)))})
             elif "stop" in said:
                 _say(talk, {"stop": bool(should_stop())})
 
@@ -155,22 +173,22 @@ def _accept(listener: Listener, child: subprocess.Popen[bytes]) -> Connection[An
                 return None
 
 
-def _remote_scores(talk: Connection[Any, Any], child: subprocess.Popen[bytes], pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+def _remote_scores(talk: Talk, alive: Callable[[], bool], pairs: Sequence[tuple[str, str]]) -> np.ndarray:
     _say(talk, {"score": [list(pair) for pair in pairs]})
-    said = _heard(talk, child)
+    said = _heard(talk, alive)
     if said is None:
         raise Unavailable("the training processes ended while their weights were judged; the checkpoint stays, run it again.")
     return np.asarray(said["scores"], np.float32)
 
 
-def _say(talk: Connection[Any, Any], what: dict[str, Any]) -> None:
+def _say(talk: Talk, what: dict[str, Any]) -> None:
     talk.send_bytes(json.dumps(what).encode())
 
 
-def _heard(talk: Connection[Any, Any], child: subprocess.Popen[bytes] | None) -> dict[str, Any] | None:
+def _heard(talk: Talk, alive: Callable[[], bool] | None) -> dict[str, Any] | None:
     try:
-        while child is not None and not talk.poll(_PATIENCE):
-            if child.poll() is not None and not talk.poll(0):
+        while alive is not None and not talk.poll(_PATIENCE):
+            if not alive() and not talk.poll(0):
                 return None
         said: dict[str, Any] = json.loads(talk.recv_bytes())
     except (EOFError, ConnectionError):
@@ -233,12 +251,20 @@ class SharedPlace(Place):
         return found
 
 
+def _opened(folder: Path, shared: str | None) -> Talk:
+    """The way to the starter: a socket beside the order, or a folder of a volume that both mount."""
+    if shared is not None:
+        return FolderTalk(Path(shared), WORKER, STARTER)
+    return Client(str(folder / "talk"), "AF_UNIX", authkey=bytes.fromhex(os.environ[_KEY]))
+
+
 def _work(folder: Path) -> None:
     """What each process does."""
     order = json.loads((folder / "order.json").read_text())
     place = SharedPlace()
-    talk = Client(str(folder / "talk"), "AF_UNIX", authkey=bytes.fromhex(os.environ[_KEY])) if place.main else None
+    talk = _opened(folder, order.get("talk")) if place.main else None
     losses: list[float] = []
+    looked = time.monotonic()
 
     def asked(what: dict[str, Any]) -> dict[str, Any]:
         assert talk is not None
@@ -249,7 +275,16 @@ def _work(folder: Path) -> None:
         return said
 
     def should_stop() -> bool:
-        return talk is not None and bool(asked({"stop": None})["stop"])
+        nonlocal looked
+        if not isinstance(talk, FolderTalk):
+            return talk is not None and bool(asked({"stop": None})["stop"])
+        if time.monotonic() - looked < _LOOK:
+            return False
+        looked = time.monotonic()
+        try:
+            return talk.stopped()
+        except EOFError as error:  # the run that asked for it is gone
+            raise SystemExit(1) from error
 
     def judge(score: Score) -> float:
         said = asked({"judge": None})
@@ -261,7 +296,7 @@ def _work(folder: Path) -> None:
         losses.append(loss)
 
     def on_progress(step: int, steps: int) -> None:
-        if talk is not None:
+        if talk is not None and (isinstance(talk, Connection) or step % _EACH == 0 or step == steps):
             _say(talk, {"step": step, "steps": steps, "loss": losses[-1]})
 
     try:

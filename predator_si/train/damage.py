@@ -47,8 +47,6 @@ def damage(store: ModelStore, digest: str, seed: int, max_length: int) -> str:
         for file in store.path(source).iterdir():
             if file.name.startswith(("tokenizer", "special_tokens", "vocab")):
                 shutil.copy2(file, Path(scratch) / file.name)
-        broken = store.add(
-            Path(scratch), name=DAMAGED, backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed}
-        )
+        broken = store.add(Path(scratch), name=DAMAGED, backend="torch-fp32", max_length=max_length, base=source, origin={"drill": True, "seed": seed})
     # int8 would have to be calibrated; the damage is in the weights
     return export(store, broken, reference_backend() if card.backend == "openvino-int8" else card.backend, max_length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from predator_si.cli.chart import _cluster
 from predator_si.errors import Refused, Unavailable
-from predator_si.release.chart import apply_to_cluster, changes_in_cluster, committed_chart, current_context, difference
+from predator_si.release.chart import apply_to_cluster, changes_in_cluster, committed_chart, current_context, difference, render_contour, running_chart
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.settings import CHART, Settings
 from predator_si_tests.support.charts import files, helm
@@ -48,6 +49,7 @@ def test_what_is_made_up_is_said(cli: CommandLine, kubectl: Path):
     shown = cli("chart", "check", "--contour", "edge-oracle")
     assert shown.code == 0, shown.err
     assert "made up, since the GitOps repository does not hold it: site-edge-oracle.yaml, release-edge-oracle.yaml" in shown.out
+    assert "compared with the last commit" in shown.out or "compared with v" in shown.out
     assert "policies: all hold" in shown.out and "would be applied to kind-shop" in shown.out and "+ a line" in shown.out
     assert not Path(f"{kubectl}.applied").exists(), "without --apply nothing is written"
 
@@ -97,16 +99,52 @@ def test_a_cluster_that_does_not_answer_is_told(tmp_path: Path):
         apply_to_cluster(away, [])
 
 
-def test_the_last_commit_s_chart_is_what_changes_are_shown_against(tmp_path: Path):
+def git(folder: Path, *words: str) -> bytes:
+    names = ["-c", "user.name=a test", "-c", "user.email=test@example.org"]
+    return subprocess.run(["git", "-C", str(folder), *names, *words], capture_output=True, check=True).stdout
+
+
+def test_a_change_is_shown_against_the_chart_in_force(tmp_path: Path):
+    """What the Application names, where the checkout has it; else the last commit, and that is said."""
     with committed_chart(CHART) as chart:
-        assert (
-            chart is not None
-            and (chart / "Chart.yaml").read_bytes()
-            == subprocess.run(["git", "-C", str(CHART), "show", "HEAD:./Chart.yaml"], capture_output=True, check=True).stdout
-        )
+        assert chart is not None and (chart / "Chart.yaml").read_bytes() == git(CHART, "show", "HEAD:./Chart.yaml")
         assert (chart / "files" / "dagster.yaml").is_file()
-    with committed_chart(tmp_path) as nowhere:
-        assert nowhere is None
+        own = tmp_path / "checkout" / "deploy"
+        shutil.copytree(chart.parents[1], own)
+    git(tmp_path, "init", "-q", "checkout")
+    here, lines = own / "helm" / CHART.name, "NOTES of {}\n"
+
+    def commit(version: str) -> None:
+        (here / "templates" / "NOTES.txt").write_text(lines.format(version))
+        git(own, "add", "-A")
+        git(own, "commit", "-qm", version)
+
+    commit("v0.1.0")
+    with running_chart(here, "edge-oracle") as (found, what):
+        assert found is not None and what == "the last commit; v0.1.0, which Argo CD's Application runs, is no tag of this checkout"
+    git(own, "tag", "v0.1.0")
+    commit("v0.2.0")
+    with running_chart(here, "edge-oracle") as (found, what):
+        assert what == "v0.1.0, which Argo CD's Application runs"
+        assert found is not None and (found / "templates" / "NOTES.txt").read_text() == lines.format("v0.1.0")
+    with running_chart(here, "local") as (found, what):
+        assert what == "the last commit" and found is not None and (found / "templates" / "NOTES.txt").read_text() == lines.format("v0.2.0")
+    with running_chart(tmp_path / "a" / "b" / "c", "local") as (found, what):
+        assert found is None and what == "nothing: this is no checkout"
+
+
+def test_a_chart_that_the_gitops_repository_holds_is_the_one_in_force(tmp_path: Path):
+    GitOpsRepo.init_bare(tmp_path / "gitops.git", files("edge-oracle"))
+    git(tmp_path, "clone", "-q", "gitops.git", "person")
+    shutil.copytree(CHART, tmp_path / "person" / "charts" / "shop")  # a person commits the chart; the loop writes its two files only
+    (tmp_path / "person" / "charts" / "shop" / "templates" / "NOTES.txt").write_text("the repository's own")
+    for words in (("add", "-A"), ("commit", "-qm", "The chart"), ("push", "-q", "origin", "HEAD:main")):
+        git(tmp_path / "person", *words)
+    with running_chart(CHART, "edge-oracle", GitOpsRepo(tmp_path / "gitops.git", tmp_path / "work"), "charts/shop") as (found, what):
+        assert what == "the chart charts/shop of the GitOps repository"
+        assert found is not None and (found / "templates" / "NOTES.txt").read_text() == "the repository's own"
+        before = render_contour(helm(), found, "edge-oracle", files("edge-oracle"))
+        assert difference(before, render_contour(helm(), CHART, "edge-oracle", files("edge-oracle"))) == ""
 
 
 def test_a_difference_shows_the_line():

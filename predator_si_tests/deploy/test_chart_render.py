@@ -162,6 +162,15 @@ def test_runs_of_another_namespace_find_everything_there():
     assert there == wanted
 
 
+def test_a_trainer_in_a_pod_wants_runs_that_may_start_one_and_knows_their_claim():
+    block = {"training": {"trainer": "pod", "image": "registry.example.org/trainer@sha256:" + "1" * 64}}
+    with pytest.raises(BadInput, match=r"training\.trainer: pod wants runs\.pipes: true"):
+        rendered(GPU, site={"selfImprovement": block})
+    found = rendered(GPU, site={"selfImprovement": block, "runs": {"pipes": True, "claim": "its-home"}})
+    assert {each["data"]["PREDATOR_SI_HOME_CLAIM"] for each in found if each["metadata"]["name"] == "predator-si-env"} == {"its-home"}
+    assert not list(complaints(found, GPU))
+
+
 def test_an_installation_may_have_another_name():
     found = render_contour(helm(), CHART, GPU, files(GPU), release="shop", namespace="search")
     assert not list(complaints(found, GPU))
@@ -236,6 +245,9 @@ def test_a_denied_model_is_not_rendered(role: str, key: str):
     entry[key] = {"champion": CHAMPION, "candidate": CANDIDATE}[role]
     with pytest.raises(BadInput, match=rf"reranker\.{role}: sha256:\w+ is on the deny list \(it was worse\); revert the commit"):
         rendered(EDGE, denied=[entry])
+    with pytest.raises(BadInput, match="on the deny list"):
+        rendered(EDGE, denied=[{**entry, "contour": EDGE}])
+    assert rendered(EDGE, denied=[{**entry, "contour": "compute-nvidia"}]), "what another contour took back"
 
 
 def test_a_candidate_s_own_index_is_refused_at_once_rather_than_by_pods_that_never_become_ready():

@@ -74,6 +74,7 @@ def put(values: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
     [
         ("selfImprovement.maxCyclesPerDay", "six", "/selfImprovement/maxCyclesPerDay"),
         ("selfImprovement.maxCyclePerDay", 6, "maxCyclePerDay"),
+        ("selfImprovement.kubecost.enabled", True, "/selfImprovement/sources"),
         ("selfImprovement.qualityGates.error_rate.maxx", 0.1, "/selfImprovement/qualityGates/error_rate"),
         ("selfImprovement.qualityGates.eror_rate", {"max": 0.1}, "eror_rate"),
         ("reranker.champion", "latest", "/reranker/champion"),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -22,6 +24,7 @@ from predator_si.orchestration.partitions import add_cycle
 from predator_si.records import CycleState
 from predator_si.settings import load_settings
 from predator_si_tests.orchestration.test_steps_recipes import examples, home
+from predator_si_tests.support.kube_access import pod_security_violations
 from predator_si_tests.support.kube_location import TRAINER_IMAGE
 from predator_si_tests.support.kube_platform import LAUNCHER, SPACE, KubePlatform, gpu_of, kube_platform
 from predator_si_tests.support.kube_store import Key, dig
@@ -128,6 +131,51 @@ def test_the_clusters_own_deadline_ends_a_training_when_the_daemon_is_dead(kube:
     wait_until(lambda: any(one["reason"] == "DeadlineExceeded" for one in dig(kube.job(run_id), "status.conditions") or []), 60, "the deadline")
     wait_until(lambda: not kube.cluster.pods(SPACE), 90, "its pod is gone")
     assert kube.ended(run_id, 60).status is dg.DagsterRunStatus.FAILURE, "the worker was told by SIGTERM, and said so"
+
+
+def test_a_cycles_training_in_a_pod_of_its_own(kube: KubePlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The platform's own asset with trainer ``pod``: the run asks for no GPU, its pod does, holds nothing of the platform, and what it made is the cycle's."""
+    values = tmp_path / "pod.yaml"
+    values.write_text(
+        "selfImprovement:\n  resources: {gpu: true, gpuCount: 1, gpuType: nvidia}\n"
+        f"  training: {{trainer: pod, image: '{TRAINER_IMAGE}', processes: 1, evaluations: 1, recipes: []}}\n"
+    )
+    more = {"PREDATOR_SI_VALUES": str(values), "PREDATOR_SI_HOME": str(tmp_path / "home"), "KUBECONFIG": kube.environment["RUN_KUBECONFIG"]}
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    key = Key("v1", "configmaps", SPACE, "predator-si-env")
+    before = kube.cluster.store.get(key)["data"]
+    kube.cluster.store.update(key, lambda found: found["data"].update(more))
+    kube.reload("platform")
+    seen: dict[str, Any] = {}
+    try:
+        loop, cycle_id = cycle_with_data()
+        add_cycle(kube.instance, cycle_id)
+        run_id = kube.launch("platform", "cycle_train_job", tags={"dagster/partition": cycle_id})
+        kube.dequeue("platform")
+        assert kube.pod(run_id, 60)["spec"]["nodeName"] == "plain"
+
+        def trained() -> bool:
+            for pod in kube.cluster.pods(SPACE):
+                if pod["spec"]["containers"][0]["image"] == TRAINER_IMAGE and pod["spec"].get("nodeName"):
+                    seen.setdefault("pod", pod)
+                    seen.setdefault("order", sorted(path.name for path in (loop.artifacts(cycle_id) / "training").glob("order-*/*")))
+            return kube.run(run_id).is_finished
+
+        wait_until(trained, PATIENCE, "the run's end")
+    finally:
+        kube.cluster.store.update(key, lambda found: found.update(data=before))
+        kube.reload("platform")
+    assert kube.run(run_id).status is dg.DagsterRunStatus.SUCCESS, kube.messages(run_id)[-4000:]
+    spec = seen["pod"]["spec"]
+    assert spec["nodeName"] == "gpu-1" and dig(spec["containers"][0], "resources.limits")["nvidia.com/gpu"] == "1"
+    assert list(pod_security_violations(spec)) == [] and spec["automountServiceAccountToken"] is False and spec["activeDeadlineSeconds"] == 14_400
+    assert not spec["containers"][0].get("envFrom") and {volume["name"] for volume in spec["volumes"]} == {"home", "tmp"}, "nothing of the platform's"
+    assert "examples.sealed" in seen["order"] and not [name for name in seen["order"] if name.endswith(".parquet")]
+    training = json.loads((loop.artifacts(cycle_id) / "training.json").read_text())
+    assert training["trainer"] == "pod" and training["digest"] in loop.models and training["evaluations"]
+    assert not list((loop.artifacts(cycle_id) / "training").glob("order-*")), "the order goes with the run"
+    wait_until(lambda: all(pod["spec"]["containers"][0]["image"] != TRAINER_IMAGE for pod in kube.cluster.pods(SPACE)), 60, "its pod is deleted")
 
 
 def test_a_training_in_an_image_of_its_own_reports_back(kube: KubePlatform) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,7 +139,7 @@ def a_cycle_by_the_api(settings: Settings, loop: Loop) -> None:
     assert loop.control.cycle(cycle_id).actor == "api:local"
 
 
-def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
+def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up, tmp_path: Path):
     settings = load_settings(env=environment)
     wait_until(lambda: up.said("everything is up"), 300, "everything is up")
     loop = Loop(settings)
@@ -189,3 +190,42 @@ def test_up_of_a_new_home(home: Home, environment: dict[str, str], up: Up):
     assert up.process.wait(40) == 0, up.text()[-2000:]
     assert running(home) is None and not home.up_pid.exists()
     assert [record.action for record in Control(home.control_db).records()][:2] == ["seeded", "twin_checked"]
+    a_restored_home_starts(home, environment, tmp_path)
+
+
+def a_restored_home_starts(home: Home, environment: dict[str, str], tmp_path: Path) -> None:
+    """The drill of the restore: the home is lost, comes back elsewhere, its ledger is whole, and the platform starts on it."""
+
+    def command(*words: str, **env: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [sys.executable, "-m", "predator_si.cli", *words, "--json"], env={**environment, **env}, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    url = command("backup", "create", str(tmp_path / "store"))["backup"]
+    shutil.rmtree(home.path)
+    again = Home(tmp_path / "another machine" / "home")
+    place = {"PREDATOR_SI_HOME": str(again.path)}
+    restored = command("backup", "restore", url, **place)
+    assert restored["missing"] == [] and restored["lost"] is None
+    verified = command("audit", "verify", **place)
+    assert verified["ok"] and verified["records"] > restored["ledger_seq"]
+    second = Up(again, {**environment, **place}, tmp_path / "again.txt")
+    try:
+        wait_until(lambda: second.said("everything is up"), 300, "everything is up on the restored home")
+        settings = load_settings(env={**environment, **place})
+        with OptimizerClient(f"http://127.0.0.1:{settings.ports.api}", seconds=60.0) as client:
+            status = client.status()
+            assert (
+                status["problems"] == [] and status["champion"] == Loop(settings).serving().model == Loop(settings).info()["variants"]["champion"]["model_sha"]
+            )
+        assert command("audit", "verify", **place)["ok"]
+        second.process.send_signal(signal.SIGINT)
+        assert second.process.wait(40) == 0, second.text()[-2000:]
+    finally:
+        take_down(again)
+        if second.process.poll() is None:
+            second.process.kill()
+        second.process.wait(10)

@@ -17,6 +17,7 @@ from predator_si.home import Home
 from predator_si.warehouse import BuildReport, build, fast_path_agreement, open_warehouse
 from predator_si.warehouse.build import load
 from predator_si.warehouse.engines import PROJECT, Target
+from predator_si_tests.support.command_line import CommandLine
 from predator_si_tests.support.postgres_server import ABSENT, postgres_is_here, postgres_server
 from predator_si_tests.support.raw_layer import WINDOW, snapshot, store_rows
 from predator_si_tests.support.windows import CHALLENGER, CHAMPION, action, search
@@ -354,6 +355,17 @@ def test_each_event_is_stored_once_in_postgresql(story: Story, postgres: Home) -
 
 def test_the_fast_path_agrees_with_postgresql_too(postgres: Home) -> None:
     assert fast_path_agreement(postgres, "postgres").answer == "agrees"
+
+
+# --------------------------------------------------------------------------- the commands
+
+
+def test_the_commands_build_and_ask(story: Story, capsys: pytest.CaptureFixture[str]) -> None:
+    run = CommandLine(story.home.path, capsys)
+    built = run("warehouse", "build")
+    assert built.code == 0 and "every test passed" in built.out, built.err
+    asked = run("warehouse", "query", "select count(*) as rows from warehouse.mart_window_latency", "--json")
+    assert asked.code == 0 and asked.json == [{"rows": len(read(story.home, "mart_window_latency"))}]
 
 
 # --------------------------------------------------------------------------- a fault; last, because it leaves the home as it should not be

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from fastapi import APIRouter, Request, Response
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from predator_si.api.__main__ import require_safe_address
-from predator_si.api.access import NEEDS, Bucket, Lockout
+from predator_si.api.access import NEEDS, PUBLIC, Bucket, Lockout
+from predator_si.api.operations.router import Page
+from predator_si.api.operations.session import COOKIE
 from predator_si.api.problems import redacted
+from predator_si.api.routes import Guarded
 from predator_si.api.tokens import Role, TokenFile
 from predator_si.contour_api import Api, ApiProxy
 from predator_si.control import Control
@@ -32,7 +37,12 @@ BODIES = {
     "/trigger": {}, "/feedback": {"query_id": "q", "score": 3}, "/approvals/{cycle_id}": {"decision": "approve", "reason": "yes"},
     "/rollback": {"environment": "edge-oracle"},
 }  # fmt: skip
-CALLS = sorted(NEEDS.items())
+FORMS = {
+    "/operations/kill-switch": {"switch": "stop", "reason": "a test"},
+    "/operations/cycles/{cycle_id}/decision": {"decision": "approve", "reason": "a test"},
+}
+EDGE = "https://loop.example.org"
+CALLS = [call for call in sorted(NEEDS.items()) if call[0][1] not in FORMS or call[0][0] == "POST"] + [(("GET", "/operations/kill-switch"), Role.VIEWER)]
 
 
 @pytest.fixture(scope="module")
@@ -43,54 +53,92 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> ApiGround:
 
 @pytest.fixture(scope="module")
 def edge_client(edge: ApiGround) -> Iterator[TestClient]:
-    with edge.client("10.9.9.9", "https://loop.example.org") as client:
+    with edge.client("10.9.9.9", EDGE) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def headers(edge: ApiGround) -> dict[str, dict[str, str]]:
-    """By kind of caller: each role, nobody, an expired, a revoked and a forged token, and things that are no token."""
+    """By kind of caller: each role by token and by a page's cookie; nobody; of each role an expired, a revoked and a forged token; things that are no token."""
     found: dict[str, dict[str, str]] = {role.value: edge.token(role) for role in Role}
     past = TokenFile(edge.tokens.path, clock=lambda: utc_now() - timedelta(days=2))
-    found["expired"] = {"Authorization": f"Bearer {past.create('old', Role.ADMIN, timedelta(days=1))[0]}"}
-    text, token = edge.tokens.create("gone", Role.ADMIN, None)
-    edge.tokens.revoke(token.id)
-    found["revoked"] = {"Authorization": f"Bearer {text}"}
-    good = found["admin"]["Authorization"]
-    found["forged"] = {"Authorization": good[:-2] + ("AA" if good[-2:] != "AA" else "BB")}
+    for role in Role:
+        found[f"expired {role}"] = {"Authorization": f"Bearer {past.create(f'old-{role}', role, timedelta(days=1))[0]}"}
+        text, token = edge.tokens.create(f"gone-{role}", role, None)
+        edge.tokens.revoke(token.id)
+        found[f"revoked {role}"] = {"Authorization": f"Bearer {text}"}
+        good = found[role.value]["Authorization"]
+        found[f"forged {role}"] = {"Authorization": good[:-2] + ("AA" if good[-2:] != "AA" else "BB")}
+        found[f"cookie {role}"] = {"Cookie": f"{COOKIE}={good.removeprefix('Bearer ')}"}
     found["nobody"] = {}
+    for text in ("Bearer", "Bearer psi_", "Basic YWRtaW46YWRtaW4=", found["admin"]["Authorization"].removeprefix("Bearer "), "Bearer " + "x" * 500):
+        found[f"malformed {text[:12]}"] = {"Authorization": text}
     return found
 
 
 def ask(client: TestClient, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
-    address = path.format(cycle_id=CYCLE, metric="ndcg_at_10", name="x.html")
-    body = BODIES.get(path.removeprefix(OPTIMIZER), {}) if method == "POST" else None
+    address = path.format(cycle_id=CYCLE, metric="ndcg_at_10", name="x.html", commit="c0ffee", rest="nothing")
     params = {"threshold": 0.7} if path.endswith("{metric}") and method == "POST" else None
+    if method == "POST" and path in FORMS:
+        return client.post(address, data=FORMS[path], headers={**headers, "Origin": EDGE}, follow_redirects=False)
+    body = BODIES.get(path.removeprefix(OPTIMIZER), {}) if method == "POST" else None
     return client.request(method, address, json=body, params=params, headers=headers)
+
+
+def standing(ground: ApiGround) -> object:
+    """What a refused call must not change."""
+    return ground.loop.control.head(), len(ground.peer.runs), dict(ground.peer.sensors), ground.feedback[:], ground.loop.control.kill_switch("edge-oracle")
 
 
 @pytest.mark.parametrize(("call", "needed"), CALLS, ids=[f"{method} {path.removeprefix(OPTIMIZER)}" for (method, path), _ in CALLS])
 def test_every_call_by_every_caller(edge: ApiGround, edge_client: TestClient, headers: dict[str, dict[str, str]], call: tuple[str, str], needed: Role):
-    edge.app.state.parts.door._lockout = Lockout()
+    page = not call[1].startswith(OPTIMIZER)
     for who, given_headers in headers.items():
+        edge.app.state.parts.door._lockout = Lockout()
+        before = standing(edge)
         answer = ask(edge_client, *call, given_headers)
-        if who in set(Role):
-            expected_403 = Role(who).rank < needed.rank
+        kind, _, role = who.rpartition(" ")
+        if role in set(Role) and (not kind or (kind == "cookie" and page)):
+            expected_403 = Role(role).rank < needed.rank
             assert (answer.status_code == 403) is expected_403 and answer.status_code not in (401, 500), (who, answer.status_code, answer.text)
         else:
             assert answer.status_code == 401 and answer.headers["www-authenticate"].startswith("Bearer"), (who, answer.text)
-        if answer.status_code in (401, 403) and call[1] != "/":  # the operations page says it as a page
+        if answer.status_code not in (401, 403):
+            continue
+        assert standing(edge) == before, f"{who} was refused, and something changed"
+        if answer.headers["content-type"].startswith("text/html"):  # the operations pages say it as a page
+            assert call[1] == "/" or call[1].startswith("/operations/")
+        else:
             body = answer.json()
             assert answer.headers["content-type"] == "application/problem+json" and body["status"] == answer.status_code and body["next_step"]
 
 
-def test_every_guarded_route_stands_in_the_table(edge: ApiGround):
-    from predator_si.api.routes import Guarded
+def routes_in(routes: Iterable[Any]) -> Iterator[Any]:
+    """Every route, those of included routers among them: FastAPI keeps a router as one."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        yield from [route] if inner is None else routes_in(inner.routes)
 
-    found = {(method, route.path_format) for route in edge.app.routes if isinstance(route, Guarded) for method in route.methods}
-    assert found <= set(NEEDS)
-    public = {route.path for route in edge.app.routes if not isinstance(route, Guarded) and hasattr(route, "methods")}
-    assert {"/health", "/ready", "/metrics", "/docs", "/openapi.json"} <= public and not any(path.startswith(OPTIMIZER) for path in public)
+
+def test_every_route_is_guarded_by_the_table_or_named_public(edge: ApiGround):
+    found = {(method, getattr(route, "path_format", route.path)): route for route in routes_in(edge.app.routes) for method in route.methods}
+    assert set(found) == set(NEEDS) | PUBLIC and not set(NEEDS) & PUBLIC
+    assert all(isinstance(found[call], Guarded | Page) for call in NEEDS), "only these classes ask the table"
+    assert not any(path.startswith(OPTIMIZER) or path.startswith("/alerts") for _, path in PUBLIC)
+
+
+def test_a_page_in_no_table_is_refused_to_everybody(home: Home):
+    ground = ApiGround(home, prepared=False)
+    router = APIRouter(route_class=Page)
+
+    @router.get("/operations-more")
+    async def more(request: Request) -> Response:
+        return Response("secret")
+
+    ground.app.include_router(router)
+    with ground.client() as client:
+        answer = client.get("/operations-more", headers=ground.token(Role.ADMIN))
+    assert answer.status_code == 403 and "secret" not in answer.text
 
 
 # --------------------------------------------------------------------------- contour local
@@ -216,17 +264,47 @@ def test_a_revoked_token_is_out_at_once_and_a_lost_or_broken_file_lets_nobody_in
         assert client.get(f"{OPTIMIZER}/history", headers=again).status_code == 200
 
 
-def test_wrong_tokens_lock_an_address_out(home: Home):
+def test_wrong_tokens_lock_their_id_and_address_out_and_never_a_right_one(home: Home, monkeypatch: pytest.MonkeyPatch):
+    ground = ApiGround(home, "edge-oracle", prepared=False)
+    good, other = ground.token(Role.VIEWER), ground.token(Role.ADMIN)
+    forged = {"Authorization": good["Authorization"][:-8] + "AAAAAAAA"}
+    hashed: list[str] = []
+    verify = ground.tokens.verify
+    monkeypatch.setattr(ground.tokens, "verify", lambda text: hashed.append(text) or verify(text))
+    with ground.client("10.9.9.9", EDGE) as client:
+        for wrong in ({"Authorization": "Bearer nonsense"}, forged, {"Authorization": "Bearer psi_aaaaaaaa_" + "a" * 43}):
+            said = [client.get(f"{OPTIMIZER}/history", headers=wrong) for _ in range(12)]
+            assert [one.status_code for one in said] == [401] * 10 + [429] * 2 and int(said[-1].headers["retry-after"]) > 800
+        assert not hashed, "a wrong token costs no scrypt"
+        assert client.get(f"{OPTIMIZER}/history", headers=good).status_code == 200, "its id is locked, and it is the right one"
+        assert client.post(f"{OPTIMIZER}/stop", headers=other).status_code == 200 and len(hashed) == 2
+    with ground.client("10.9.9.8", EDGE) as client:
+        assert client.get(f"{OPTIMIZER}/history", headers=forged).status_code == 401, "another address is another pair"
+
+
+def test_a_token_of_an_older_file_has_no_first_bits_and_waits_its_turn_to_be_hashed(home: Home):
     ground = ApiGround(home, "edge-oracle", prepared=False)
     good = ground.token(Role.VIEWER)
-    with ground.client("10.9.9.9", "https://loop.example.org") as client:
-        wrong = {"Authorization": "Bearer nonsense"}
-        said = [client.get(f"{OPTIMIZER}/history", headers=wrong).status_code for _ in range(11)]
-        assert said == [401] * 10 + [429]
-        locked = client.get(f"{OPTIMIZER}/history", headers=good)
-        assert locked.status_code == 429 and int(locked.headers["retry-after"]) > 800
-    with ground.client("10.9.9.8", "https://loop.example.org") as other:
-        assert other.get(f"{OPTIMIZER}/history", headers=good).status_code == 200
+    rows = json.loads(ground.tokens.path.read_text())
+    for row in rows["tokens"]:
+        row["check"] = None
+    ground.tokens.path.write_text(json.dumps(rows))
+    door = ground.app.state.parts.door
+    with ground.client("10.9.9.9", EDGE) as client:
+        door._waiting = 32
+        full = client.get(f"{OPTIMIZER}/history", headers=good)
+        assert full.status_code == 429 and full.headers["retry-after"] == "1"
+        door._waiting = 0
+        assert client.get(f"{OPTIMIZER}/history", headers=good).status_code == 200 and door._waiting == 0
+
+
+def test_who_may_send_nothing_more_can_stop(home: Home):
+    ground = ApiGround(home, "edge-oracle", prepared=False)
+    mine = ground.token(Role.ADMIN)
+    ground.app.state.parts.door._writes = Bucket(0.001, 1)
+    with ground.client("10.9.9.9", EDGE) as client:
+        said = [client.post(f"{OPTIMIZER}/quality-gates/none", params={"threshold": 1}, headers=mine).status_code for _ in range(2)]
+        assert said == [404, 429] and client.post(f"{OPTIMIZER}/stop", headers=mine).status_code == 200
 
 
 def test_one_identity_has_its_share(home: Home):

@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from predator_si.api import answers
 from predator_si.home import Home
-from predator_si.records import CycleState
+from predator_si.records import CycleState, Decision, ExperimentResult, ServingConfig, Verdict, utc_now
 from predator_si_tests.support.api_ground import OPTIMIZER, ApiGround
+from predator_si_tests.support.platform import open_cycle
 
 
 @pytest.fixture
@@ -179,6 +180,29 @@ def test_cycles_and_the_verdict_that_argo_asks_for(ground: ApiGround):
         assert verdict["verdict"] == "inconclusive" and verdict["phase"] == "opened" and verdict["digest"] is None and verdict["evidence"] == {}
         assert client.get(f"{OPTIMIZER}/cycles/si_2020_01_01_001").status_code == 404
         assert client.get(f"{OPTIMIZER}/cycles/..%2F..%2Fetc").status_code in (404, 422)
+
+
+def test_a_rollout_hears_promote_from_a_decided_and_approved_release_alone(ground: ApiGround):
+    cycle_id = open_cycle(ground.loop.control).cycle_id
+    config = ServingConfig(model=ground.champion, depth=8)
+    facts = {"policy": "full", "gates": [], "approval_required": True, "champion": config, "challenger": config, "created_at": utc_now()}
+    tried = Decision(cycle_id=cycle_id, stage="trial", verdict=Verdict.PROMOTE, reason="may be tried", **facts)
+    trial = ExperimentResult(cycle_id=cycle_id, mode="ab", started_at=utc_now(), ended_at=utc_now(), requests={}, simulated=False, arms={}, guardrails=[],
+                             sample_ratio_p=None, verdict=Verdict.PROMOTE, reason="no harm in this step")  # fmt: skip
+    release = tried.model_copy(update={"stage": "promote", "reason": "better"})
+    steps = [
+        ("decision-trial.json", tried, "inconclusive", "trial"),
+        ("ab_test_results.json", trial, "inconclusive", "experiment"),
+        ("ab_test_results.json", trial.model_copy(update={"verdict": Verdict.REJECT}), "reject", "experiment"),
+        ("decision-promote.json", release, "inconclusive", "promote"),  # a person is asked
+        ("decision-promote.json", release.model_copy(update={"approved_by": "ann"}), "promote", "promote"),
+    ]
+    ground.loop.artifacts(cycle_id).mkdir(parents=True, exist_ok=True)
+    with ground.client() as client:
+        for name, record, verdict, stage in steps:
+            ground.loop.save(cycle_id, name, record)
+            found = client.get(f"{OPTIMIZER}/cycles/{cycle_id}/verdict").json()
+            assert (found["verdict"], found["stage"]) == (verdict, stage), found["reason"]
 
 
 def test_feedback_goes_to_the_search_service(ground: ApiGround):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import pytest
 from predator_si.api.once import Answers
 from predator_si.api.routes import Held, language
 from predator_si.control import Control
-from predator_si.control.ledger import GENESIS, ledger_hash, stamp
+from predator_si.control.ledger import stamp
 from predator_si.errors import BadInput, Refused
 from predator_si.home import Home
-from predator_si.records import Cycle, CycleState, Decision, LedgerRecord, Rollback, ServingConfig, Verdict, utc_now
+from predator_si.records import Cycle, CycleState, Decision, Rollback, ServingConfig, Verdict, utc_now
 from predator_si_tests.support.api_ground import OPTIMIZER, ApiGround
 from predator_si_tests.support.dagster_peer import bare_schema
 from predator_si_tests.support.platform import ndcg_trigger
@@ -42,6 +43,22 @@ def test_two_hundred_triggers_at_once_start_one_cycle(ground: ApiGround):
     cycles = ground.loop.control.cycles(10)
     assert len(cycles) == 1 and {one["cycle_id"] for one in said} == {cycles[0].cycle_id}
     assert [run["jobName"] for run in ground.peer.runs] == ["cycle_prepare_job"]
+
+
+def test_two_hundred_triggers_where_nothing_was_measured_take_one_first_snapshot(ground: ApiGround):
+    async def all_at_once() -> list[httpx.Response]:
+        transport = httpx.ASGITransport(ground.app, client=("127.0.0.1", 1), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000", timeout=120) as client:
+            return await asyncio.gather(*(client.post(f"{OPTIMIZER}/trigger", json={"force": True}) for _ in range(200)))
+
+    said = [answer.json() for answer in asyncio.run(all_at_once())]
+    [run] = ground.peer.runs
+    assert run["jobName"] == "observe_job" and {one["run_id"] for one in said} == {run["runId"]} and not ground.loop.control.cycles(10)
+    assert [one["status"] for one in said].count("started") == 1 and [one["status"] for one in said].count("skipped") == 199
+    with ApiGround(ground.loop.home, prepared=False).client() as client:  # another process: it asks Dagster
+        again = client.app.state.parts.optimizer.dagster  # type: ignore[attr-defined]
+        again._client = httpx.AsyncClient(transport=ground.peer.transport())
+        assert client.post(f"{OPTIMIZER}/trigger", json={"force": True}).json()["run_id"] == run["runId"] and len(ground.peer.runs) == 1
 
 
 def test_without_the_webserver_reads_answer_and_stop_takes_effect(ground: ApiGround):
@@ -114,19 +131,23 @@ def released(ground: ApiGround) -> str:
     return cycle_id
 
 
-def test_rollback_goes_through_its_lane_and_says_what_came_of_it(ground: ApiGround, monkeypatch: pytest.MonkeyPatch):
-    cycle_id = released(ground)
+def lane_of(ground: ApiGround, cycle_id: str) -> Callable[..., Awaitable[str]]:
+    """Launching ``rollback_job``, and what the run that Dagster would start does, as far as the caller sees it."""
     launched = ground.app.state.parts.optimizer.dagster.launch
 
     async def launch(name: str, *args: object) -> str:
-        """The run that Dagster would start, as far as the caller sees it."""
         found = Rollback(cycle_id=cycle_id, reason="x", from_digest="sha256:" + "b" * 64, to_digest="sha256:" + "a" * 64, commit="c0ffee", verified=True,
                          seconds=1.0, denied=[], created_at=utc_now())  # fmt: skip
         ground.loop.save(cycle_id, "rollback.json", found)
         ground.loop.control.transition(cycle_id, CycleState.ROLLED_BACK, "x", "loop")
         return str(await launched(name, *args))
 
-    monkeypatch.setattr(ground.app.state.parts.optimizer.dagster, "launch", launch)
+    return launch
+
+
+def test_rollback_goes_through_its_lane_and_says_what_came_of_it(ground: ApiGround, monkeypatch: pytest.MonkeyPatch):
+    cycle_id = released(ground)
+    monkeypatch.setattr(ground.app.state.parts.optimizer.dagster, "launch", lane_of(ground, cycle_id))
     with ground.client() as client:
         assert client.post(f"{OPTIMIZER}/rollback", json={"environment": "edge-oracle"}).status_code == 404
         wrong = client.post(f"{OPTIMIZER}/rollback", json={"environment": "local", "to_version": "cccccc"})
@@ -152,44 +173,6 @@ def test_the_order_is_what_the_lane_believes(ground: ApiGround, monkeypatch: pyt
     keep.order_rollback(ground.loop, cycle_id, "api:anna", "users complain")
     keep.roll_back_degraded(ground.loop, cycle_id)
     assert taken == ["api:anna: users complain"]
-
-
-def fill(database: Path, count: int) -> None:
-    """A whole chain of ``count`` records, and a hundred cycles a year back, written past the one-by-one way."""
-    control = Control(database)
-    previous, rows = GENESIS, []
-    began = datetime.now(UTC) - timedelta(seconds=count)
-    for seq in range(1, count + 1):
-        record = LedgerRecord(seq=seq, timestamp=began + timedelta(seconds=seq), action=f"action_{seq % 7}", actor="loop", reason="r", payload={"n": seq},
-                              previous_hash=previous, hash="")  # fmt: skip
-        previous = ledger_hash(record)
-        rows.append((seq, stamp(record.timestamp), record.action, "loop", None, "r", f'{{"n":{seq}}}', record.previous_hash, previous))
-    with sqlite3.connect(database) as connection:
-        connection.executemany(
-            "INSERT INTO ledger (seq, timestamp, action, actor, cycle_id, reason, payload, previous_hash, hash) VALUES (?,?,?,?,?,?,?,?,?)", rows
-        )
-        connection.execute("INSERT INTO ledger_head (id, seq, hash) VALUES (1, ?, ?)", (count, previous))
-    assert control.head() == (count, previous)
-
-
-@pytest.mark.slow
-def test_a_long_ledger_is_read_from_its_index(home: Home):
-    fill(home.control_db, 100_000)
-    control = Control(home.control_db)
-    assert control.count_records() == 100_000
-    assert sum(control.actions_since(utc_now() - timedelta(hours=1)).values()) == pytest.approx(3600, abs=30)
-    ground = ApiGround(home, prepared=False)
-    with ground.client() as client:
-        seconds = []
-        for cursor in (None, "99000", "50000", "500"):
-            began = time.perf_counter()
-            found = client.get(f"{OPTIMIZER}/history", params={"limit": 20, **({"cursor": cursor} if cursor else {})}).json()
-            seconds.append(time.perf_counter() - began)
-            assert found["total"] == 100_000 and found["showing"] == 20 and found["history"][0]["seq"] == (100_000 if cursor is None else int(cursor) - 1)
-    with sqlite3.connect(home.control_db) as connection:
-        plan = " ".join(row[3] for row in connection.execute("EXPLAIN QUERY PLAN SELECT * FROM ledger WHERE seq < 500 ORDER BY seq DESC LIMIT 20"))
-    assert "SEARCH" in plan and "SCAN" not in plan and "TEMP B-TREE" not in plan, plan
-    assert min(seconds) < 0.2, seconds  # the quickest of four: others may want this machine, too
 
 
 # --------------------------------------------------------------------------- small parts

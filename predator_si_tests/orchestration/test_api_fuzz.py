@@ -18,7 +18,12 @@ from predator_si.home import Home
 from predator_si_tests.support.api_ground import OPTIMIZER, ApiGround
 from predator_si_tests.support.dagster_peer import bare_schema
 
-DEPENDS = (f"POST {OPTIMIZER}/quality-gates/{{metric}}", f"POST {OPTIMIZER}/feedback", "POST /alerts/alertmanager")
+DEPENDS = (
+    f"POST {OPTIMIZER}/quality-gates/{{metric}}",
+    f"POST {OPTIMIZER}/quality-gates/{{metric}}/end",
+    f"POST {OPTIMIZER}/feedback",
+    "POST /alerts/alertmanager",
+)
 """Calls whose input is right or wrong by more than its own field: a threshold by its metric's range, a mark by its document, somebody else's payload."""
 CASES = int(os.environ.get("PREDATOR_SI_FUZZ_CASES", "220"))
 
@@ -33,7 +38,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiGround]:
         return bool(await true())  # a case that waits 600 s would
 
     found.app.state.parts.optimizer._until = at_once
-    found.app.state.parts.door._lockout.failed = lambda address: None  # it tries wrong tokens too, more than an address may
+    found.app.state.parts.door._lockout.failed = lambda address, token_id: 0.0  # it tries wrong tokens too, more than an address may
     yield found
 
 

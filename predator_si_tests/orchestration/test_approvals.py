@@ -63,7 +63,7 @@ def test_the_queue_shows_what_a_person_decides_by_and_waits_while_all_is_well(as
     assert stage.run("cycle_release_job", cycle_id).success and stage.state(cycle_id) is CycleState.RELEASED
 
 
-def test_a_degrade_while_a_person_thinks_cancels_and_takes_the_challenger_off(asked: tuple[Stage, str]) -> None:
+def test_flagger_1801_a_degrade_while_a_person_thinks_cancels_and_takes_the_challenger_off(asked: tuple[Stage, str]) -> None:
     stage, cycle_id = asked
     write_snapshot(stage.loop, stage.old, values={"error_rate": 0.2, "ndcg_at_10": 0.1})
     look = approve.judge_while_waiting(stage.loop)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +21,8 @@ from predator_si.control import Control
 from predator_si.home import Home
 from predator_si.orchestration.coordinator import PredatorRunCoordinator
 from predator_si.orchestration.partitions import add_cycle, cycles
+from predator_si.release.anchors import LedgerAnchors
+from predator_si.release.gitops import GitOpsRepo
 
 CYCLE = "si_2026_01_31_001"
 
@@ -177,6 +180,16 @@ def stop(platform: Platform) -> None:
 
 
 PARTITION = {"dagster/partition": CYCLE}
+
+
+def test_a_ledger_that_is_older_than_its_anchor_lets_only_watch_and_rollback_run(platform: Platform, tmp_path: Path):
+    bare = platform.home.path / "gitops.git"
+    GitOpsRepo.init_bare(bare, {"release-local.yaml": "a: 1\n"})
+    platform.control.append("note", "test")
+    LedgerAnchors(bare, platform.home.path / "anchors.git", "local").write((9, "a" * 64))
+    run = platform.launch("__ASSET_JOB", ("cycle/helm_patch",), tags=PARTITION)
+    assert run.status is dg.DagsterRunStatus.CANCELED and "is not the one that was anchored" in run.tags["predator/refused"]
+    assert platform.launch("rollback_job", tags=PARTITION).status is dg.DagsterRunStatus.QUEUED
 
 
 def test_the_instance_file_of_a_home_names_the_coordinator(platform: Platform):

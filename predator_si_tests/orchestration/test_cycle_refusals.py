@@ -316,6 +316,9 @@ def test_an_opening_that_the_ledger_does_not_know_proves_nothing(stage: Stage, m
     holdout = Evaluation.read(stage.folder(cycle_id) / "evaluation.json").holdout
     assert decision.verdict is Verdict.PROMOTE and holdout is not None
     assert claim.limit == holdout.level == 2 * candidate_level(holdout.opening.candidate, DEFAULT_DESIGN.promotion_alpha_per_month)
+    assert decision.given == {"trigger": "ndcg_at_10_down", "latency_target_ms": deciding.latency_target_ms(stage.loop), "level": claim.limit, "margin": 0.01}
+    (noted,) = [record for record in stage.loop.control.records(500, cycle_id=cycle_id) if record.action == "decision_trial"]
+    assert noted.payload["given"] == decision.given, "the ledger knows what it was given: a record that says something else was edited"
     monkeypatch.setattr(stage.loop.control, "sealed_opening", lambda *_: None)
     with pytest.raises(Refused, match="its evidence gives inconclusive"):
         deciding.commit(stage.loop, cycle_id, "trial")

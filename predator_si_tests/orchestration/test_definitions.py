@@ -79,7 +79,7 @@ def test_every_job_has_its_lane(graph: dict[str, Any]) -> None:
     """The run queue counts lanes: a job without one would run beside another cycle's."""
     lanes = {name: job["tags"][LANE] for name, job in graph["jobs"].items()}
     assert lanes.pop("observe_job") == Lane.OBSERVE
-    for name in ("warehouse_job", "aa_replay_job", "weekly_report_job", "backup_job"):
+    for name in ("warehouse_job", "aa_replay_job", "weekly_report_job", "backup_job", "retention_job"):
         assert lanes.pop(name) == Lane.OBSERVE
     assert lanes.pop("cycle_train_job") == Lane.TRAIN
     assert lanes.pop("watch_job") == Lane.WATCH
@@ -91,7 +91,7 @@ def test_every_state_that_waits_for_work_has_its_job_and_every_cycle_asset_one_j
     assert set(NEXT_JOB.values()) <= {job.name for job in jobs(Resources())}
     ended = {CycleState.STABLE, CycleState.REJECTED, CycleState.ROLLED_BACK, CycleState.CANCELLED, CycleState.EXPIRED, CycleState.FAILED}
     assert set(CycleState) - set(NEXT_JOB) - ended == {CycleState.AWAITING_APPROVAL}  # a person's turn; the release job afterwards
-    others = ("observe_job", "warehouse_job", "aa_replay_job", "weekly_report_job", "backup_job")
+    others = ("observe_job", "warehouse_job", "aa_replay_job", "weekly_report_job", "backup_job", "retention_job")
     makers = [asset for name, job in graph["jobs"].items() if name not in others for asset in job["assets"]]
     assert makers.count("cycle/diagnostic_report") == 2  # before an action, and before training
     makers.remove("cycle/diagnostic_report")

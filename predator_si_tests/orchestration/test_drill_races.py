@@ -154,9 +154,10 @@ def test_two_runs_write_one_artifact(loop: Loop) -> None:
 
 
 def test_side_effects_are_told_before_and_after_and_keep_their_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for owner, name in ((GitOpsRepo, "_push"), (schema.Database, "writing"), (Path, "replace"), *((MlflowTracker, one) for one in ("register", "set_alias"))):
+    for owner, name in ((GitOpsRepo, "_push"), (schema.Database, "writing"), (Path, "replace")):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # put back afterwards
-    monkeypatch.setattr(MlflowTracker, "clear_alias", MlflowTracker.clear_alias)
+    for name in ("register", "start", "end", "set_alias", "clear_alias"):
+        monkeypatch.setattr(MlflowTracker, name, getattr(MlflowTracker, name))
     control = Control(tmp_path / "control.db")
     GitOpsRepo.init_bare(tmp_path / "bare.git", {"release-local.yaml": "reranker: 1\n", "deny.yaml": "denied: []\n"})
     repo = GitOpsRepo(tmp_path / "bare.git", tmp_path / "clone")

@@ -71,6 +71,18 @@ def test_a_dead_channel_fails_nothing_and_the_message_goes_out_later(loop: Loop,
     assert "verysecretpartofit" not in (loop.home.logs / "optimizer.log").read_text()
 
 
+def test_where_cost_may_start_nothing_people_are_told(home: Home, loop: Loop, tmp_path: Path):
+    file = tmp_path / "told.yaml"
+    file.write_text("selfImprovement:\n  kubecost: {costOptimization: false}\n")
+    champion = fake_model(loop, "champion")
+    write_snapshot(loop, champion, values={"cost_per_1k_requests": 9.0})
+    assert "Below its gate" not in str(collect(loop, utc_now())), "a cycle begins instead"
+    told = Loop(load_settings("local", home=home.path, values_file=file, env={}))
+    write_snapshot(told, champion, values={"cost_per_1k_requests": 9.0})
+    (event,) = [one for one in collect(told, utc_now()) if "Below its gate" in one.title]
+    assert "cost_per_1k_requests" in event.title and "kubecost.costOptimization is false" in event.text
+
+
 def test_without_a_secret_the_loop_goes_on_and_says_so(loop: Loop):
     assert loop.notify(Event(kind="budget", severity="info", title="t", text="x", next_step="n", key="k"))
     assert loop.channels == [] and "TEAM_SLACK" in (loop.home.logs / "optimizer.log").read_text()
@@ -94,6 +106,8 @@ def test_work_is_metered_costs_go_into_the_ledger_once_and_the_budget_stops_cycl
         _ = 1 // 0
     costs = (loop.home.artifacts / cycle / "costs.json").read_text()
     assert '"what": "a stretch"' in costs and '"estimated"' in costs
+    (failed,) = loop.control.records_of("step_failed")
+    assert failed.reason == "ZeroDivisionError" and failed.payload["what"] == "a stretch" and failed.payload["cost_usd"] > 0
     loop.control.transition(cycle, CycleState.REJECTED, "x", "loop")
     cycles = loop.control.cycles()
     assert (settle_costs(loop, cycles), settle_costs(loop, cycles)) == (1, 0)

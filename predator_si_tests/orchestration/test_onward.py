@@ -2,59 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
-from predator_si.errors import Refused
+from predator_si.errors import Refused, Unavailable
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import approve, onward
-from predator_si.records import CycleState, Decision, Evaluation, Interval, ServingConfig, Verdict, WatchResult, utc_now
-from predator_si.release.deny import DENY_FILE, SEED_DENY
+from predator_si.orchestration.steps import approve, onward, settled
+from predator_si.records import CycleState, Decision, ServingConfig
+from predator_si.release.deny import SEED_DENY
 from predator_si.release.deploy import commit_changes
 from predator_si.release.gitops import GitOpsRepo
-from predator_si.release.release_file import parse_release, seed_release
+from predator_si.release.release_file import DENY_FILE, parse_release, seed_release
 from predator_si.settings import Settings
-from predator_si_tests.support.platform import fake_model, open_cycle, prepare
-
-NEXT = "compute-nvidia"
-
-
-class NextService:
-    """The search service of the next contour: ``GET /info`` says what its release file in Git says, or what it is told to say."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.stuck_on: str | None = None
-        peer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps(peer.info(loop)).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def info(self, loop: Loop) -> dict[str, Any]:
-        loop.repo.sync()
-        release = parse_release(loop.repo.show(f"release-{NEXT}.yaml"), "it")
-        serving = release.serving
-        arm = {"model_sha": self.stuck_on or serving.model, "depth": serving.depth, "fusion_weight": serving.fusion_weight, "early_exit": serving.early_exit}
-        return {"variants": {"champion": arm, "candidate": None}, "ingest": {"workers": 1}, "index": {"build": "first"}}
+from predator_si_tests.support.platform import fake_model, prepare
+from predator_si_tests.support.promotion import NEXT, NextService, stable_release
 
 
 @pytest.fixture
-def home(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loop, NextService, str]]:
+def home(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Loop, NextService, str]]:
     """An edge whose newest release is stable, a next contour with an older champion, and its service."""
     loop = Loop(settings)
     old, new = fake_model(loop, "old"), fake_model(loop, "new")
@@ -62,39 +30,11 @@ def home(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     mine = seed_release(ServingConfig(model=old, depth=8, fusion_weight=0.2), "local")
     GitOpsRepo.init_bare(loop.home.gitops_bare, {loop.release_name: mine, f"release-{NEXT}.yaml": other, DENY_FILE: SEED_DENY})
     prepare(loop, old)
-    peer = NextService(loop)
-    thread = threading.Thread(target=peer.server.serve_forever, daemon=True)
-    thread.start()
-    values = settings.values.model_copy(update={"promotion": settings.values.promotion.model_copy(update={"to": NEXT, "search": peer.url})})
-    loop = Loop(settings.model_copy(update={"values": values}))
-    monkeypatch.setattr(Loop, "confirm_seconds", 3.0)
-    try:
+    with NextService(loop) as peer:
+        said = settings.values.promotion.model_copy(update={"to": NEXT, "search": peer.url, "store": str(tmp_path / "shared")})
+        loop = Loop(settings.model_copy(update={"values": settings.values.model_copy(update={"promotion": said})}))
+        monkeypatch.setattr(Loop, "confirm_seconds", 3.0)
         yield loop, peer, stable_release(loop, old, new)
-    finally:
-        peer.server.shutdown()
-        peer.server.server_close()
-        thread.join(10)
-
-
-def stable_release(loop: Loop, old: str, new: str) -> str:
-    """A cycle of this contour whose release was watched to its end, with the evidence that it left."""
-    cycle_id, now = open_cycle(loop.control).cycle_id, utc_now()
-    sides = {"champion": ServingConfig(model=old, depth=8, fusion_weight=0.2), "challenger": ServingConfig(model=new, depth=8, fusion_weight=0.2)}
-    gain = Interval(estimate=0.05, low=0.02, high=0.08, p_value=0.001, n=50, sd=0.1)
-    evaluation = Evaluation(
-        cycle_id=cycle_id, **sides, corpus="toy", split="test", n_queries=50, ndcg_champion=0.5, ndcg_challenger=0.55, ndcg_difference=gain, created_at=now
-    )
-    loop.save(cycle_id, "evaluation.json", evaluation)
-    decided = Decision(
-        cycle_id=cycle_id, stage="promote", verdict=Verdict.PROMOTE, gates=[], policy="full", approval_required=False, **sides, reason="better", created_at=now
-    )
-    loop.save(cycle_id, "decision-promote.json", decided)
-    watched = WatchResult(cycle_id=cycle_id, checks=[], requests=100, failed_requests=0, answer="keep", gates=[], reason="all checks passed", created_at=now)
-    loop.save(cycle_id, "watch.json", watched)
-    commit_changes(loop.repo, loop.release_name, {"reranker.champion": new}, "deploy: new", cycle_id, "promote")
-    for state in (CycleState.EVALUATED, CycleState.RELEASED, CycleState.STABLE):
-        loop.control.transition(cycle_id, state, "a test says so", "loop")
-    return cycle_id
 
 
 def by_git(loop: Loop) -> tuple[ServingConfig, ServingConfig]:
@@ -181,3 +121,51 @@ def test_without_an_address_of_the_next_service_nothing_is_proposed(home: tuple[
     onward.propose_where_wanted(blind, source)
     record = blind.control.records()[-1]
     assert record.action == "promotion_not_proposed" and "nobody could say what it serves" in record.reason
+
+
+def test_without_a_place_for_the_bytes_nothing_is_proposed_and_one_that_cannot_be_written_is_said(home: tuple[Loop, NextService, str], tmp_path: Path) -> None:
+    loop, _, source = home
+    said = loop.settings.values.promotion
+
+    def with_store(store: str | None) -> Loop:
+        values = loop.settings.values.model_copy(update={"promotion": said.model_copy(update={"store": store})})
+        return Loop(loop.settings.model_copy(update={"values": values}))
+
+    with pytest.raises(Refused, match=r"promotion\.store names no place"):
+        onward.propose(with_store(None), source)
+    cycle_id = onward.propose(loop, source).cycle_id
+    approve.give_approval(loop, cycle_id, "cli:olena", "yes")
+    before = by_git(loop)
+    (tmp_path / "a file").write_text("in the way")
+    with pytest.raises(Unavailable, match="could not be copied"):
+        onward.advance(with_store(str(tmp_path / "a file")), cycle_id)
+    assert by_git(loop) == before and loop.control.cycle(cycle_id).state is CycleState.AWAITING_APPROVAL, "the next tick tries again"
+    assert "serves in" in onward.advance(loop, cycle_id)
+
+
+def test_a_trial_that_is_on_in_the_next_contour_is_not_ended_by_a_promotion(home: tuple[Loop, NextService, str]) -> None:
+    loop, _, source = home
+    file = f"release-{NEXT}.yaml"
+    theirs = {"reranker.candidate": loop.serving().model, "reranker.candidateWeight": 0.2}
+    commit_changes(loop.repo, file, theirs, "trial: theirs", "si_2026_11_22_001", "trial")
+    with pytest.raises(Refused, match="is on trial in compute-nvidia"):
+        onward.propose(loop, source)
+
+
+def test_a_proposal_that_was_cut_short_is_ended_and_made_again(home: tuple[Loop, NextService, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _, source = home
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            onward.propose(loop, source)
+    assert onward.waiting(loop) is None and loop.control.active_cycle(NEXT) is not None, "somebody may be proposing just now"
+    monkeypatch.setattr(onward, "_CUT_SHORT", timedelta(0))
+    assert onward.waiting(loop) is None and loop.control.active_cycle(NEXT) is None
+    assert settled.make_up(loop) is not None
+    promotion = onward.waiting(loop)
+    assert promotion is not None and promotion.state is CycleState.AWAITING_APPROVAL
+    assert settled.make_up(loop) is None, "owed once"

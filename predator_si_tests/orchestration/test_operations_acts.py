@@ -16,6 +16,7 @@ from predator_si.control.pages import RecordQuery
 from predator_si.orchestration.loop import Loop
 from predator_si.records import CycleState, Decision, utc_now
 from predator_si.settings import Settings, load_settings
+from predator_si_tests.support.command_line import CommandLine
 from predator_si_tests.support.markup import complaints
 from predator_si_tests.support.operations import NEW, ORIGIN, lived_in, page, waiting_cycle
 from predator_si_tests.support.platform import ndcg_trigger, prepare
@@ -60,6 +61,23 @@ def test_a_refusal_ends_the_cycle_and_takes_a_second_answer_no_more(loop: Loop, 
     late = send(client, f"/operations/cycles/{cycle_id}/decision", decision="approve", reason="after all")
     assert late.status_code == 409 and phrase("refused", "en") in late.text and "waits for nobody" in late.text and complaints(late.text) == []
     assert loop.control.cycle(cycle_id).state is CycleState.REJECTED
+
+
+def test_the_commands_answer_what_the_page_shows(loop: Loop, client: TestClient, capsys: pytest.CaptureFixture[str]) -> None:
+    run = CommandLine(loop.home.path, capsys)
+    approved = waiting_cycle(loop)
+    listed = run("cycle", "queue")
+    assert listed.code == 1 and approved in listed.out
+    assert run("cycle", "approve", approved).code == 2, "a reason is asked for"
+    said = run("cycle", "approve", approved, "--reason", "the interval convinces me")
+    asked = loop.control.approval(approved)
+    assert said.code == 0 and asked is not None and asked.decision == "approved" and asked.reason == "the interval convinces me"
+    assert asked.actor is not None and asked.actor.startswith("cli:") and asked.actor in said.out
+    assert asked.actor in client.get(f"/operations/cycles/{approved}").text
+    loop.control.transition(approved, CycleState.REJECTED, "a test", "test")
+    refused = waiting_cycle(loop)
+    assert run("cycle", "reject", refused, "--reason", "not before the freeze").code == 0 and loop.control.cycle(refused).state is CycleState.REJECTED
+    assert run("cycle", "approve", refused, "--reason", "after all").code == 2
 
 
 def test_an_answer_without_a_reason_or_a_choice_changes_nothing(loop: Loop, client: TestClient) -> None:

@@ -81,7 +81,7 @@ def test_the_first_page_says_what_is_so(loop: Loop, client: TestClient) -> None:
     newest = loop.control.page(1)[0]
     assert f">{newest.seq}</th>" in text and newest.action in text
     assert text.count("<svg") == sum(
-        any(value is not None for value in one.history) for one in views.gate_lines(loop, views.window_values(loop.home.snapshots))
+        any(value is not None for value in one.history) for one in views.gate_lines(loop, views.window_values(loop.home.snapshots, loop.contour))
     )
 
 
@@ -93,6 +93,7 @@ def test_results_are_computed_over_any_period_and_unknown_where_nothing_was_meas
     for row in table.value.rows:
         assert phrase(f"measure_{row.metric}", "en") in text and str(row.before.windows) in text
     assert phrase("kpi_success", "en") in text
+    assert phrase("assurance", "en") in text and "no simulation was run in this home" in text and "no A/A replay was made" in text
     for asked in ("0", "32", "x", "-1", "99999999999"):
         assert client.get(f"/operations/results?days={asked}").status_code == 422
 
@@ -221,7 +222,7 @@ def fill(path: Path, cycles: int, records: int) -> None:
         ids = [f"si_{2016 + n // 3000:04d}_{n // 250 % 12 + 1:02d}_{n // 9 % 28 + 1:02d}_{n % 9 + 1:03d}" for n in range(cycles * 2)]
         ids = list(dict.fromkeys(ids))[:cycles]
         at = "2020-01-01T00:00:00.000000+00:00"
-        database.executemany("INSERT INTO cycles VALUES (?, 'local', 'rejected', ?, ?, ?, 'no better', 'loop')", [(one, trigger, at, at) for one in ids])
+        database.executemany("INSERT INTO cycles VALUES (?, 'local', 'rejected', ?, ?, ?, 'no better', 'loop', ?)", [(one, trigger, at, at, 0) for one in ids])
         payload = '{"contour":"local","from":"opened","to":"rejected","verdict":"reject","numbers":[1,2,3,4,5,6,7,8,9,10]}'
         (first,) = database.execute("SELECT coalesce(max(seq), 0) FROM ledger").fetchone()
         columns = "(seq, timestamp, action, actor, cycle_id, reason, payload, previous_hash, hash)"

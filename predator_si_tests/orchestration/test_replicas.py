@@ -9,7 +9,8 @@ import pytest
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import act, decide
 from predator_si.records import ServingConfig
-from predator_si.release.decide import PROMOTION_CRITERIA, is_tried, judged_as
+from predator_si.release.criteria import PROMOTION_CRITERIA
+from predator_si.release.decide import is_tried, judged_as
 from predator_si.release.deploy import _differs, commit_changes
 from predator_si.release.patch import apply_patch, make_patch, promote_changes, rollback_changes
 from predator_si.release.release_file import parse_release

@@ -41,8 +41,8 @@ def test_the_asset_writes_both_files_and_sends_once(loop: Loop):
 
 
 def test_the_schedule_skips_a_home_that_was_not_prepared(settings: Settings):
-    schedule, copies = report_schedules(settings)
-    assert copies.cron_schedule == "0 2 * * *"
+    schedule, copies, cleared = report_schedules(settings)
+    assert cleared.cron_schedule == "30 3 * * *" and copies.cron_schedule == "0 2 * * *"
     assert schedule.cron_schedule == "0 8 * * 1"
     context = dg.build_schedule_context(scheduled_execution_time=utc_now())
     found = schedule.evaluate_tick(context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,13 +12,17 @@ from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import store
 from predator_si.orchestration.steps.retention import let_old_go
 from predator_si.orchestration.steps.store import let_old_models_go
-from predator_si.records import SearchEvent, ServingConfig, utc_now
-from predator_si.release.deploy import commit_changes
+from predator_si.records import CycleState, SearchEvent, ServingConfig, utc_now
+from predator_si.release.deny import add_denied, deny_entries
+from predator_si.release.deploy import commit_changes, commit_patch
+from predator_si.release.patch import make_patch, save_patch
+from predator_si.release.release_file import DENY_FILE
 from predator_si.search.events import hour_name, read_events
 from predator_si.search.personal import open_vault
 from predator_si.search.rollup import roll_up
 from predator_si.search.spool import EventSpool
 from predator_si.settings import Settings, load_settings
+from predator_si.train.tracking import NullTracker
 from predator_si_tests.support.platform import fake_model, open_cycle, prepare
 
 
@@ -67,3 +72,32 @@ def test_old_models_go_once_a_day_and_those_that_may_be_needed_stay(settings: Se
     assert sorted(card.digest for card in loop.models.cards()) == sorted(models[name] for name in names if name not in ("first", "forgotten"))
     assert loop.control.records()[-1].payload["digests"] == gone
     assert let_old_models_go(loop, later) is None, "once a day"
+
+
+def test_after_a_way_back_the_model_that_the_next_one_leads_to_stays(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OLDER, OLD, BAD, OLD: the champion before is not the denied BAD, and OLD's own reverse leads to OLDER. A gold that only the registry knows stays too."""
+    loop = Loop(settings)
+    models = {name: fake_model(loop, name) for name in ("older", "old", "bad", "gold", "forgotten")}
+    prepare(loop, models["older"])
+    monkeypatch.setattr(store, "_KEEP_NEWEST", 0)
+    for number, (name, after) in enumerate((("old", CycleState.STABLE), ("bad", CycleState.ROLLED_BACK)), 1):
+        cycle_id, text = open_cycle(loop.control).cycle_id, loop.release_text()
+        patch = make_patch(text, {"reranker.champion": models[name]}, cycle_id=cycle_id, stage="promote", file=loop.release_name)
+        save_patch(loop.artifacts(cycle_id), commit_patch(loop.repo, patch, f"deploy: {name}"))
+        loop.save(cycle_id, "challenger.json", ServingConfig(model=models[name], depth=8))
+        loop.control.transition(cycle_id, CycleState.RELEASED, f"number {number}", "loop")
+        loop.control.transition(cycle_id, after, f"number {number}", "loop")
+    entries = deny_entries(loop.models.card(models["bad"]), cycle_id=cycle_id, reason="worse", at=utc_now(), keep=(), contour=loop.contour)
+
+    def back(files: Mapping[str, str]) -> Mapping[str, str]:
+        text = files[loop.release_name].replace(models["bad"], models["old"])
+        return {loop.release_name: text, DENY_FILE: add_denied(files[DENY_FILE], entries)}
+
+    loop.repo.change(back, "rollback: bad", cycle_id=cycle_id, stage="rollback")
+    tracker = NullTracker()
+    tracker.register(models["gold"], loop.models.path(models["gold"]))
+    tracker.set_alias("gold-1", models["gold"])
+    kept = store.needed_models(loop, tracker)
+    assert {models[name] for name in ("old", "older", "gold")} <= set(kept) and models["bad"] not in kept and models["forgotten"] not in kept
+    (release,) = [cycle for cycle in loop.control.cycles() if cycle.state is CycleState.STABLE]
+    assert kept[models["older"]] in (f"the way back of {release.cycle_id}", f"the champion before of {loop.release_name}")

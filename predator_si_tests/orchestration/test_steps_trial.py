@@ -101,7 +101,9 @@ def on_trial(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return Trial(settings, tmp_path, monkeypatch)
 
 
-def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(on_trial: Trial, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(
+    on_trial: Trial, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     loop, cycle_id = on_trial.loop, on_trial.cycle_id
     assert (on_trial.release().candidate_mode, on_trial.release().candidate_weight) == ("shadow", 0.3)
     with pytest.raises(Refused, match=r"the trial has 0 of 30 requests in step 1 of 3 \(shadow at 30%\)"):
@@ -125,7 +127,23 @@ def test_a_chain_goes_from_shadow_over_its_ramp_to_the_end_by_commits(on_trial: 
     told = CommandLine(loop.home.path, capsys)
     assert told("eval", "replay", cycle_id).code == 0
     answer = told("eval", "verdict", cycle_id, "--json", "-")
-    assert answer.code == 0 and (answer.json["verdict"], answer.json["stage"], answer.json["reproducible"]) == ("promote", "experiment", True)
+    assert answer.code == 1 and (answer.json["verdict"], answer.json["stage"], answer.json["reproducible"]) == ("inconclusive", "experiment", True)
+    assert answer.json["reason"].startswith("the release is not decided yet")
+    models = {"champion": loop.serving(), "challenger": on_trial.challenger}
+    facts = {"stage": "promote", "verdict": Verdict.PROMOTE, "gates": [], "policy": "full", "approval_required": False, "reason": "better", **models}
+    release = Decision(cycle_id=cycle_id, created_at=utc_now(), **facts)
+    slept: list[float] = []
+
+    def decided_meanwhile(seconds: float) -> None:
+        slept.append(seconds)
+        loop.save(cycle_id, "decision-promote.json", release)
+
+    monkeypatch.setattr("time.sleep", decided_meanwhile)
+    monkeypatch.setattr("predator_si.cli.verdicts._replayed", lambda *_: (on_trial.folder, []))
+    waited = told("eval", "verdict", cycle_id, "--wait", "168")
+    assert waited.code == 0 and slept == [60.0], "a Job asks until the release is decided"
+    monkeypatch.undo()
+    (on_trial.folder / "decision-promote.json").unlink()
     path = on_trial.folder / "ab_test_results.json"
     path.write_text(path.read_text().replace('"simulated": false', '"simulated": true'))
     broken = told("eval", "replay", cycle_id)
@@ -174,8 +192,9 @@ def test_the_watch_takes_pairs_of_the_right_models_and_what_was_accepted(on_tria
     decision = Decision(cycle_id=on_trial.cycle_id, evidence={"latency.json": "0"}, created_at=utc_now(), **facts, **models)
     pairs = shadowed(80, 0.5, role="previous", served_digest=on_trial.new, shadow_digest=on_trial.old).shadows
     found = keep._timed_pairs(pairs, decision)
-    assert found["pairs"] == 80 and np.exp(found["log_ratio_sum"] / 80) == pytest.approx(2.0, rel=0.1), "the released model takes twice the old one's time"
-    assert keep._timed_pairs(pairs.with_columns(shadow_digest=pl.lit("sha256:" + "9" * 64)), decision) == {}
+    ratio = (found["served_ms"] / found["shadow_ms"]).log().mean()
+    assert found.height == 80 and np.exp(ratio) == pytest.approx(2.0, rel=0.1), "the released model takes twice the old one's time"
+    assert keep._timed_pairs(pairs.with_columns(shadow_digest=pl.lit("sha256:" + "9" * 64)), decision).is_empty()
     on_trial.loop.save(on_trial.cycle_id, "latency.json", {"champion": {"p50_ms": 100.0}, "challenger": {"p50_ms": 130.0}})
     assert keep._accepted_ratio(on_trial.folder, decision) == pytest.approx(1.3)
     assert keep._accepted_ratio(on_trial.folder, decision.model_copy(update={"evidence": {}})) == 1.0

@@ -82,6 +82,11 @@ class KubePlatform:
             self._contexts[location] = WorkspaceProcessContext(self.instance, InProcessTestWorkspaceLoadTarget(origin))
         return self._contexts[location]
 
+    def reload(self, location: str) -> None:
+        """Let a location be loaded again, by other settings."""
+        if (context := self._contexts.pop(location, None)) is not None:
+            context.__exit__(None, None, None)
+
     # ----------------------------------------------------------------- ways to launch
 
     def graphql(self, location: str, document: str, variables: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Any:
@@ -238,7 +243,7 @@ def kube_platform(folder: Path, settings: Mapping[str, str]) -> Iterator[KubePla
             secret = _database(server)
             plain = {
                 **settings, "PREDATOR_SI_NAMESPACE": SPACE, "PREDATOR_SI_IMAGE": IMAGE, "PREDATOR_SI_CHART": str(cluster.root / "values"),
-                "PREDATOR_SI_COMPUTE_LOGS": (folder / "store").as_uri(), "RUN_KUBECONFIG": str(run),
+                "PREDATOR_SI_COMPUTE_LOGS": (folder / "store").as_uri(), "RUN_KUBECONFIG": str(run), "PREDATOR_SI_HOME_CLAIM": "predator-si-home",
             }  # fmt: skip
             text = _instance_file(folder, cluster.root, launcher, server is not None)
             values = {path.name: path.read_text() for path in CHART.glob("values*.yaml")}

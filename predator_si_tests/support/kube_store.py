@@ -18,6 +18,7 @@ RESOURCES: dict[tuple[str, str], tuple[str, bool]] = {
     ("v1", "namespaces"): ("Namespace", False), ("v1", "nodes"): ("Node", False), ("v1", "pods"): ("Pod", True), ("v1", "events"): ("Event", True),
     ("v1", "services"): ("Service", True), ("v1", "configmaps"): ("ConfigMap", True), ("v1", "secrets"): ("Secret", True),
     ("v1", "serviceaccounts"): ("ServiceAccount", True), ("v1", "persistentvolumeclaims"): ("PersistentVolumeClaim", True),
+    ("v1", "persistentvolumes"): ("PersistentVolume", False),
     ("v1", "resourcequotas"): ("ResourceQuota", True), ("batch/v1", "jobs"): ("Job", True), ("batch/v1", "cronjobs"): ("CronJob", True),
     ("apps/v1", "deployments"): ("Deployment", True), ("apps/v1", "statefulsets"): ("StatefulSet", True),
     ("autoscaling/v2", "horizontalpodautoscalers"): ("HorizontalPodAutoscaler", True), ("policy/v1", "poddisruptionbudgets"): ("PodDisruptionBudget", True),

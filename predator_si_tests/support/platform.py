@@ -51,6 +51,7 @@ def tiny_scale(**changes: Any) -> DemoScale:
         "drill_requests": 40,
         "latency_requests": 60,
         "resamples": 1000,
+        "hurries": True,
     }
     return DEMO_SCALES["small"].model_copy(update=small | changes)
 
@@ -113,7 +114,7 @@ def write_snapshot(loop: Loop, champion: str, created_at: datetime | None = None
         for name, value in known.items()
     }
     snapshot = MetricsSnapshot(
-        snapshot_id=f"local-{at:%Y%m%dT%H%M%S%f}", contour="local", created_at=at, window_start=at - timedelta(minutes=15), window_end=at,
+        snapshot_id=f"{loop.contour}-{at:%Y%m%dT%H%M%S%f}", contour=loop.contour, created_at=at, window_start=at - timedelta(minutes=15), window_end=at,
         champion=champion, metrics=metrics,
     )  # fmt: skip
     loop.home.snapshots.mkdir(parents=True, exist_ok=True)

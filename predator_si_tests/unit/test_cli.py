@@ -6,9 +6,11 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ import typer
 from predator_si.cli.choices import hoisted
 from predator_si.cli.commands import app
 from predator_si.control import Control
+from predator_si.orchestration.loop import Loop
 from predator_si.records import CycleState, Trigger
+from predator_si.settings import load_settings
 from predator_si_tests.support.command_line import CommandLine
 
 TRIGGER = Trigger(type="ndcg_down", metric="ndcg_at_10", value=0.4, baseline=0.5, delta=-0.2, actions=("retrain",), reason="ndcg_at_10 fell by 20%")
@@ -230,6 +234,25 @@ def test_logs_show_the_last_lines_of_each_process(cli: CommandLine):
     assert cli("logs", "search", "-n", "1").out.strip().endswith("line 49")
     unknown = cli("logs", "serch")
     assert unknown.code == 2 and "there are daemon, search" in unknown.err
+
+
+def test_make_logs_shows_the_loop_by_its_name(cli: CommandLine):
+    """``make logs | grep "AutoOptimizer"``, as the target stands in the Makefile."""
+    Loop(load_settings("local", home=cli.home, env={})).control.append("noted", "test", None, "a word for the log", {})
+    asked = ["make", "-s", "-o", "setup", f"BIN={Path(sys.executable).parent}", "ARGS=", "logs"]  # `make test ARGS=...` hands its own down
+    passed_down = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL")
+    environment = {**{name: value for name, value in os.environ.items() if name not in passed_down}, "PREDATOR_SI_HOME": str(cli.home)}
+    with subprocess.Popen(
+        ["bash", "-c", f'{shlex.join(asked)} | grep --line-buffered "AutoOptimizer"'],
+        cwd=Path(__file__).resolve().parents[2], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        watchdog = threading.Timer(120, os.killpg, (process.pid, signal.SIGKILL))
+        watchdog.start()
+        try:
+            assert process.stdout is not None and "a word for the log" in process.stdout.readline()
+        finally:
+            watchdog.cancel()
+            os.killpg(process.pid, signal.SIGKILL)  # it follows until it is ended
 
 
 def test_a_closed_reader_is_no_error(tmp_path: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from predator_si.cli.simulate import _keep
 from predator_si.proof.simulate import run
 from predator_si.reports.characteristics import STORED
 from predator_si_tests.support.command_line import CommandLine
@@ -37,7 +38,18 @@ def test_settings_that_allow_more_errors_than_promised_are_warned_of(cli: Comman
     answer = cli("simulate", "--scale", "small", "--tables", tmp_path / "tables", "--contour", file)
     assert answer.code == 1
     assert "WARNING: the probability of a false rollback of a deployment is at least" in answer.err
-    assert "false rollback" in answer.out and "mann_whitney" in answer.out
+    assert "false rollback" in answer.out and "mann_whitney" in answer.out and "A trial in local (ab 20%)" in answer.out
+    assert "these settings are a draft" in answer.err and not (cli.home / STORED).exists(), "what the UI shows is about the settings in force"
+
+
+def test_a_small_run_does_not_take_the_place_of_a_full_one(tmp_path: Path):
+    path = tmp_path / "simulate.json"
+    full, small = {"scale": "full", "contour": "local"}, {"scale": "small", "contour": "local"}
+    for found, kept in ((small, small), (full, full), (small, full), (small | {"contour": "edge-oracle"}, small | {"contour": "edge-oracle"})):
+        _keep(found, path, draft=False)
+        assert json.loads(path.read_text()) == kept
+    _keep(full, path, draft=True)
+    assert json.loads(path.read_text())["contour"] == "edge-oracle"
 
 
 @pytest.mark.parametrize(

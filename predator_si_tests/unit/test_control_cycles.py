@@ -54,7 +54,7 @@ def test_one_cycle_at_a_time_per_contour(control: Control) -> None:
 def test_the_database_itself_holds_one_active_cycle(control: Control, tmp_path: Path) -> None:
     control.open_cycle("local", TRIGGER, "a", "r")
     with sqlite3.connect(tmp_path / "home" / "control.db") as raw, pytest.raises(sqlite3.IntegrityError):
-        raw.execute("INSERT INTO cycles SELECT 'si_2026_11_22_900', contour, state, trigger, opened_at, updated_at, reason, actor FROM cycles")
+        raw.execute("INSERT INTO cycles SELECT 'si_2026_11_22_900', contour, state, trigger, opened_at, updated_at, reason, actor, opened_seq FROM cycles")
 
 
 def test_the_kill_switch_stops_new_cycles_of_its_contour_only(control: Control) -> None:

@@ -60,7 +60,7 @@ def test_an_upgraded_database_has_the_shape_of_a_new_one(tmp_path: Path) -> None
     assert shape(tmp_path / "control.db") == shape(tmp_path / "new.db")
     for path in (tmp_path / "control.db", tmp_path / "new.db"):
         with sqlite3.connect(path) as raw:
-            assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+            assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
             assert raw.execute("SELECT version FROM schema_version").fetchall() == [(schema.SCHEMA_VERSION,)]
 
 

@@ -81,3 +81,13 @@ def test_never_past_the_kill_switch_nor_beside_an_active_cycle(history: list[tup
         assert sum(cycle.opened_at.date() == NOW.date() for cycle in recent) < 6
     else:
         assert answer.reason
+
+
+@pytest.mark.parametrize("years", [1, 10])
+def test_a_cycle_from_before_the_clock_went_back_holds_nobody_up(years: int) -> None:
+    ahead = -years * 365 * 24.0
+    assert may_start_cycle("ndcg_at_10", [_cycle("rejected", ahead)], **RULES).allowed
+    found = may_start_cycle("ndcg_at_10", [_cycle("rejected", ahead), _cycle("stable", 0.5)], **RULES)
+    assert isinstance(found, Refusal) and found.rule == "cycle_interval", "and hides no later one"
+    found = may_start_cycle("ndcg_at_10", [_cycle("rejected", -0.2)], **RULES)
+    assert isinstance(found, Refusal), "another machine's clock may be a little ahead"

@@ -28,17 +28,18 @@ ELSEWHERE = {
 """Page -> the test that executes everything that it shows."""
 NOT_HERE = {
     r"make (demo|up|test|lint|docs|readme-table)\b|bash \.ci/run": "the demo, the services, and what CI runs",
-    r"predator-si drill |predator-si adapt ": "a drill and a measurement of minutes; live/test_drills.py, unit/test_cli_adapt.py",
+    r"predator-si drill ": "a drill of minutes, by its functions in live/test_drills.py",
+    r"predator-si adapt ": "a measurement of minutes; unit/test_cli_adapt.py runs the command on tiny models",
     r"curl .*127\.0\.0\.1:8000/api": "live/test_up.py runs these lines as they stand, but for the port",
     r"curl .*(:8080|:3000/graphql)": "wants the services; live/test_search_service.py and orchestration/test_api_graphql.py ask the same",
     r"curl .*search-loop\.example\.org": "an address that the reader has",
     r"PREDATOR_SI_FUZZ_CASES=": "hours; orchestration/test_api_fuzz.py runs with fewer cases",
     r"python -m predator_si\.proof\.screenshot": "wants Chromium; live/test_screenshots.py",
-    r"predator-si eval --corpus mine": "wants real models; unit/test_cli.py and unit/test_cli_adapt.py run the command on tiny ones",
+    r"predator-si eval --corpus mine": "wants real models; unit/test_cli_eval.py runs the command on tiny ones",
     r"predator-si warehouse ": "half a minute of dbt; live/test_warehouse.py",
-    r"predator-si cycle (approve|reject) ": "wants a trial that waits; orchestration/test_approvals.py",
-    r"predator-si eval replay ": "wants a decided cycle; unit/test_release_replay.py",
-    r"predator-si optimizer rollback ": "wants a running API and a release; orchestration/test_api_calls.py",
+    r"predator-si cycle (approve|reject) ": "wants a trial that waits; orchestration/test_operations_acts.py",
+    r"predator-si eval replay ": "wants a decided cycle; orchestration/test_steps_trial.py",
+    r"predator-si optimizer rollback ": "wants a running API and a release; orchestration/test_api_client.py",
     r"cat \.predator/applied/status\.json": "written by the reconciler of a running home",
 }
 EXIT = {"predator-si cycle why-not": 1}
@@ -66,8 +67,15 @@ HERE = list(dict.fromkeys(line for page, line in shown() if page not in ELSEWHER
 def test_the_list_holds_no_more_than_the_pages_show():
     lines = [line for page, line in shown() if page not in ELSEWHERE]
     assert not [pattern for pattern in NOT_HERE if not any(re.match(pattern, line) for line in lines)]
-    for reason in NOT_HERE.values():
+    for pattern, reason in NOT_HERE.items():
         assert not [name for name in re.findall(r"\w+/test_\w+\.py", reason) if not (TESTS / name).is_file()], reason
+        commands = {tuple(line.split()[1:3]) for line in lines if re.match(pattern, line) and line.startswith("predator-si ")}
+        texts = [(TESTS / name).read_text(encoding="utf-8") for name in re.findall(r"\w+/test_\w+\.py", reason)]
+        for first, second in (
+            commands if texts and "by its functions" not in reason else ()
+        ):  # as CommandLine takes them: the command, and what it is told to do
+            words = f'"{first}"' if second.startswith("-") else f'"{first}", "{second}"'
+            assert any(words in text for text in texts), f"{reason}: no such test says {words}"
     for page, test in ELSEWHERE.items():
         assert (ROOT / page).is_file() and Path(page).name in (TESTS / test).read_text(encoding="utf-8")
     assert len(HERE) >= 12

@@ -41,7 +41,7 @@ def test_its_trailers_are_those_of_a_decision() -> None:
         created_at=utc_now(),
     )  # fmt: skip
     shown = re.findall(r"^Predator-([A-Za-z-]+): ", TEXT, re.M)
-    assert shown == ["Cycle", "Stage", *verdict_trailers(decision)]
+    assert shown == ["Cycle", "Stage", "Contour", *verdict_trailers(decision)]
     assert evidence_hash(decision) == evidence_hash(decision.model_copy(update={"evidence": {"a": "1", "b": "2"}, "reason": "other words"}))
     assert evidence_hash(decision) != evidence_hash(decision.model_copy(update={"evidence": {"a": "1", "b": "3"}}))
     waiting = decision.model_copy(update={"approved_by": None, "drill": True})

@@ -33,7 +33,7 @@ def test_the_tutorial_names_the_demo_s_stages_in_their_order():
 
 def test_the_page_on_trials_names_the_parts_of_a_trial_s_page():
     code, text = (ROOT / "predator_si" / "reports" / "trial.py").read_text(encoding="utf-8"), page("trial.md")
-    parts = re.findall(r'section\(\s*"([^"]+)"', code)
+    parts = re.findall(r'section\(\s*f?"(?:\{which\})?([^"{]+)"', code)
     assert len(set(parts)) >= 7 and not [part for part in parts if part not in text] and TRIAL_PAGE in text
 
 

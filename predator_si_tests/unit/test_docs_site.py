@@ -16,7 +16,7 @@ from predator_si.reference import PAGES, command_page, metrics_page, records_pag
 from predator_si.reference.command_line import commands as shown_commands
 from predator_si.reference.keys import chart_page, comments, keys
 from predator_si.reference.markdown import cell, in_words, prose
-from predator_si.reference.nouns import prometheus_names, record_classes
+from predator_si.reference.nouns import meanings, prometheus_names, record_classes
 from predator_si.reference.site import fetched_from_elsewhere, first_page, on_page_markdown
 from predator_si.settings import CHART
 from predator_si.signals import SIGNALS
@@ -143,6 +143,7 @@ def test_every_field_of_every_record_is_there():
     for one in record_classes():
         part = page[page.index(f"\n## {one.__name__}\n") :].split("\n## ", 2)[1]
         assert not [name for name in one.model_fields if f"| `{name}` |" not in part], one.__name__
+        assert not [name for name in one.model_fields if not meanings(one).get(name)], f"{one.__name__}: a docstring below each field says what it means"
 
 
 def test_every_metric_trigger_and_gauge_is_there():

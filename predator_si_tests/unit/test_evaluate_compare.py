@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from predator_si.errors import BadInput, Refused
-from predator_si.evaluate import PairScores, compare, equality_check, evaluate_model
+from predator_si.evaluate import PairScores, clusters_of, compare, equality_check, evaluate_model
 from predator_si.records import Evaluation, ModelCard, ServingConfig
 from predator_si.search.retrieve import Candidates
+from predator_si.statistics import paired_interval
 
 N, POOL = 120, 30
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -137,6 +138,24 @@ def test_slices_carry_intervals_adjusted_for_their_number(judged):
     p = sorted((rows["first half"]["p_value"], rows["second half"]["p_value"]))
     assert min(rows["first half"]["p_adjusted"], rows["second half"]["p_adjusted"]) == pytest.approx(min(1.0, 2 * p[0]))
     assert rows["one"]["low"] is None and "needs two" in rows["one"]["reason"] and rows["none"]["difference"] is None
+
+
+def test_queries_of_one_template_count_together(judged):
+    """Each question asked twice, once with a word repeated, is no more evidence than asked once: the interval is that of the pairs."""
+    queries, judgments, candidates = judged
+    once = queries.head(60)
+    twice = pl.concat([once, once.with_columns(query_id=pl.col("query_id") + "b", text=pl.col("text") + " " + pl.col("text").str.split(" ").list.get(1))])
+    known = pl.concat([judgments, judgments.with_columns(query_id=pl.col("query_id") + "b")])
+    models = Noisy(A, 1.0), Noisy(B, 0.4, seed=1)
+    found, frame = compare("toy", "test", twice, known, candidates, *models, (config(A), config(B)), slices={"all": set(twice["query_id"])}, resamples=2_000)
+    assert frame["cluster"].n_unique() == 60 and clusters_of(frame) is not None
+    differences = frame["ndcg_difference"].to_numpy()
+    apart, together = (paired_interval(differences, n_boot=2_000, cluster=groups) for groups in (None, frame["cluster"].to_numpy()))
+    wide, narrow = together.high - together.low, apart.high - apart.low
+    assert (found.ndcg_difference.low, found.ndcg_difference.high, found.ndcg_difference.p_value) == (together.low, together.high, together.p_value)
+    assert wide > 1.2 * narrow and found.slices[0]["low"] == together.low
+    single, alone = compare("toy", "test", once, judgments, candidates, *models, (config(A), config(B)), resamples=2_000)
+    assert clusters_of(alone) is None and single.ndcg_difference.high - single.ndcg_difference.low == pytest.approx(wide, rel=0.1)
 
 
 def test_equal_models_are_inconclusive_and_a_backend_of_the_same_weights_is_equal(judged, tmp_path):

@@ -7,8 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import polars as pl
 import pytest
 
 from predator_si.experiment import judge_again
@@ -21,12 +19,12 @@ from predator_si_tests.support.trials import END, WHEN, interleaved, shadowed
 from predator_si_tests.support.windows import CHALLENGER, CHAMPION, START
 
 
-def in_shadow(events: EventFrames, **more: Any) -> ExperimentResult:
-    return judge_shadow(events, CHAMPION, CHALLENGER, **(WHEN | {"asks_proof": False} | more))
+def in_shadow(events: EventFrames, challenger: str = CHALLENGER, **more: Any) -> ExperimentResult:
+    return judge_shadow(events, CHAMPION, challenger, **(WHEN | {"asks_proof": False} | more))
 
 
-def merged(events: EventFrames, **more: Any) -> ExperimentResult:
-    return judge_interleave(events, CHAMPION, CHALLENGER, **(WHEN | more))
+def merged(events: EventFrames, challenger: str = CHALLENGER, **more: Any) -> ExperimentResult:
+    return judge_interleave(events, CHAMPION, challenger, **(WHEN | more))
 
 
 @pytest.mark.parametrize(
@@ -100,12 +98,3 @@ def test_the_verdict_comes_out_the_same_from_stored_evidence(tmp_path: Path, eve
     shuffled = replace(events, **{name: frame.sample(fraction=1, shuffle=True, seed=1) for name, frame in kinds.items()})
     again = anonymise(shuffled, START, END)
     assert (in_shadow(again) if again.shadows.height else merged(again)).to_json() == result.to_json()
-
-
-def test_duplicates_hold_in_both_modes() -> None:
-    shadow, merge = shadowed(), interleaved(n=100)
-    twice = EventFrames(shadow.search, shadow.actions, shadow.quarantine, 0, shadow.losses, shadows=pl.concat([shadow.shadows, shadow.shadows[:1]]))
-    assert "recorded twice" in in_shadow(twice).reason
-    both = EventFrames(merge.search, merge.actions, merge.quarantine, 0, merge.losses, exposures=pl.concat([merge.exposures, merge.exposures[:1]]))
-    assert "recorded twice" in merged(both).reason
-    assert np.isfinite([point["estimate"] for path in in_shadow(shadow).paths for point in path["points"]]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Refused
-from predator_si.experiment.plan import Experiment, ExperimentPlan, Step, after_look, begin, chain, longest_of, reason_to_wait
-from predator_si.records import ExperimentResult, Verdict
+from predator_si.experiment.plan import Experiment, ExperimentPlan, Step, after_look, begin, chain, counted_from, longest_of, reason_to_wait
+from predator_si.records import Answer, Criterion, ExperimentResult, GateResult, Verdict
 from predator_si_tests.support.trials import CYCLE
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -31,7 +32,8 @@ def plan(**changes: Any) -> ExperimentPlan:
     return ExperimentPlan(**facts | changes)
 
 
-def said(verdict: Verdict, reason: str = "as measured", mode: Any = "ab") -> ExperimentResult:
+def said(verdict: Verdict, reason: str = "as measured", mode: Any = "ab", broken: Sequence[str] = ()) -> ExperimentResult:
+    rules = [Criterion(name=name, metric=name, direction="max", threshold=0.0) for name in broken]
     return ExperimentResult(
         cycle_id=CYCLE,
         mode=mode,
@@ -44,6 +46,7 @@ def said(verdict: Verdict, reason: str = "as measured", mode: Any = "ab") -> Exp
         sample_ratio_p=None,
         verdict=verdict,
         reason=reason,
+        quality=[GateResult(criterion=rule, answer=Answer.FAIL, value=1.0, n=1, reason=reason) for rule in rules],
     )
 
 
@@ -82,9 +85,37 @@ def test_harm_ends_it_at_any_step_and_nothing_shown_goes_on_until_the_maximum() 
 
 def test_what_is_broken_ends_held_unless_more_traffic_mends_it() -> None:
     trial = begin(plan(), NOW)
-    broken = after_look(trial, said(Verdict.INCONCLUSIVE, "invalid: assignment is not sticky"), 900, NOW)
+    broken = after_look(trial, said(Verdict.INCONCLUSIVE, "invalid: assignment is not sticky", broken=["single_exposure"]), 900, NOW)
     assert broken.verdict is Verdict.INCONCLUSIVE and broken.ended_at == NOW
-    assert after_look(trial, said(Verdict.INCONCLUSIVE, "invalid: the data are stale"), 900, NOW).ended_at is None
+    stale = said(Verdict.INCONCLUSIVE, "invalid: the data are stale", broken=["freshness"])
+    assert after_look(trial, stale, 900, NOW).ended_at is None
+    both = said(Verdict.INCONCLUSIVE, "invalid: the data are stale; assignment is not sticky", broken=["freshness", "single_exposure"])
+    assert after_look(trial, both, 900, NOW).ended_at == NOW, "what is broken beside it, no traffic mends"
+
+
+@pytest.mark.parametrize(("requests", "days"), [(10, 7), (5000, 1)])
+def test_a_broken_trial_too_ends_at_its_maximum_and_makes_room(requests: int, days: int) -> None:
+    trial, at = begin(plan(), NOW), NOW + timedelta(days=days)
+    ended = after_look(trial, said(Verdict.INCONCLUSIVE, "invalid: the data are stale", broken=["freshness"]), requests, at)
+    assert (ended.ended_at, ended.verdict) == (at, Verdict.INCONCLUSIVE) and "the trial ends here, after 7 days or 5000 requests" in ended.reason
+    assert begin(plan(cycle_id="si_2026_11_22_002"), at, ended).opened_at == at, "another cycle's trial may begin"
+
+
+def test_novelty_counts_once_from_the_first_ab_step() -> None:
+    trial = begin(plan(novelty_days=2.0), NOW)
+    assert counted_from(trial) == NOW, "nobody sees a shadow"
+    for number in range(2):  # shadow, interleave
+        trial = after_look(trial, said(Verdict.PROMOTE), 300, NOW + timedelta(days=number + 1))
+    first = NOW + timedelta(days=2)
+    assert counted_from(trial) == first + timedelta(days=2)
+    trial = after_look(trial, said(Verdict.PROMOTE), 300, NOW + timedelta(days=3))
+    assert trial.now.share == 0.1 and counted_from(trial) == first + timedelta(days=2), "a raised share is nothing new to those who saw it before"
+    late = after_look(trial, said(Verdict.PROMOTE), 300, NOW + timedelta(days=6))
+    assert counted_from(late) == late.step_started_at == NOW + timedelta(days=6)
+    only = begin(plan(novelty_days=1.0, steps=chain((), split=0.2, min_samples=10)), NOW)
+    assert counted_from(only) == NOW + timedelta(days=1)
+    with pytest.raises(ValueError, match="nothing would ever count"):
+        plan(novelty_days=7.0)
 
 
 def test_days_clocks_and_one_trial_at_a_time() -> None:

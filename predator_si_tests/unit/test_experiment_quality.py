@@ -87,14 +87,17 @@ def test_an_empty_arm_holds() -> None:
     assert few.verdict is Verdict.INCONCLUSIVE and gate(few, "avg_latency_ms").answer is Answer.UNKNOWN
 
 
-def test_equal_observations_and_one_observation_show_nothing() -> None:
+def test_zero_variance_shows_nothing() -> None:
     rows = [search(i, **(THEIRS if i % 5 == 0 else {})) for i in range(1000)]
     found = judged(frames(rows, [action(f"r{i}") for i in range(1000)]))
     latency = gate(found, "avg_latency_ms")
     assert found.verdict is Verdict.INCONCLUSIVE and latency.answer is Answer.UNKNOWN and "a spread that was never seen" in latency.reason
+
+
+def test_one_observation_shows_nothing() -> None:
     one = judged(frames([search(0)]), min_sample=1)
-    assert one.verdict is Verdict.INCONCLUSIVE and one.guardrails[0].answer is Answer.UNKNOWN
-    assert all(point["low"] is None for path in found.paths if path["metric"] == "p95_latency_ms" for point in path["points"][:1])
+    assert one.verdict is Verdict.INCONCLUSIVE and one.guardrails[0].answer is Answer.UNKNOWN and not any(g.answer is Answer.PASS for g in one.guardrails)
+    assert all(point["low"] is None for path in one.paths if path["metric"] == "p95_latency_ms" for point in path["points"])
 
 
 def test_a_slice_that_is_worse_than_its_margin_rejects_what_the_mean_would_pass() -> None:

@@ -206,6 +206,17 @@ def test_cool_down_of_one_trigger_lets_the_next_failing_row_through():
     assert isinstance(decided(BAD_NDCG, state=state, force=True), Start)
 
 
+def test_cost_starts_a_cycle_only_where_the_contour_says_so():
+    dear, told = metric("cost_per_1k_requests", 2.0), GateState(enabled=True, kill_switch=False, cost_optimization=False)
+    found = decided(dear, *FINE)
+    assert isinstance(found, Start) and found.trigger.type == "cost_per_1k_requests_up"
+    found = decided(dear, *FINE, state=told)
+    assert isinstance(found, Skip) and "only tells people (kubecost.costOptimization is false): cost_per_1k_requests 2 " in found.reason
+    assert isinstance(decided(dear, *FINE, state=told, force=True), Start), "a person asks for it"
+    found = decided(dear, BAD_NDCG, state=told)
+    assert isinstance(found, Start) and found.trigger.type == "ndcg_at_10_down" and not found.also_failing
+
+
 def test_force_does_not_make_up_a_trigger_nor_pass_the_kill_switch():
     assert isinstance(decided(*FINE, force=True), Skip)
     assert isinstance(decided(BAD_NDCG, state=GateState(enabled=True, kill_switch=True), force=True), Skip)

@@ -35,7 +35,7 @@ def test_a_cycles_life_as_messages(control: Control):
     control.set_kill_switch("local", True, "olena", "stop it")
     found = events_of(control.records(), PLACE)
     assert [(event.kind, event.severity) for event in found] == [("degrade", "warning"), ("rollback", "critical"), ("kill_switch", "warning")]
-    assert found[1].link == f"http://127.0.0.1:8000/cycles/{cycle}" and "sha256:good" in found[1].title and found[1].text == "ndcg below baseline"
+    assert found[1].link == f"http://127.0.0.1:8000/operations/cycles/{cycle}" and "sha256:good" in found[1].title and found[1].text == "ndcg below baseline"
     assert "olena" in found[2].title and all(event.next_step for event in found)
     assert len({event.key for event in found}) == 3
 
@@ -91,10 +91,18 @@ def test_the_budget_warns_at_its_share_and_stops_at_its_limit():
 
 def test_approvals_say_how_to_answer(control: Control):
     cycle = open_cycle(control).cycle_id
-    assert rules.approvals_waiting(control.cycles(), PLACE, NOW) == []
-    control.transition(cycle, CycleState.AWAITING_APPROVAL, "x", "loop")
-    (found,) = rules.approvals_waiting(control.cycles(), PLACE, control.cycle(cycle).updated_at + timedelta(hours=3))
-    assert f"predator-si cycle approve {cycle}" in found.next_step and "3 h" in found.text
+    evidence = {"verdict": "promote", "reason": "it is better"}
+    asked = control.ask_approval(cycle, "promote", "compute-nvidia", "1" * 64, evidence, timedelta(hours=5), now=NOW)
+    (found,) = rules.approvals_waiting([asked], PLACE, NOW + timedelta(hours=3))
+    assert f"predator-si cycle approve {cycle}" in found.next_step and "3 h" in found.text and "promote. it is better" in found.text
+    assert found.title.startswith("[compute-nvidia]") and found.link == f"{PLACE.base}/operations/cycles/{cycle}", "the page that is there while it waits"
+    assert rules.approvals_waiting([asked], PLACE, NOW + timedelta(hours=6)) == [], "it has expired"
+
+
+def test_a_silent_daemon_is_critical():
+    assert rules.silent_daemon(None, PLACE, NOW) == []
+    (found,) = rules.silent_daemon("Dagster's SENSOR has not been heard of lately", PLACE, NOW)
+    assert (found.kind, found.severity) == ("daemon", "critical") and "SENSOR" in found.text and "predator-si up" in found.next_step
 
 
 def test_each_record_is_one_line_of_the_log_once_it_is_committed(control: Control, tmp_path: Path):

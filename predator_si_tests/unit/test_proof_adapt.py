@@ -75,6 +75,20 @@ def test_a_group_is_the_teachers_best_and_some_of_the_rest():
         distilled_groups([], PLAN, 0)
 
 
+def test_a_lesson_that_is_shown_twice_comes_with_other_candidates_of_the_rest():
+    once, twice = (distilled_groups([lesson([0.1, 2.0, -1.0, 1.0, 0.5, -0.5, 0.0, -2.0])], PLAN, 0, draws) for draws in (1, 2))
+    first, second = twice.partition_by("group_id")
+    assert first.equals(once) and second["doc_id"][:2].to_list() == ["d1", "d3"]
+    assert set(first["doc_id"][2:]) != set(second["doc_id"][2:])
+
+
+def test_a_collection_without_two_candidates_is_refused_in_words_that_say_so(world: dict[str, Any]):
+    workshop = Workshop(world["store"], world["start"], replace(PLAN, backend="onnx-fp32"), world["root"] / "alone", PairScores(world["root"] / "alone.db"))
+    alone = Candidates(["d0"], ["only this"], np.array([0.1]), np.array([1]), np.array([1]))
+    with pytest.raises(BadInput, match="none of 2 queries has two candidates: there is nothing to rerank"):
+        workshop.check_twin(["one", "two"], [alone, alone])
+
+
 def test_held_out_labels_are_the_teachers_shares_or_the_document_a_query_was_made_from():
     queries, labels, found = held_out_set([lesson([1.0, 0.0, -9.0]), lesson([0.0, 5.0], doc_id="d0")])
     assert queries["query_id"].to_list() == ["h0", "h1"] and len(found) == 2
@@ -206,7 +220,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             "store": store, "start": start}  # fmt: skip
 
 
-def run(world: dict[str, Any], labels: str, name: str, resumable: bool = False, **more: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[str, ...]]], Site]:
+def run(
+    world: dict[str, Any], labels: str, name: str, resumable: bool = False, plan: Plan = PLAN, **more: Any
+) -> tuple[dict[str, Any], list[tuple[str, tuple[str, ...]]], Site]:
     """One run, and for each reading of judgments its split and what the ledger held then: counted outside of the code that is tested."""
     ledger = Control(world["root"] / f"{name}.db")
     reads: list[tuple[str, tuple[str, ...]]] = []
@@ -224,7 +240,7 @@ def run(world: dict[str, Any], labels: str, name: str, resumable: bool = False, 
     site = Site(world["store"], PairScores(world["root"] / "scores.db"), ledger, world["root"] / name, name, "test", resumable)
     other = collection("other", lambda split: world["judged"])
     facts = {"canaries": [lambda: other], "generators": [Titles()], **more}
-    plan = replace(PLAN, labels=labels)
+    plan = replace(plan, labels=labels)
     try:
         figures = adapt(collection("toy", reading), world["start"], site, plan, **facts)
     except Enough:
@@ -289,6 +305,14 @@ def test_the_figures_have_the_keys_of_the_contract_and_the_arms_share_what_they_
     assert 0 < figures["examples"] <= PLAN.examples and figures["pairs"] > 0
     assert len(figures["choice"]["standings"]) == 4, "two data mixes, each whole and averaged"
     assert sum(figures["phases"].values()) <= figures["seconds"] < 300
+
+
+def test_sealed_queries_of_an_earlier_figure_stay_closed_and_too_few_others_are_refused(unlabelled: Any, world: dict[str, Any]):
+    with pytest.raises(BadInput, match="without the first 10 fewer than 30 are left"):
+        run(world, "none", "skipped-most", plan=replace(PLAN, test_skip=10))
+    figures, *_ = run(world, "none", "skipped", plan=replace(PLAN, test_skip=4))
+    earlier, later = (pl.read_parquet(one["per_query"])["query_id"].to_list() for one in (unlabelled[0], figures))
+    assert later == earlier[4:]
 
 
 def test_a_run_that_was_killed_goes_on_and_opens_nothing_twice(world: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

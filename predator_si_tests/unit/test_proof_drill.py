@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from predator_si.errors import BadInput, Missing, Unavailable
 from predator_si.home import Home
 from predator_si.proof.drill.effects import Line, Listener
-from predator_si.proof.drill.figures import Tally, figures, memory_slope, quantile
+from predator_si.proof.drill.figures import GOALS, Tally, figures, memory_slope, quantile, within_goal
 from predator_si.proof.drill.invariants import Commit, CycleFacts, Observed, violations
 from predator_si.proof.drill.plan import DRILLS, SCALES, DrillPlan
 from predator_si.proof.drill.processes import Processes
@@ -65,7 +65,7 @@ def test_a_healthy_state_violates_nothing():
         ({"reigning": (OLD, BAD)}, "2 champions at once"),
         ({"ledger": ("record 3: the hash is wrong",)}, "ledger: record 3"),
         ({"lease": "lease 'cycle-local' is held"}, "lease: "),
-        ({"broken_files": ("watch.json: cut short",)}, "artifact: "),
+        ({"broken_files": ("watch.json: cut short",)}, "file: "),
         ({"repository": "missing blob"}, "repository: "),
         ({"cycles": (dataclasses.replace(TAKEN_BACK, decided=False),)}, "had not been decided"),
         ({"cycles": (dataclasses.replace(TAKEN_BACK, challenger=NEW),)}, "the challenger of"),
@@ -152,6 +152,23 @@ def test_a_quantile_is_a_value_that_a_share_does_not_pass(values: list[float], q
 def test_a_way_back_that_was_never_seen_is_infinite():
     assert quantile([0.1] * 18 + [float("inf")] * 2, 0.95) == float("inf")
     assert quantile([], 0.5) is None
+
+
+@pytest.mark.parametrize(
+    ("slow", "n", "goal", "reached"),
+    [(1, 20, 2.0, True), (2, 20, 2.0, False), (10, 200, 2.0, True), (11, 200, 2.0, False), (0, 19, 2.0, None), (19, 19, 2.0, None), (0, 20, None, None)],
+)
+def test_a_goal_is_reached_when_nineteen_of_twenty_keep_it(slow: int, n: int, goal: float | None, reached: bool | None):
+    assert within_goal([2.0] * (n - slow) + [2.01] * slow, goal) is reached
+    assert within_goal([2.0] * (n - slow) + [float("inf")] * slow, goal) is reached
+
+
+def ways_back(seconds: float, n: int) -> Tally:
+    """A drill that violated nothing, and took so long."""
+    tally = Tally(n=n)
+    for phase, value in (("detect", 9.0), ("commit", 9.0), ("sync", 0.5), ("ready", seconds - 0.5)):
+        tally.phases[phase] += [value] * n
+    return tally
 
 
 def test_a_leak_is_found_and_noise_is_none():
@@ -265,6 +282,23 @@ def test_the_command_ends_with_1_when_a_rule_was_broken(
     assert told.code == code and f"{len(violated)} violations" in told.out and all(one in told.out for one in violated)
     machine = run("drill", "rollback", "--n", 1, "--scale", "small", "--json", "-")
     assert machine.code == code and machine.json["violations"] == len(violated) and machine.json["scale"] == "small"
+
+
+@pytest.mark.parametrize(("seconds", "n", "code", "said"), [(2.0, 20, 0, "reached"), (2.5, 20, 1, "missed"), (2.5, 3, 0, None)])
+def test_the_command_ends_with_1_when_the_goal_was_missed(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seconds: float, n: int, code: int, said: str | None
+):
+    monkeypatch.setattr("predator_si.proof.drill.run.run_drill", lambda plan, *_: figures(plan, ways_back(seconds, n), 1.0))
+    run = CommandLine(home.path, capsys)
+    told = run("drill", "rollback")
+    assert told.code == code and ("goal, P95 within 2 s" in told.out) is (said is not None) and (said or "") in told.out
+    found = figures(DrillPlan.of("rollback", "full"), ways_back(seconds, n), 1.0)
+    assert (found["goal_seconds"], found["within_goal"]) == (2.0, {"reached": True, "missed": False, None: None}[said])
+    page = write_page(tmp_path, found, ways_back(seconds, n)).read_text()
+    assert "goal: P95 within 2 s" in page and (said or "not judged") in page
+    swaps = figures(DrillPlan.of("swap", "full"), ways_back(seconds, n), 1.0)
+    assert set(GOALS) == {"rollback"} and (swaps["goal_seconds"], swaps["within_goal"]) == (None, None)
+    assert "goal: " not in write_page(tmp_path, swaps, ways_back(seconds, n)).read_text()
 
 
 def test_processes_are_killed_started_again_and_ended(tmp_path: Path):

@@ -237,12 +237,20 @@ def test_pictures_are_the_same_for_the_same_figures(small: dict[str, object]):
 def test_a_promise_that_does_not_hold_is_named():
     fine = {"lower": 0.0, "upper": 0.0001, "estimate": 0.0}
     found = {"scale": "full", "false_promotion_month": fine, "false_rollback": fine, "false_rollback_at_limit": fine}
-    agreement = {"watch": {"differences": 0}, "promotion": {"differences": 0}}
+    found["trial"] = {"harmless": {**fine, "spent": 0.007, "better": fine}, "at_limit": [{**fine, "metric": "error_rate"}], "steps": [{}]}
+    agreement = {"watch": {"differences": 0}, "promotion": {"differences": 0}, "trial": {"differences": 0}}
     assert broken({**found, "agreement": agreement}) == []
     assert "may be" in broken({**found, "false_rollback": {"lower": 0.0, "upper": 0.002, "estimate": 0.001}, "agreement": agreement})[0]
     surely = broken({**found, "scale": "small", "false_promotion_month": {"lower": 0.02, "upper": 0.5, "estimate": 0.1}, "agreement": agreement})
     assert "at least 2.00%" in surely[0]
-    assert "differ from production" in broken({**found, "agreement": {"watch": {"differences": 1}, "promotion": {"differences": 0}}})[0]
+    assert "differ from production" in broken({**found, "agreement": {**agreement, "trial": {"differences": 1}}})[0]
+    trial = {
+        "harmless": {**fine, "spent": 0.035, "better": fine},
+        "at_limit": [{"lower": 0.06, "upper": 0.1, "estimate": 0.08, "metric": "error_rate"}],
+        "steps": [{}] * 4,
+    }
+    worse, levels_of = broken({**found, "trial": trial, "agreement": agreement})
+    assert "worse in error_rate by the margin is at least 6.00%" in worse and "4 steps add up to 3.50%" in levels_of
 
 
 @pytest.mark.parametrize(

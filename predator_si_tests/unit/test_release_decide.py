@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from predator_si.errors import BadInput, Missing, Refused
 from predator_si.records import Answer, Criterion, Decision, Evaluation, ExperimentResult, GateResult, Interval, Metric, ModelCard, ServingConfig, Verdict
-from predator_si.release.decide import PROMOTION_CRITERIA, REJECTION_CRITERIA, UNSPLIT, approve, decide_promote, decide_trial, is_tried, signal_of
+from predator_si.release.criteria import PROMOTION_CRITERIA, REJECTION_CRITERIA, UNSPLIT
+from predator_si.release.decide import approve, decide_promote, decide_trial, is_tried, signal_of
 from predator_si.release.deny import DenyEntry
 from predator_si.release.latency import summarise_latency
 from predator_si.release.recompute import collect_evidence, decision_name, recall_metric, recompute_decision
-from predator_si.statistics import judge_difference, paired_interval
+from predator_si.statistics import judge_difference, paired_interval, power_sentence, resolvable_effect
 from predator_si_tests.support.trials import stored_trial
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -265,8 +266,11 @@ def _artifacts(folder: Path, shift: float = 0.05, experiment: ExperimentResult |
     scores.write_parquet(folder / "evaluation_per_query.parquet")
     found = paired_interval(challenger - champion)
     evaluation = _evaluation(found.low, found.high, n=120, latency=EQUAL).model_copy(
-        update={"ndcg_difference": found, "ndcg_champion": float(champion.mean()), "ndcg_challenger": float(challenger.mean())}
-    )
+        update={
+            "ndcg_difference": found, "ndcg_champion": float(champion.mean()), "ndcg_challenger": float(challenger.mean()),
+            "resolvable": resolvable_effect(120, found.sd or 0.0), "power": power_sentence(120, found.sd),
+        }
+    )  # fmt: skip
     (folder / "evaluation.json").write_text(evaluation.to_json())
     if experiment is not None:
         (folder / "ab_test_results.json").write_text(experiment.to_json())

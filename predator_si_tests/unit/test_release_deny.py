@@ -69,6 +69,7 @@ def test_entries_are_added_once_and_comments_stay() -> None:
     assert pyyaml.safe_load(text)["denied"][0] == {
         "digest": A,
         "sourceDigest": B,
+        "contour": None,
         "cycle": "si_2026_11_22_001",
         "reason": "worse: NDCG -0.2",
         "at": "2026-11-22T12:00:00Z",

@@ -42,7 +42,7 @@ def cycle(made: Path, tmp_path: Path) -> Path:
 
 
 def replayed(folder: Path) -> dict[str, str | None]:
-    return {one.name: one.difference for one in replay_cycle(folder, trigger="ndcg_at_10_down", trial_required=True)}
+    return {one.name: one.difference for one in replay_cycle(folder)}
 
 
 def test_a_whole_cycle_comes_out_the_same(cycle: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_release_is_not_committed_on_a_trial_that_says_something_else(cycle: P
 
 
 def test_what_a_rollouts_analysis_is_told(cycle: Path) -> None:
-    found = replay_cycle(cycle, trigger="ndcg_at_10_down", trial_required=True)
+    found = replay_cycle(cycle)
     decision, result, watch = (
         Decision.read(cycle / "decision-promote.json"),
         ExperimentResult.read(cycle / "ab_test_results.json"),
@@ -110,11 +110,22 @@ def test_what_a_rollouts_analysis_is_told(cycle: Path) -> None:
     kept = analysis_of(found, decision, result, watch)
     assert (kept["verdict"], kept["value"], kept["stage"], kept["reproducible"], kept["failed_gates"]) == ("promote", 1.0, "watch", True, [])
     assert analysis_of(found, None, result, None)["stage"] == "experiment" and analysis_of([], None, None, None)["verdict"] == "inconclusive"
+    tried = Decision.read(cycle / "decision-trial.json")
+    assert tried.verdict is Verdict.PROMOTE
+    before, during, worse = (analysis_of(found, tried, trial, None) for trial in (None, result, result.model_copy(update={"verdict": Verdict.REJECT})))
+    assert (before["verdict"], before["stage"]) == ("inconclusive", "trial"), "what may be tried is not released"
+    assert (during["verdict"], during["stage"]) == ("inconclusive", "experiment"), "a step without harm is not a release"
+    assert (worse["verdict"], worse["stage"]) == ("reject", "experiment"), "harm counts, whatever let it be tried"
+    assert analysis_of(found, tried.model_copy(update={"verdict": Verdict.REJECT}), None, None)["verdict"] == "reject"
+    asked = decision.model_copy(update={"approval_required": True})
+    waits, approved = (analysis_of(found, one, result, None) for one in (asked, asked.model_copy(update={"approved_by": "ann"})))
+    assert (waits["verdict"], waits["value"], waits["stage"]) == ("inconclusive", 0.5, "promote") and "a person's approval" in waits["reason"]
+    assert approved["verdict"] == analysis_of(found, decision, result, None)["verdict"] == "promote"
     back = judge_watch(WatchPlan.model_validate(watch.plan), [WatchCheck.model_validate({**watch.checks[0], "served_digest": "sha256:" + "9" * 64})], NOW)
     rejected = analysis_of(found, decision, result, back)
     assert (rejected["verdict"], rejected["value"], rejected["failed_gates"]) == ("reject", 0.0, ["digest"])
     edit("watch.json", "answer", value="rollback")(cycle)
-    broken = analysis_of(replay_cycle(cycle, trigger="ndcg_at_10_down", trial_required=True), decision, result, WatchResult.read(cycle / "watch.json"))
+    broken = analysis_of(replay_cycle(cycle), decision, result, WatchResult.read(cycle / "watch.json"))
     assert (broken["verdict"], broken["value"], broken["reproducible"]) == ("inconclusive", 0.5, False) and "watch.json" in broken["reason"]
 
 
@@ -127,4 +138,4 @@ def test_differences_are_found_where_they_are() -> None:
 
 def test_an_empty_folder_holds_no_verdict(tmp_path: Path) -> None:
     with pytest.raises(Missing, match="no verdict to judge again"):
-        replay_cycle(tmp_path, trigger="ndcg_at_10_down", trial_required=True)
+        replay_cycle(tmp_path)

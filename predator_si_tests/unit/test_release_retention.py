@@ -29,6 +29,7 @@ def digest(name: int) -> str:
     ages=st.dictionaries(NAMES, st.integers(0, 400), max_size=12),
     days=st.integers(1, 200),
     newest=st.integers(0, 6),
+    denied=st.sets(NAMES, max_size=4),
 )
 def test_nothing_that_may_be_needed_is_ever_deleted(
     served: list[tuple[str, int]],
@@ -39,6 +40,7 @@ def test_nothing_that_may_be_needed_is_ever_deleted(
     ages: dict[int, int],
     days: int,
     newest: int,
+    denied: set[int],
 ) -> None:
     histories: dict[str, list[ChampionSpan]] = {contour: [] for contour in CONTOURS}
     for minute, (contour, name) in enumerate(served):
@@ -55,15 +57,17 @@ def test_nothing_that_may_be_needed_is_ever_deleted(
         )
         for name, age in ages.items()
     }
+    forbidden = {CONTOURS[0]: {digest(name) for name in denied}}
     kept = protected_models(
-        histories, map(digest, golds), {digest(name): "on trial" for name in in_use}, cards, {digest(a): digest(b) for a, b in twins.items()}
+        histories, map(digest, golds), {digest(name): "on trial" for name in in_use}, cards, {digest(a): digest(b) for a, b in twins.items()}, forbidden
     )
     gone = {card.digest for card in models_to_delete(cards.values(), kept, NOW, timedelta(days=days), newest)}
 
     needed = {digest(name) for name in golds | in_use}
     for contour in CONTOURS:
         names = list(dict.fromkeys(name for where, name in reversed(served) if where == contour))
-        needed |= {digest(name) for name in names[:2]}
+        before = [name for name in names[1:] if contour != CONTOURS[0] or name not in denied]
+        needed |= {digest(name) for name in [*names[:1], *before[:1]]}
     while True:
         more = {cards[one].source_digest for one in needed if one in cards} | {digest(twins[int(one[7:], 16)]) for one in needed if int(one[7:], 16) in twins}
         if more <= needed:
@@ -77,3 +81,29 @@ def test_nothing_that_may_be_needed_is_ever_deleted(
         age = NOW - (card.created_at or NOW)
         if one not in kept and one not in youngest and age > timedelta(days=days):
             assert one in gone
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(st.one_of(NAMES, st.sampled_from(["denied", "kept"])), min_size=1, max_size=20))
+def test_after_any_ways_back_the_model_that_the_next_one_leads_to_is_there(steps: list[int | str]) -> None:
+    """Releases and ways back, with and without a denial: where the newest release leads back to is kept, unless it may not serve again anyway."""
+    served: list[int] = [100]  # every champion in turn
+    stack: list[int] = [100]  # what the ways back lead to, one after another
+    denied: set[int] = set()
+    for step in steps:
+        if isinstance(step, int):
+            if step not in denied and step != stack[-1]:
+                stack.append(step)
+                served.append(step)
+        elif len(stack) > 1 and stack[-2] not in denied:
+            gone = stack.pop()
+            served.append(stack[-1])
+            denied |= {gone} if step == "denied" and gone != stack[-1] else set()
+    spans = [ChampionSpan(contour="local", digest=digest(name), cycle_id=None, since=NOW, why="", commit=None) for name in reversed(served)]
+    back = {digest(stack[-2]): "the way back"} if len(stack) > 1 else {}
+    kept = protected_models({"local": spans}, (), back, {}, {}, {"local": {digest(name) for name in denied}})
+    assert digest(stack[-1]) in kept
+    if len(stack) > 1 and stack[-2] not in denied:
+        assert digest(stack[-2]) in kept
+    may_serve = [name for name in dict.fromkeys(reversed(served)) if name not in denied and name != stack[-1]]
+    assert all(digest(name) in kept for name in may_serve[:1]), "the newest that served before and may serve again"

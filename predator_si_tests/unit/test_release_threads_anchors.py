@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from predator_si.control import Control
 from predator_si.experiment import judge_ab
 from predator_si.experiment.plan import chain
-from predator_si.records import Answer, ExperimentResult, ServingConfig, Verdict
+from predator_si.monitor.exposition import exposition
+from predator_si.notify import Place, events_of
+from predator_si.records import Answer, CycleState, ExperimentResult, MetricsSnapshot, ServingConfig, Verdict
 from predator_si.release.champions import champions_of
 from predator_si.release.deny import SEED_DENY
 from predator_si.release.deploy import commit_patch, confirm
@@ -23,6 +28,7 @@ from predator_si.release.patch import make_patch, make_rollback, promote_changes
 from predator_si.release.release_file import parse_release, seed_release
 from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch
 from predator_si.search.events import EventFrames
+from predator_si_tests.support.platform import open_cycle
 from predator_si_tests.support.windows import CHALLENGER, CHAMPION, START, frames, search
 
 END = START + timedelta(hours=1)
@@ -171,6 +177,33 @@ def test_mlflow_2169_who_was_champion_when_is_known_from_git(tmp_path: Path) -> 
     assert [span.digest for span in spans] == [OLD, NEW, OLD]
     assert [span.commit for span in spans][1:] == [released.commit, back.commit]
     assert [span.cycle_id for span in spans] == [None, CYCLE, CYCLE]
+
+
+def test_argo_rollouts_457_2087_what_was_taken_back_is_counted_and_told(tmp_path: Path) -> None:
+    """There an abort left nothing to count. Here it is a ledger record, a critical message, and a number for Prometheus."""
+    control = Control(tmp_path / "control.db")
+    cycle_id = open_cycle(control).cycle_id
+    for state in (CycleState.RELEASED, CycleState.WATCHING, CycleState.ROLLED_BACK):
+        control.transition(cycle_id, state, "worse", "loop")
+    control.append("rollback", "loop", cycle_id, "ndcg fell", {"verified": True, "to": OLD})
+    told = events_of(control.records(100), Place("http://ops.example.org", "local"))
+    assert [(one.kind, one.severity) for one in told if one.kind == "rollback"] == [("rollback", "critical")]
+    counts = Counter(cycle.state.value for cycle in control.cycles(100, "local"))
+    snapshot = MetricsSnapshot(snapshot_id="s", contour="local", created_at=NOW, window_start=NOW, window_end=NOW, champion=OLD, metrics={})
+    lines = exposition(snapshot, cycles=counts).decode().splitlines()
+    assert 'predator_si_quality_cycles{contour="local",state="rolled_back"} 1.0' in lines
+
+
+def test_mlflow_10336_the_registry_is_asked_for_aliases_and_never_for_stages() -> None:
+    package = Path(__file__).resolve().parents[2] / "predator_si"
+    words = {
+        word
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for word in ([node.attr] if isinstance(node, ast.Attribute) else [one.arg for one in node.keywords] if isinstance(node, ast.Call) else [])
+    }
+    assert "set_registered_model_alias" in words, "it would be seen"
+    assert not {"transition_model_version_stage", "get_latest_versions", "current_stage", "archive_existing_versions"} & words
 
 
 def test_nvidia_flywheel_deployed_is_not_ready() -> None:

@@ -75,7 +75,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Grou
     return lambda **argocd: Ground(tmp_path, **argocd)
 
 
-def test_argo_cd_2441_9570_18072_a_rollback_under_automated_sync_is_a_commit(start: Callable[..., Ground]) -> None:
+def test_argo_cd_2441_9570_18072_application_go_2284_a_rollback_under_automated_sync_is_a_commit(start: Callable[..., Ground]) -> None:
     """The server refuses its own rollback under automated sync; the only way back is Git."""
     ground = start()
     with ground.server:

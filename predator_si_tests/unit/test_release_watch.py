@@ -129,6 +129,16 @@ def test_small_equal_losses_are_no_proof_and_rare_gains_stay_possible() -> None:
     assert judge_watch(PLAN, [_check(probes=_probes(np.full(50, -0.01)))]).answer == "continue"
 
 
+def test_zero_variance_of_the_paired_times_shows_nothing() -> None:
+    """A hundred pairs that all say "three times slower" have no spread: what was never seen is not zero."""
+    pairs, ratio = 100, float(np.log(3.0))
+    plan = PLAN.model_copy(update={"shadow_expected": True})
+    equal = _check().model_copy(update={"pairs": pairs, "log_ratio_sum": pairs * ratio, "log_ratio_squares": pairs * ratio**2})
+    spread = equal.model_copy(update={"log_ratio_squares": pairs * (ratio**2 + 0.01)})
+    assert _gate(judge_watch(plan, [equal]), "slower").answer is not Answer.FAIL and judge_watch(plan, [equal]).answer == "continue"
+    assert _gate(judge_watch(plan, [spread]), "slower").answer is Answer.FAIL
+
+
 def test_the_margin_belongs_to_the_trigger() -> None:
     assert (ndcg_margin_of("ndcg_at_10_down"), ndcg_margin_of("p95_latency_ms_up")) == (0.0, 0.01)
     slightly = [_check(probes=_probes(np.random.default_rng(0).normal(-0.009, 0.02, 4000)))]

@@ -74,7 +74,7 @@ def test_cost_comes_from_the_file_until_the_ledger_has_it_and_outlives_the_file(
 
 def test_an_export_is_verified_from_the_file_alone(control: Control, tmp_path: Path):
     a_release(control)
-    assert export_ledger(control.records(100), tmp_path / "l.jsonl", "jsonl") == 9
+    assert export_ledger(control.records(100), tmp_path / "l.jsonl", "jsonl") == (9, control.records(1)[0].hash)
     lines = (tmp_path / "l.jsonl").read_text().splitlines()
     read = [LedgerRecord.model_validate_json(line) for line in lines]
     assert chain_problems(read, control.head()) == []

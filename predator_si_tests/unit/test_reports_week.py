@@ -43,7 +43,8 @@ def control(tmp_path: Path) -> Control:
 def run_cycle(control: Control, *states: CycleState, gain: float | None = None, cost: float | None = None, actor: str = "quality_gate_sensor") -> str:
     cycle = open_cycle(control, actor=actor).cycle_id
     for state in states:
-        payload = {"difference": {"estimate": gain, "low": gain - 0.02, "high": gain + 0.02, "n": 90}} if state is CycleState.EVALUATED and gain else {}
+        measured = gain is not None and state is CycleState.EVALUATED
+        payload = {"difference": {"estimate": gain, "low": gain - 0.02, "high": gain + 0.02, "n": 90, "sd": 0.1}} if measured and gain else {}
         control.transition(cycle, state, f"it is {state.value}", "loop", payload)
         if state is CycleState.ROLLED_BACK:
             control.append("rollback", "loop", cycle, "fell", {"verified": True})
@@ -194,7 +195,7 @@ def test_a_weeks_report_in_markdown_and_html(control: Control):
     windows = [window(START + timedelta(hours=hour), ndcg_at_10=0.5, cost_per_1k_requests=0.01, error_rate=0.0, p95_latency_ms=90.0) for hour in range(100)]
     found = week(control, windows)
     text, page = as_markdown(found), as_html(found)
-    assert f"| {good} |" in text and "+0.0412 [+0.0212, +0.0612], n=90" in text and "0.2500 USD each" in text
+    assert f"| {good} |" in text and "+0.0412 [+0.0212, +0.0612], n=90, resolves 0.0262" in text and "0.2500 USD each" in text
     assert r"freeze \| week <script>" in text and "freeze | week &lt;script&gt;" in page and "<script>" not in page
     assert page.count("<h2>") == len(HEADINGS) and page.count("data:image/png") >= 4
     rows = [line for line in text.splitlines() if line.startswith("|")]

@@ -15,6 +15,7 @@ from predator_si.contour_gates import DEFAULT_GATES, Gate
 from predator_si.contour_types import _duration, _duration_text
 from predator_si.errors import BadInput, Missing
 from predator_si.monitor.gates import default_criteria
+from predator_si.monitor.sources import plan
 from predator_si.settings import CHART, DEMO_SCALES, Settings, load_settings
 from predator_si.values import BLOCK
 
@@ -199,6 +200,29 @@ def test_bad_values_are_named_with_file_and_line(values, tmp_path: Path, text: s
     assert message.startswith(f"{tmp_path / 'mine.yaml'}:{line}:")
     assert says in message
     assert "\n" not in message
+
+
+BILL = "  sources:\n    opencost: http://costs.example.org:9003\n    metrics: {cost_per_1k_requests: [%s]}\n"
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        "",
+        BILL.replace("    opencost: http://costs.example.org:9003\n", "") % "{source: opencost, query: namespace=search}",
+        BILL.replace("    metrics: {cost_per_1k_requests: [%s]}\n", ""),
+        BILL % "{source: prices}, {source: opencost, query: namespace=search}",
+    ],
+)
+def test_a_bill_that_nothing_reads_is_refused(values, sources: str):
+    with pytest.raises(BadInput, match=r"kubecost\.enabled is true, and no bill is read"):
+        values(f"{BLOCK}:\n  kubecost: {{enabled: true}}\n{sources}")
+
+
+def test_a_bill_that_is_read_may_be_said(values):
+    found = values(f"{BLOCK}:\n  kubecost: {{enabled: true}}\n{BILL % '{source: opencost, query: namespace=search}, {source: prices}'}")
+    assert [one.source for one in plan(found.sources)["cost_per_1k_requests"]] == ["opencost", "prices"]
+    assert [contour for contour in SHIPPED if load_settings(contour, env={}).values.kubecost.cost_optimization] == ["local", "compute-nvidia"]
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "other: {}\n"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -64,6 +65,15 @@ def test_dagster_accepts_the_instance_file(tmp_path: Path, monkeypatch: pytest.M
         assert str(concurrency.pool_config.pool_granularity).lower().endswith("run")
         limits = concurrency.run_queue_config.tag_concurrency_limits
         assert {"key": "predator/lane", "value": "train", "limit": 1} in limits
+
+
+def test_a_hushed_process_prints_errors_only_although_a_library_logs_through_the_root_logger():
+    said = (
+        "import logging; from predator_si.quiet import hush; hush(); logging.info('a library'); ours = logging.getLogger('AutoOptimizer')\n"
+        "ours.setLevel(logging.INFO); ours.info('a transition'); logging.error('what matters')"
+    )
+    found = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+    assert (found.stdout, found.stderr) == ("", "what matters\n")
 
 
 def test_quiet_environment_respects_what_is_set_already():

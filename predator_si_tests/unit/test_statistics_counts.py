@@ -16,8 +16,6 @@ from predator_si.statistics import (
     crossing_probabilities,
     cuped_adjust,
     cuped_coefficient,
-    exceedance_log_e,
-    first_claim,
     planned_bounds,
     quantile_ranks,
     quantile_sequence,
@@ -28,6 +26,7 @@ from predator_si.statistics import (
     spent_alpha,
     treated_share,
 )
+from predator_si_tests.support.evidence import first_claim
 
 
 def at_most(hits, lives, alpha):
@@ -140,12 +139,9 @@ def test_a_quantiles_sequence_covers_at_every_look(tied):
     assert np.isfinite(low[:, -1]).all() and np.isfinite(high[:, -1]).all() and (high[:, -1] >= low[:, -1]).all()
 
 
-def test_exceedance_is_the_rate_above_the_limit():
-    x = np.random.default_rng(6).exponential(size=(4, 90))
-    assert np.array_equal(exceedance_log_e(x, 2.0, 0.9), rate_log_e(np.cumsum(x > 2.0, axis=1), np.arange(1, 91), 1 - 0.9))
-    assert exceedance_log_e([np.inf] * 30, 2.0)[-1] > exceedance_log_e([1.0] * 30, 2.0)[-1]
+def test_two_requests_bound_no_p95():
     low, high = quantile_sequence([1.0, np.inf], 0.95, 0.05)
-    assert (low[0], high[0]) == (-np.inf, np.inf)  # two requests bound no P95
+    assert (low[0], high[0]) == (-np.inf, np.inf)
 
 
 # --------------------------------------------------------------------------- planned looks
@@ -217,8 +213,6 @@ def test_cuped_is_the_regression_and_takes_its_share_of_the_variance():
         lambda: quantile_sequence([1.0, np.nan], 0.5, 0.05),
         lambda: quantile_sequence([1.0], 0.5, 0.05, [2]),
         lambda: quantile_ranks([5], 1.0, 0.05),
-        lambda: exceedance_log_e([1.0, np.nan], 2.0),
-        lambda: exceedance_log_e([1.0], np.inf),
         lambda: planned_bounds(0, 0.05),
         lambda: spending_bounds([0.5, 0.4], 0.05),
         lambda: spending_bounds([], 0.05),

@@ -11,7 +11,6 @@ from scipy import stats
 from predator_si.errors import BadInput
 from predator_si.statistics import (
     Ladder,
-    any_superior,
     bootstrap_mean_interval,
     bootstrap_t_interval,
     candidate_level,
@@ -97,12 +96,6 @@ def test_the_power_sentence_says_the_published_number():
     assert power_sentence(200, 0.12) == "this set of 200 queries can resolve 2.1 points of NDCG@10 (one-sided 0.05, power 80%)"
 
 
-def test_success_metrics_share_the_error():
-    assert any_superior({"ndcg": 0.02, "clicks": 0.04}, 0.05) == {"ndcg": True, "clicks": True}  # Holm: .04 and .04
-    assert any_superior({"ndcg": 0.03, "clicks": 0.04}, 0.05) == {"ndcg": False, "clicks": False}
-    assert any_superior({}, 0.05) == {}
-
-
 # --------------------------------------------------------------------------- a judged set used again and again
 
 
@@ -170,7 +163,6 @@ def test_the_ladder_is_not_fooled_by_fitting_to_what_it_tells():
         lambda: candidate_level(1, 0.01, 0),
         lambda: climb(Ladder(), np.nan, [0.1, 0.2]),
         lambda: climb(Ladder(), 0.5, [0.1]),
-        lambda: any_superior({"a": 1.2}, 0.05),
     ],
 )
 def test_what_cannot_be_is_refused(call):

@@ -13,19 +13,17 @@ from scipy import stats
 from predator_si.errors import BadInput
 from predator_si.statistics import (
     always_valid_p,
-    average_log_e,
     bounded_mean_log_e,
-    bounded_mean_sequence,
     claims,
     estimate_log_e,
     estimate_sequence,
-    first_claim,
     mean_log_e,
     mean_sequence,
     needed,
     prior_size,
     running_sums,
 )
+from predator_si_tests.support.evidence import first_claim
 
 SIDES = ("greater", "less", "two-sided")
 
@@ -176,15 +174,12 @@ def test_nothing_is_said_from_nothing():
         lambda: prior_size(0.05, 0),
         lambda: needed(0.0),
         lambda: claims([np.nan], 0.05),
-        lambda: average_log_e([]),
-        lambda: average_log_e([[0.0]], [-1.0]),
         lambda: bounded_mean_log_e([0.2, 1.2]),
         lambda: bounded_mean_log_e([np.nan]),
         lambda: bounded_mean_log_e(0.5),
         lambda: bounded_mean_log_e([0.2], 1.0),
         lambda: bounded_mean_log_e([0.2], bets=(1.0,)),
         lambda: bounded_mean_log_e([0.2], bets=()),
-        lambda: bounded_mean_sequence([0.2], 0.05, [2]),
     ],
 )
 def test_what_cannot_be_is_refused(call):
@@ -220,19 +215,6 @@ def test_the_order_of_observations_does_not_matter(values, alternative, random):
     assert bounded_mean_log_e(values, alternative=alternative)[-1] == pytest.approx(bounded_mean_log_e(mixed, alternative=alternative)[-1], abs=1e-9)
 
 
-def test_a_bounded_mean_lies_outside_its_sequence_exactly_where_the_bettors_got_rich():
-    x = np.random.default_rng(3).choice([-0.4, 0.0, 0.1, 0.6], (5, 80))
-    looks = [0, 1, 20, 80]
-    low, high = bounded_mean_sequence(x, 0.1, looks)
-    assert low.shape == (5, 4) and (low[:, 0] == -1).all() and (high[:, 0] == 1).all() and (low < high).all()
-    for null in (-0.2, 0.0, 0.05, 0.2):
-        above, below = (bounded_mean_log_e(x, null, alternative=side)[:, [0, 19, 79]] for side in ("greater", "less"))
-        assert np.array_equal(claims(above, 0.05), null < low[:, 1:]) and np.array_equal(claims(below, 0.05), null > high[:, 1:])
-    one_sided, open_end = bounded_mean_sequence(x, 0.1, looks, alternative="greater")
-    assert (one_sided[:, 2:] > low[:, 2:]).all() and (open_end == 1.0).all()
-    assert np.array_equal(bounded_mean_sequence(x[2], 0.1, looks)[0], low[2])  # one life is the same function
-
-
 def test_betting_keeps_its_level_where_the_normal_mixture_does_not():
     """One loss of 1 in a hundred, many gains of a hundredth: in small samples the normal approximation believes in the gain."""
     rng, lives = np.random.default_rng(4), 1500
@@ -251,10 +233,6 @@ def test_betting_says_little_from_one_and_nothing_from_ties_at_the_null():
 # --------------------------------------------------------------------------- evidence
 
 
-def test_evidence_is_joined_and_read():
-    a, b = np.log([[1.0, 30.0, 2.0]]), np.log([[1.0, 10.0, 100.0]])
-    joined = average_log_e([a, b], [1, 3])
-    assert np.exp(joined) == pytest.approx(np.array([[1.0, 15.0, 75.5]]))
-    assert first_claim(joined, 1 / 15).tolist() == [1] and first_claim(joined, 0.01).tolist() == [-1]
-    assert average_log_e([a, np.full((1, 3), -np.inf)])[0, 1] == pytest.approx(np.log(15.0))
+def test_evidence_is_read_as_a_p_value_that_holds_at_every_look():
     assert always_valid_p(np.log([0.5, 4.0, 2.0, 8.0])) == pytest.approx([1.0, 0.25, 0.25, 0.125])
+    assert claims(np.log([0.5, 4.0]), 0.25).tolist() == [False, True]

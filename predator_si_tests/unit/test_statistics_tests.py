@@ -14,12 +14,9 @@ from predator_si.errors import BadInput
 from predator_si.statistics import (
     benjamini_hochberg,
     holm,
-    needed_sample,
     paired_interval,
     resolvable_effect,
-    sample_ratio_p,
     sign_flip_test,
-    two_proportion,
     wilson,
 )
 
@@ -86,23 +83,6 @@ def test_wilson_equals_scipys():
         assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
-def test_two_proportion_equals_newcombes_table():
-    # Newcombe 1998, Statistics in Medicine 17:873, table II, method 10: 56/70 against 48/80 and 9/10 against 3/10.
-    ours = two_proportion(48, 80, 56, 70)
-    assert (ours.estimate, ours.low, ours.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
-    ours = two_proportion(3, 10, 9, 10)
-    assert (ours.low, ours.high) == pytest.approx((0.1705, 0.8090), abs=1e-4)
-    assert ours.p_value == pytest.approx(stats.fisher_exact([[3, 7], [9, 1]]).pvalue)
-
-
-def test_sample_ratio():
-    assert sample_ratio_p([800, 200], [0.8, 0.2]) > 0.9
-    assert sample_ratio_p([700, 300], [0.8, 0.2]) < 1e-6
-    assert sample_ratio_p([80, 20], [4, 1]) == pytest.approx(stats.binomtest(80, 100, 0.8).pvalue)
-    assert sample_ratio_p([30, 30, 60], [1, 1, 2]) == pytest.approx(1.0)
-    assert sample_ratio_p([160_500, 39_500], [0.8, 0.2]) == pytest.approx(stats.binomtest(160_500, 200_000, 0.8).pvalue, abs=0.001)
-
-
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
 def test_benjamini_hochberg_equals_scipys(p_values):
     assert benjamini_hochberg(p_values) == pytest.approx(stats.false_discovery_control(p_values))
@@ -119,7 +99,6 @@ def test_resolvable_effect_equals_the_published_table_and_simulated_power():
     rng, effect = np.random.default_rng(5), resolvable_effect(200, 0.2)
     found = sum(stats.ttest_1samp(rng.normal(effect, 0.2, 200), 0, alternative="greater").pvalue < 0.05 for _ in range(1500))
     assert found / 1500 == pytest.approx(0.8, abs=0.035)
-    assert needed_sample(resolvable_effect(317, 0.2), 0.2) in (317, 318)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +106,9 @@ def test_resolvable_effect_equals_the_published_table_and_simulated_power():
     [
         lambda: wilson(3, 2),
         lambda: wilson(0, 0),
-        lambda: two_proportion(1, 2, 1, 0),
-        lambda: sample_ratio_p([1], [1.0]),
-        lambda: sample_ratio_p([0, 0], [0.8, 0.2]),
         lambda: holm([1.2]),
         lambda: benjamini_hochberg([float("nan")]),
         lambda: resolvable_effect(1, 0.1),
-        lambda: needed_sample(0.0, 0.1),
         lambda: sign_flip_test([]),
         lambda: paired_interval([0.1]),
     ],

@@ -123,13 +123,33 @@ def test_the_gate_lets_honest_data_through(world: World, lab: tuple[ModelStore, 
     assert judge(world, store, start, champion).verdict is Verdict.PROMOTE
 
 
+def taught(examples: pl.DataFrame) -> pl.DataFrame:
+    """The same groups with a teacher who puts what the label says first."""
+    return examples.with_columns(teacher_score=3.0 * pl.col("label") - 0.1 * pl.int_range(pl.len()).over("group_id"))
+
+
+@pytest.mark.parametrize("loss", ["listwise", "distil"])
 @pytest.mark.parametrize(("share", "verdicts"), [(0.1, {Verdict.INCONCLUSIVE, Verdict.REJECT}), (1.0, {Verdict.REJECT})])
-def test_labels_the_wrong_way_round_are_not_promoted(
-    world: World, lab: tuple[ModelStore, str, str, pl.DataFrame], tmp_path: Path, share: float, verdicts: set[Verdict]
+def test_labels_and_teachers_the_wrong_way_round_are_not_promoted(
+    world: World, lab: tuple[ModelStore, str, str, pl.DataFrame], tmp_path: Path, share: float, verdicts: set[Verdict], loss: str
 ):
     store, _, champion, clean = lab
-    decision = judge(world, store, champion, train(lab, champion, flipped(clean, share), tmp_path / "work"))
+    recipe = RECIPE.model_copy(update={"loss": loss})
+    trained = fine_tune(store, champion, taught(flipped(clean, share)), recipe, tmp_path / "work", name="challenger").digest
+    decision = judge(world, store, champion, trained)
     assert decision.verdict in verdicts, decision.reason
+
+
+@pytest.mark.parametrize("loss", ["listwise", "distil"])
+def test_a_tenth_of_wrong_lessons_is_promoted_only_where_the_model_is_better_all_the_same(
+    world: World, lab: tuple[ModelStore, str, str, pl.DataFrame], tmp_path: Path, loss: str
+):
+    """Over a model that knows nothing: what nine tenths teach outweighs the rest, and what all teach wrongly does not."""
+    store, start, _, clean = lab
+    recipe = RECIPE.model_copy(update={"loss": loss})
+    few, all_wrong = (fine_tune(store, start, taught(flipped(clean, share)), recipe, tmp_path / str(share), name="challenger").digest for share in (0.1, 1.0))
+    assert judge(world, store, start, few).verdict is Verdict.PROMOTE
+    assert judge(world, store, start, all_wrong).verdict is not Verdict.PROMOTE
 
 
 def test_one_client_cannot_outvote_the_others(world: World, lab: tuple[ModelStore, str, str, pl.DataFrame], tmp_path: Path):

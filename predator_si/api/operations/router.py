@@ -20,14 +20,15 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from predator_si.api import answers, problems
-from predator_si.api.access import LOOPBACK, Caller
+from predator_si.api import answers
+from predator_si.api.access import LOOPBACK, NEEDS, PUBLIC, Caller
 from predator_si.api.operations import commits, session, views
+from predator_si.api.operations.assurance import assurance
 from predator_si.api.operations.drawing import draw
 from predator_si.api.operations.texts import LANGUAGES, Language, preferred
 from predator_si.api.routes import Parts, parts_of
-from predator_si.api.tokens import Role
 from predator_si.control.pages import RecordQuery
+from predator_si.control.secrets import redacted
 from predator_si.errors import BadInput, Missing, PredatorError, Refused, Unavailable
 
 POLICY = (
@@ -49,17 +50,18 @@ class Page(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler with its security headers and its errors."""
-        inner = super().get_route_handler()
+        inner, path = super().get_route_handler(), self.path_format
 
         async def handler(request: Request) -> Response:
             try:
+                await _admit(request, path)
                 response = await inner(request)
             except HTTPException as error:
                 response = _refusal(request, error.status_code, str(error.detail), error.headers)
             except PredatorError as error:
                 status = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
                 home = str(parts_of(request).optimizer.loop.home.path)
-                response = _refusal(request, status, problems.redacted(str(error).replace(home, "<home>")), None)
+                response = _refusal(request, status, redacted(str(error).replace(home, "<home>")), None)
             response.headers["Content-Security-Policy"] = POLICY
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Referrer-Policy"] = "same-origin"  # "no-referrer" would make a browser send "Origin: null" with our own forms
@@ -100,12 +102,19 @@ def _refusal(request: Request, status: int, why: str, headers: Mapping[str, str]
     return page
 
 
-async def _admit(request: Request, needed: Role = Role.VIEWER) -> tuple[Parts, Caller]:
-    parts = parts_of(request)
+async def _admit(request: Request, path: str) -> None:
+    """Let the caller in by the table of roles, as for every other call."""
+    parts, call = parts_of(request), (request.method, path)
     parts.door.check_place(request)
-    caller = await parts.door.admit(request, needed)
-    request.state.caller = caller
-    return parts, caller
+    if call in NEEDS:
+        request.state.caller = await parts.door.admit(request, NEEDS[call])
+    elif call not in PUBLIC:
+        raise HTTPException(403, "nobody may make this call: it stands in no table of roles")
+
+
+def _who(request: Request) -> tuple[Parts, Caller]:
+    caller: Caller = request.state.caller
+    return parts_of(request), caller
 
 
 async def _form(request: Request) -> dict[str, str]:
@@ -141,7 +150,7 @@ router = APIRouter(route_class=Page, include_in_schema=False)
 @router.get("/")
 async def overview(request: Request) -> Response:
     """The first page."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     status = await parts.optimizer.status()
     shown = await asyncio.to_thread(views.overview, parts.optimizer.loop, status)
     done = request.query_params.get("done")
@@ -151,7 +160,7 @@ async def overview(request: Request) -> Response:
 @router.get("/operations/cycles/{cycle_id}")
 async def cycle(request: Request, cycle_id: str) -> Response:
     """One cycle."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     story = await asyncio.to_thread(views.story_of, parts.optimizer.loop, cycle_id)
     done = request.query_params.get("done")
     return _html(request, "cycle.html", 200, caller, story=story, took=views.took(story.cycle), done=done if done in _DONE else None)
@@ -160,7 +169,7 @@ async def cycle(request: Request, cycle_id: str) -> Response:
 @router.get("/operations/audit")
 async def audit(request: Request) -> Response:
     """The ledger, searched and leafed through."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     asked = {name: request.query_params.get(name, "").strip()[:200] for name in ("cycle", "actor", "action", "from", "to", "text")}
     before = request.query_params.get("before", "")
     query = RecordQuery(
@@ -182,18 +191,19 @@ async def audit(request: Request) -> Response:
 @router.get("/operations/results")
 async def results(request: Request) -> Response:
     """What the newest days brought: before and after, and the key figures."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     asked = request.query_params.get("days", "7")
     if not (asked.isascii() and asked.isdigit() and 1 <= int(asked[:4]) <= _MOST_DAYS):
         raise BadInput(f"days: {asked!r} is no number from 1 to {_MOST_DAYS}.")
     table, figures = await asyncio.to_thread(views.results, parts.optimizer.loop, int(asked))
-    return _html(request, "results.html", 200, caller, table=table, figures=figures, days=int(asked))
+    sure = await asyncio.to_thread(assurance, parts.optimizer.loop)
+    return _html(request, "results.html", 200, caller, table=table, figures=figures, sure=sure, days=int(asked))
 
 
 @router.get("/operations/commits/{commit}")
 async def commit(request: Request, commit: str) -> Response:
     """What a commit of the GitOps repository changed."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     text, whole = await asyncio.to_thread(commits.commit_text, parts.optimizer.loop, commit)
     return _html(request, "commit.html", 200, caller, commit=commit, text=text, whole=whole)
 
@@ -201,7 +211,7 @@ async def commit(request: Request, commit: str) -> Response:
 @router.get("/operations/kill-switch")
 async def kill_switch(request: Request) -> Response:
     """The second step of the kill switch: what it means, why, and yes or no. What it would do is read, not asked for."""
-    parts, caller = await _admit(request)
+    parts, caller = _who(request)
     loop = parts.optimizer.loop
     on = await asyncio.to_thread(loop.control.kill_switch, loop.contour)
     return _html(request, "kill_switch.html", 200, caller, on=on, by_values=loop.settings.kill_switch)
@@ -210,7 +220,7 @@ async def kill_switch(request: Request) -> Response:
 @router.post("/operations/kill-switch")
 async def turn_kill_switch(request: Request) -> Response:
     """Press or lift it."""
-    parts, caller = await _admit(request, Role.ADMIN)
+    parts, caller = _who(request)
     form = await _form(request)
     wanted, reason = form.get("switch"), _reason(form)
     if wanted == "stop":
@@ -226,13 +236,13 @@ async def turn_kill_switch(request: Request) -> Response:
 @router.post("/operations/cycles/{cycle_id}/decision")
 async def decide(request: Request, cycle_id: str) -> Response:
     """A person's answer to a cycle that waits for it."""
-    parts, caller = await _admit(request, Role.APPROVER)
+    parts, caller = _who(request)
     form = await _form(request)
     wanted, reason = form.get("decision"), _reason(form)
     if wanted not in ("approve", "reject"):
         raise BadInput("the decision is approve or reject.")
     asked = answers.ApprovalRequest(decision="approve" if wanted == "approve" else "reject", reason=reason)
-    await asyncio.to_thread(parts.optimizer.decide, cycle_id, asked, caller.actor)
+    await parts.optimizer.changing(parts.optimizer.decide, cycle_id, asked, caller.actor)
     parts.held.clear()
     return RedirectResponse(f"/operations/cycles/{cycle_id}?done={wanted}", 303)
 
@@ -240,7 +250,6 @@ async def decide(request: Request, cycle_id: str) -> Response:
 @router.post("/operations/sign-in")
 async def sign_in(request: Request) -> Response:
     """Take a token from a form and keep it in a cookie, where it is a good one."""
-    parts_of(request).door.check_place(request)
     token = (await _form(request)).get("token", "").strip()
     scope = {**request.scope, "headers": [pair for pair in request.scope["headers"] if pair[0] != b"authorization"]}
     scope["headers"].append((b"authorization", b"Bearer " + token.encode("utf-8", "replace")))
@@ -258,7 +267,6 @@ async def sign_in(request: Request) -> Response:
 @router.post("/operations/sign-out")
 async def sign_out(request: Request) -> Response:
     """Forget the token."""
-    parts_of(request).door.check_place(request)
     await _form(request)
     response = RedirectResponse("/", 303)
     session.forget(response)
@@ -276,7 +284,6 @@ async def static(request: Request, name: str) -> Response:
 @router.get("/operations/{rest:path}")
 async def nothing(request: Request, rest: str) -> Response:
     """Any other address below this page."""
-    await _admit(request)
     raise Missing(f"there is no page {rest!r} here.")
 
 

@@ -200,8 +200,7 @@ def waiting(loop: Loop, now: datetime | None = None) -> list[Waiting]:
 
     A cycle that waits without a question in the queue (an older home, a program that died between the two) is shown with its decision as evidence.
     """
-    contours = [one for one in (loop.contour, loop.settings.values.promotion.to) if one is not None]
-    asked = [one for contour in contours for one in loop.control.approvals(contour, waiting=True, now=now or utc_now())]
+    asked = loop.control.approvals(loop.answered_here, waiting=True, now=now or utc_now())
     found = [
         Waiting(one.contour, one.cycle_id, one.stage, one.asked_at, one.expires_at, one.evidence, _links(loop, one.cycle_id), _look(loop, one.cycle_id))
         for one in asked
@@ -262,9 +261,9 @@ def gate_lines(loop: Loop, windows: Sequence[Mapping[str, float | None]]) -> lis
     return sorted(found, key=lambda one: order.index(one.result.answer.value))
 
 
-def window_values(snapshots: Path, limit: int = WINDOWS) -> list[Mapping[str, float | None]]:
-    """Metric -> value of the newest windows, oldest first; one that cannot be read has no values, which a curve shows as a gap."""
-    newest = sorted((path for path in snapshots.glob("*.json")), key=lambda path: path.name)[-limit:]
+def window_values(snapshots: Path, contour: str, limit: int = WINDOWS) -> list[Mapping[str, float | None]]:
+    """Metric -> value of a contour's newest windows, oldest first; one that cannot be read has no values, which a curve shows as a gap."""
+    newest = sorted(snapshots.glob(f"{contour}-????????T*.json"), key=lambda path: path.name)[-limit:]
     return [_values(path, path.stat().st_mtime_ns) for path in newest]
 
 
@@ -366,7 +365,7 @@ def overview(loop: Loop, status: answers.Status, now: datetime | None = None) ->
         last=next((cycle for cycle in cycles if active is None or cycle.cycle_id != active.cycle_id), None),
         waiting=attempt(loop, lambda: waiting(loop, moment)),
         answered=answered,
-        gates=attempt(loop, lambda: gate_lines(loop, window_values(loop.home.snapshots))),
+        gates=attempt(loop, lambda: gate_lines(loop, window_values(loop.home.snapshots, loop.contour))),
         champions=attempt(loop, lambda: loop.control.champions(loop.contour, 10)),
         cycles=cycles,
         costs=attempt(loop, lambda: costs_of(loop, moment)),

@@ -22,11 +22,12 @@ from predator_si.orchestration.metadata import (
 from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.steps import act as acting
+from predator_si.orchestration.steps import again, improve, prepare
 from predator_si.orchestration.steps import decide as deciding
-from predator_si.orchestration.steps import improve, prepare
 from predator_si.orchestration.steps import trial as trying
-from predator_si.records import CycleState, Verdict
-from predator_si.release.decide import PROMOTION_CRITERIA
+from predator_si.records import CycleState, ExperimentResult, Verdict
+from predator_si.release.criteria import PROMOTION_CRITERIA
+from predator_si.release.recompute import earlier_steps
 from predator_si.reports.dataset_card import DATASET_CARD
 from predator_si.reports.pages import dataset_url, trial_url
 from predator_si.reports.trial import write_trial_page
@@ -124,6 +125,9 @@ def optimized_reranker(context: dg.AssetExecutionContext, loop: LoopParam, track
 def evaluation(context: dg.AssetExecutionContext, loop: LoopParam) -> Result:
     """Champion and challenger on the same sealed queries, candidates, depth and fusion, with the interval of the difference."""
     with loop.working_on(context.partition_key) as cycle:
+        ended = again.end_if_rejected_before(loop, cycle.cycle_id)
+        if ended is not None:
+            return Result(metadata={"evaluated": False, "reason": ended})
         found, frame = improve.evaluate_challenger(loop, cycle.cycle_id)
     folder = loop.artifacts(cycle.cycle_id)
     return Result(metadata={**evaluation_metadata(found, frame), **files(folder / "evaluation.json", folder / found.per_query)})
@@ -154,7 +158,8 @@ def experiment_result(context: dg.AssetExecutionContext, loop: LoopParam) -> Res
     with loop.working_on(context.partition_key) as cycle:
         looked = trying.judge_trial(loop, cycle.cycle_id)
     result = looked.result
-    page = write_trial_page(loop.artifacts(cycle.cycle_id), looked.trial, result)
+    folder = loop.artifacts(cycle.cycle_id)
+    page = write_trial_page(folder, looked.trial, result, [ExperimentResult.read(folder / name) for name in earlier_steps(folder)])
     check = dg.AssetCheckResult(
         check_name="no_harm",
         passed=result.verdict is Verdict.PROMOTE,

@@ -23,9 +23,9 @@ from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.traces import traced
 from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
 from predator_si.release.decide import signal_of
-from predator_si.release.deny import find_denied, parse_deny
+from predator_si.release.deny import find_denied
 from predator_si.release.patch import load_patch
-from predator_si.release.release_file import DENY_FILE, parse_release
+from predator_si.release.release_file import parse_release
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
@@ -221,7 +221,7 @@ def _cut(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFram
 
 def _stored(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.DataFrame) -> list[Option] | str:
     """Smaller models that earlier cycles left in the store: fewer layers, or a shorter input; denied ones never."""
-    denied = parse_deny(loop.repo.show(DENY_FILE))
+    denied = loop.denied()
     own = _size(loop, champion.model)
     if own is None:
         return "nothing says how large the champion is"
@@ -272,7 +272,7 @@ def _previous(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.Dat
     )
     if config.model == champion.model or config.model not in loop.models:
         return f"{config.model} is what serves, or is gone from the model store"
-    entry = find_denied(parse_deny(loop.repo.show(DENY_FILE)), loop.models.card(config.model))
+    entry = find_denied(loop.denied(), loop.models.card(config.model))
     return f"it is on the deny list: {entry.reason}" if entry is not None else [Option("previous_model", config, f"as before {release.cycle_id}")]
 
 

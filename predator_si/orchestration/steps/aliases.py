@@ -63,6 +63,7 @@ def settle(loop: Loop, tracker: ExperimentTracker | None, cycle_id: str) -> None
     """
     if tracker is None:
         return
+    loop.control.require_lease()
     try:
         follow(loop, tracker)
         if loop.control.cycle(cycle_id).state in ENDED:
@@ -71,10 +72,10 @@ def settle(loop: Loop, tracker: ExperimentTracker | None, cycle_id: str) -> None
         loop.control.append("aliases_behind", "loop", cycle_id, str(error)[:500], {})
 
 
-def keep_gold(loop: Loop, tracker: ExperimentTracker, cycle_id: str) -> str | None:
+def keep_gold(loop: Loop, tracker: ExperimentTracker, cycle_id: str, *, told: bool = False) -> str | None:
     """Give the release that has become stable the next ``gold-N``; a model that has one keeps it. The alias, or null where the registry does not answer.
 
-    A registry that is away must not undo a watch: the ledger says that the alias is missing.
+    A registry that is away must not undo a watch: the ledger says that the alias is missing, once (``told``: it does already), and the next tick tries again.
     """
     digest = loop.serving().model
     try:
@@ -85,7 +86,8 @@ def keep_gold(loop: Loop, tracker: ExperimentTracker, cycle_id: str) -> str | No
             tracker.register(digest, loop.models.path(digest), {"gold": alias, "gold_cycle": cycle_id})
             tracker.set_alias(alias, digest)
     except PredatorError as error:
-        loop.control.append("gold_not_set", "loop", cycle_id, str(error)[:500], {"digest": digest})
+        if not told:
+            loop.control.append("gold_not_set", "loop", cycle_id, str(error)[:500], {"digest": digest})
         return None
     loop.control.append("gold_set", "loop", cycle_id, f"{alias} is {digest}", {"alias": alias, "digest": digest})
     return alias

@@ -78,7 +78,7 @@ def shown_evidence(loop: Loop, cycle_id: str, decision: Decision) -> dict[str, A
         "slices": (evaluation.slices if tried is None else tried.slices)[:_SHOWN],
         "would_change": [] if tried is None else tried.would_change,
         "failing_gates": sorted(_failing(loop, cycle_id)),
-        "links": {**cycle_urls(loop.settings, cycle_id), "artifacts": str(folder)},
+        "links": cycle_urls(loop.settings, cycle_id),
     }
 
 

@@ -1,4 +1,4 @@
-"""The figures of a simulation, where the command left them.
+"""The figures of a simulation, where the command left them, and whether they are about what is in force.
 
 What belongs here: reading them. What must not: simulating: that takes minutes of two cores, and a person or CI asks for it.
 """
@@ -6,10 +6,13 @@ What belongs here: reading them. What must not: simulating: that takes minutes o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from predator_si.errors import BadInput, Missing
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.steps.trial import design_of
 from predator_si.reports.characteristics import NEEDED, STORED
 
 
@@ -33,3 +36,14 @@ def newest_simulation(loop: Loop) -> dict[str, Any]:
     if not isinstance(found, dict) or any(key not in found for key in NEEDED):
         raise BadInput(f"{path}: not the figures of a simulation. Run `predator-si simulate` again.")
     return found
+
+
+def changed_since(loop: Loop, found: Mapping[str, Any]) -> list[str]:
+    """What a simulation does not know of the settings in force: the contour, and each number of the design, with both values; empty where it is about them."""
+    changes = [] if found.get("contour") == loop.contour else [f"contour {found.get('contour', 'unknown')}, now {loop.contour}"]
+    simulated = found.get("design") or {}
+    for name, value in asdict(design_of(loop)).items():
+        now = list(value) if isinstance(value, tuple) else value
+        if simulated.get(name) != now:
+            changes.append(f"{name} {simulated.get(name, 'unknown')}, now {now}")
+    return changes

@@ -12,16 +12,15 @@ from predator_si.orchestration.steps import aliases, permission
 from predator_si.orchestration.steps import approve as asking
 from predator_si.orchestration.steps.approve import give_approval, refuse_approval
 from predator_si.orchestration.steps.champions import note_champion
-from predator_si.orchestration.steps.trial import begin_trial, trial_steps
+from predator_si.orchestration.steps.trial import begin_trial, design_of, trial_steps
 from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import decide_promote, decide_trial, is_tried
-from predator_si.release.deny import parse_deny
 from predator_si.release.deploy import commit_patch, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
-from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, recompute_decision
-from predator_si.release.release_file import DENY_FILE
+from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, read_steps, recompute_decision
 from predator_si.release.rollback import rollback
+from predator_si.release.watch import stays_warm
 from predator_si.train.tracking import ExperimentTracker
 
 Stage = Literal["trial", "promote"]
@@ -45,7 +44,7 @@ def promotion_level_of(loop: Loop, cycle_id: str) -> float | None:
     if not is_tried(loop.judged_as(cycle_id)):
         return None
     opening = loop.control.sealed_opening(cycle_id, loop.corpus.name)
-    return 0.0 if opening is None else promotion_level(opening)
+    return 0.0 if opening is None else promotion_level(opening, design_of(loop))
 
 
 @traced
@@ -68,8 +67,9 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, trac
         "latency": read_latency(folder, evidence),
         "latency_target_ms": latency_target_ms(loop),
         "level": promotion_level_of(loop, cycle_id),
+        "margin": loop.settings.experiment.margin,
         "evidence": evidence,
-        "extra": evidence_metrics(folder, evaluation),
+        "extra": evidence_metrics(folder, evaluation, loop.settings.experiment.margin),
         "drill": drill,
     }
     if stage == "trial":
@@ -77,10 +77,17 @@ def decide(loop: Loop, cycle_id: str, stage: Stage, *, drill: bool = False, trac
     else:
         experiment = ExperimentResult.read(folder / "ab_test_results.json") if "ab_test_results.json" in evidence else None
         needs_person = loop.settings.approval_required and not drill
-        decision = decide_promote(evaluation, experiment, trial_required=needs_trial(loop, cycle_id), approval_required=needs_person, **common)
+        steps = read_steps(folder, evidence)
+        decision = decide_promote(evaluation, experiment, earlier=steps, trial_required=needs_trial(loop, cycle_id), approval_required=needs_person, **common)
         decision = _keep_approval(loop, cycle_id, decision)
     loop.save(cycle_id, decision_name(stage), decision)
-    loop.control.append(f"decision_{stage}", "drill" if drill else "loop", cycle_id, decision.reason, {"verdict": decision.verdict.value, "drill": drill})
+    loop.control.append(
+        f"decision_{stage}",
+        "drill" if drill else "loop",
+        cycle_id,
+        decision.reason,
+        {"verdict": decision.verdict.value, "drill": drill, "given": decision.given},
+    )
     if not drill and decision.verdict is not Verdict.PROMOTE:
         _end_without_release(loop, cycle_id, decision)
         aliases.settle(loop, tracker, cycle_id)
@@ -147,11 +154,12 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         stage,
         trigger=loop.judged_as(cycle_id),
         kill_switch=lambda: loop.control.kill_switch(loop.contour),
-        denied=parse_deny(loop.repo.show(DENY_FILE)),
+        denied=loop.denied(),
         card_of=loop.models.card,
         trial_required=needs_trial(loop, cycle_id),
         latency_target_ms=latency_target_ms(loop),
         level=level,
+        margin=loop.settings.experiment.margin,
         allow_drill=allow_drill,
     )
     if decision.drill:
@@ -166,7 +174,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     else:
         changes = promote_changes(decision.challenger, load_patch(folder, "trial") if loop.repo.find_commit(cycle_id, "trial") is not None else None)
         share = loop.settings.watch.shadow_share
-        if share > 0 and decision.champion.model != decision.challenger.model and is_tried(loop.judged_as(cycle_id)):
+        if stays_warm(loop.judged_as(cycle_id), decision, share):
             changes |= shadow_changes(decision.champion, decision.challenger, share)
     text = loop.release_text()
     # looked for after the text was read: one that holds this cycle's changes already would give a reverse that leads nowhere
@@ -179,7 +187,7 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
         loop.deployer.check()
     what = "trial" if stage == "trial" else "deploy"
     message = f"{what}: {decision.challenger.model[7:19]} ({cycle_id})\n\n{decision.reason}"
-    committed = commit_patch(loop.repo, patch, message, verdict_trailers(decision), lambda: _require_no_kill_switch(loop, cycle_id))
+    committed = commit_patch(loop.repo, patch, message, verdict_trailers(decision), lambda: _last_word(loop, cycle_id))
     save_patch(folder, committed)
     loop.control.append(
         f"patch_{stage}",
@@ -191,8 +199,9 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     return committed
 
 
-def _require_no_kill_switch(loop: Loop, cycle_id: str) -> None:
-    """Asked once more right before the push: a repository may take minutes to answer, and a person has pressed meanwhile."""
+def _last_word(loop: Loop, cycle_id: str) -> None:
+    """Asked once more right before the push: a repository may take minutes to answer; a person has pressed meanwhile, or another run took over."""
+    loop.control.require_lease()
     if loop.control.kill_switch(loop.contour):
         raise Refused(f"cycle {cycle_id}: the kill switch was switched on while the commit was prepared; nothing was committed. Switch it off first.")
 
@@ -241,7 +250,10 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
     if stage == "trial":
         begin_trial(loop, cycle_id, deployment.created_at)
     state = CycleState.ON_TRIAL if stage == "trial" else CycleState.RELEASED
-    loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", {"commit": patch.commit})
+    told: dict[str, Any] = {"commit": patch.commit}
+    if stage == "promote":  # what serves is known to all; of a challenger that does not serve the ledger tells what the Ladder allows
+        told["difference"] = Evaluation.read(folder / "evaluation.json").ndcg_difference.model_dump()
+    loop.control.transition(cycle_id, state, f"the service serves {deployment.served_digest}", "loop", told)
     if stage == "promote":
         note_champion(loop, cycle_id, f"released: {Decision.read(folder / decision_name('promote')).reason}"[:1000], patch.commit)
     aliases.settle(loop, tracker, cycle_id)

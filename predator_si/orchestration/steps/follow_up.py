@@ -1,4 +1,5 @@
-"""What each tick does after its snapshot: the cycle that waits for a person is judged again, a promotion goes on, old models go.
+"""What each tick does after its snapshot: the cycle that waits for a person is judged again, a release gets what it is owed, a promotion
+goes on, old models go.
 
 What belongs here: calling these one after another, so that one that fails stops no other. What must not: any of them.
 """
@@ -9,7 +10,7 @@ from collections.abc import Callable
 
 from predator_si.errors import PredatorError
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import onward, store
+from predator_si.orchestration.steps import onward, settled, store
 from predator_si.orchestration.steps.approve import judge_while_waiting
 
 
@@ -20,6 +21,9 @@ def follow_up(loop: Loop) -> list[str]:
         look = judge_while_waiting(loop)
         return None if look is None else f"{look.cycle_id} {look.answer}: {look.reason}"
 
+    def owed() -> str | None:
+        return settled.make_up(loop)
+
     def promoted() -> str | None:
         done = onward.advance_waiting(loop)
         return None if done is None else f"promotion to the next contour: {done}"
@@ -28,7 +32,7 @@ def follow_up(loop: Loop) -> list[str]:
         gone = store.let_old_models_go(loop)
         return f"{len(gone)} old models deleted" if gone else None
 
-    steps: tuple[Callable[[], str | None], ...] = (waiting, promoted, swept)
+    steps: tuple[Callable[[], str | None], ...] = (waiting, owed, promoted, swept)
     told = []
     for step in steps:
         try:

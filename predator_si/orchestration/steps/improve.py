@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,16 @@ from predator_si.evaluate.actions import FirstStageOnly
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, describe, permission, recipes
 from predator_si.orchestration.steps.observe import frozen_sample
+from predator_si.orchestration.steps.trial import design_of
 from predator_si.orchestration.traces import traced
 from predator_si.records import Cycle, CycleState, Evaluation, ModelCard, Record, ServingConfig
 from predator_si.release.decide import is_tried
 from predator_si.search.adaptive_depth import DepthRule, kept_rule
+from predator_si.search.models import ModelStore
 from predator_si.search.rerank import Reranker, load_reranker
+from predator_si.train.fit import Trained
 from predator_si.train.recipe import TrainingRecipe
+from predator_si.train.throughput import throughput
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
@@ -53,6 +58,8 @@ class TrainingResult(Record):
     tokens: int = 0
     device: str = "cpu"
     trainer: str = "lean"
+    course: str = "all"
+    """Name of the training that this is, of those of the cycle."""
     tracker_run: str
     erased_examples: int = 0
     """Rows of the data set that could not be trained on, because their client was erased or their key had expired."""
@@ -115,9 +122,9 @@ def trainable(loop: Loop, digest: str) -> str:
 
 @traced
 def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Progress | None = None) -> TrainingResult:
-    """Fine-tune from the champion's weights on the cycle's data; goes on from a checkpoint where a killed run left one.
+    """Fine-tune from the champion's weights on the cycle's data, once for each of the contour's recipes; goes on from a checkpoint of a killed run.
 
-    Of several averages with the starting weights the one is kept that dev queries prefer, with a correction for having looked.
+    Of all that the trainings and their averages with the starting weights give, the candidate is kept that dev queries prefer, corrected for having looked.
     """
     permission.require(loop, "train", cycle_id=cycle_id)
     folder, trainer = loop.artifacts(cycle_id), recipes.trainer_of(loop, cycle_id)
@@ -127,28 +134,41 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         raise BadInput(f"{path}: none of its {erased} rows can be read any more, their clients were erased. Run the synthetic_dataset asset again.")
     start = trainable(loop, loop.serving().model)
     replayed = recipes.replay_of(loop, cycle_id, examples)
-    recipe = recipes.recipe_of(loop, start, examples, replayed)
+    courses, judge = recipes.courses_of(loop, cycle_id, start, examples, replayed), recipes.judge_of(loop)
+    recipe = courses[0].recipe
     dataset_id = str(read_manifest(folder / "dataset_manifest.yaml")["dataset_id"])
-    run = tracker.start(
-        cycle_id, f"train {cycle_id}", {**recipe.model_dump(), "start": start, "dataset": dataset_id, "examples": examples.height, "erased": erased}
-    )
+    facts = {"start": start, "dataset": dataset_id, "examples": examples.height, "erased": erased, "trainings": "; ".join(one.name for one in courses)}
+    run = tracker.start(cycle_id, f"train {cycle_id}", {**recipe.model_dump(), **facts})
     status = "FAILED"
     try:
-        trained = trainer.train(
-            loop.models,
-            start,
-            examples,
-            recipe,
-            folder / "training",
-            name=f"reranker {cycle_id}",
-            earlier=replayed.examples if replayed is not None else None,
-            should_stop=loop.should_stop(cycle_id),
-            on_progress=on_progress,
-            on_loss=lambda step, loss: tracker.log_metrics({"loss": loss}, step) if step % 10 == 0 else None,
-        )
-        tracker.log_metrics({"pairs": trained.pairs, "train_seconds": trained.seconds, "final_loss": float(np.mean(trained.losses[-10:] or [np.nan]))}, None)
+        made: list[Trained] = []
+        for number, course in enumerate(courses):
+            before = sum(one.steps for one in made)
+
+            def on_loss(step: int, loss: float, before: int = before) -> None:
+                if step % 10 == 0:
+                    tracker.log_metrics({"loss": loss}, before + step)
+
+            train = partial(
+                trainer.train,
+                loop.models,
+                start,
+                course.examples,
+                course.recipe,
+                folder / "training" / str(number) if len(courses) > 1 else folder / "training",
+                name=f"reranker {cycle_id}",
+                earlier=replayed.examples if replayed is not None else None,
+                judge=judge,
+                should_stop=loop.should_stop(cycle_id),
+                on_progress=on_progress,
+                on_loss=on_loss,
+            )
+            made.append(_once(folder / "training" / f"trained-{number}.json", loop.models, start, course, train) if len(courses) > 1 else train())
+        choice = recipes.choose_candidate(loop, cycle_id, [one.candidates for one in made])
+        number = next((at for at, one in enumerate(made) if choice is not None and choice.chosen in one.candidates.values()), 0)
+        trained, recipe = made[number], courses[number].recipe
+        _log_training(tracker, made, trained, loop.models.path(start))
         tracker.log_file(folder / "dataset_manifest.yaml")
-        choice = recipes.choose_average(loop, cycle_id, trained.candidates)
         if choice is not None:
             trained = replace(trained, digest=choice.chosen)
             tracker.log_table({name: [getattr(one, name) for one in choice.standings] for name in ("name", "change", "mean", "gain", "error")}, "candidates")
@@ -156,11 +176,42 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         status = "FINISHED"
     finally:
         tracker.end(status)  # type: ignore[arg-type]
-    result = TrainingResult(start=start, tracker_run=run, erased_examples=erased, **vars(trained))
+    result = TrainingResult(start=start, tracker_run=run, erased_examples=erased, course=courses[number].name, **vars(trained))
     _keep_run(loop, folder / f"mlflow_run_{run}", result, recipe)
     update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
     loop.save(cycle_id, "training.json", result)
     return result
+
+
+def _once(path: Path, models: ModelStore, start: str, course: recipes.Course, train: Callable[[], Trained]) -> Trained:
+    """One of several trainings; a run that was killed in a later one does not repeat it."""
+    facts = {"start": start, "recipe": course.recipe.model_dump(mode="json"), "data": str(course.examples.hash_rows().sum())}
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known["facts"] == facts and all(digest in models for digest in known["trained"]["candidates"].values()):
+            said = known["trained"]
+            candidates = {float(share): digest for share, digest in said["candidates"].items()}
+            return Trained(**{**said, "candidates": candidates, "evaluations": [(step, value) for step, value in said["evaluations"]]})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or cut short by what killed the run
+    trained = train()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".part")
+    written.write_text(json.dumps({"facts": facts, "trained": asdict(trained)}), encoding="utf-8")
+    written.replace(path)
+    return trained
+
+
+def _log_training(tracker: ExperimentTracker, made: Sequence[Trained], chosen: Trained, start: Path) -> None:
+    """What all trainings took, how the chosen one ended, and how fast it computed."""
+    loss = float(np.mean(chosen.losses[-10:] or [np.nan]))
+    tracker.log_metrics({"pairs": sum(one.pairs for one in made), "train_seconds": sum(one.seconds for one in made), "final_loss": loss}, None)
+    if chosen.best_step is not None:
+        tracker.log_metrics({"best_step": chosen.best_step, "best_dev_ndcg_at_10": max(value for _, value in chosen.evaluations)}, None)
+    if chosen.seconds > 0:
+        speed = throughput(chosen, start)
+        share = {} if speed.peak_share is None else {"bf16_peak_share": speed.peak_share}
+        tracker.log_metrics({"tokens_per_second": speed.tokens_per_second, **share}, None)
 
 
 def _keep_run(loop: Loop, folder: Path, result: TrainingResult, recipe: TrainingRecipe) -> None:
@@ -179,7 +230,7 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
     """Choose the fastest backend that keeps the trained model's ranking; the cycle is then trained, and its challenger is named."""
     from predator_si.evaluate.optimise import optimise
 
-    scale, corpus = loop.plan.scale, loop.corpus
+    scale, corpus, said = loop.plan.scale, loop.corpus, loop.settings.values.training
     trained = TrainingResult.read(loop.artifacts(cycle_id) / "training.json")
     queries = frozen_sample(corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
     examples = read_examples(loop.artifacts(cycle_id) / "augmented_dataset.parquet", loop.vault())[0]
@@ -193,6 +244,9 @@ def shrink_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progr
         scale.depth,
         loop.serving().fusion_weight,
         students=recipes.make_students(loop, cycle_id, trained.digest, examples, on_progress),
+        lengths=[length for length in said.lengths if length < scale.max_length],
+        depths=[depth for depth in said.depths if depth < scale.depth],
+        early_exit=recipes.early_exit_of(loop, examples),
         calibration=_calibration(examples, scale.seed) if scale.models == "real" else (),
         scores_cache=loop.pair_scores,
         seed=scale.seed,
@@ -247,16 +301,17 @@ def evaluate_challenger(loop: Loop, cycle_id: str, on_progress: Progress | None 
     queries, *place = holdout_queries(pool, scale.test_queries, opening.rotation, scale.seed)
     evaluation, frame = _compare(loop, loop.control.cycle(cycle_id), challenger, queries, "test", on_progress)
     note = f"ladder/{corpus.name}/{opening.period}"
-    holdout, told = seal_of(evaluation, frame, opening, (place[0], place[1]), pool.height, loop.control.get_note(note))
+    holdout, told = seal_of(evaluation, frame, opening, (place[0], place[1]), pool.height, loop.control.get_note(note), design_of(loop))
     loop.control.set_note(note, told)
     evaluation = evaluation.model_copy(update={"holdout": holdout})
     loop.save(cycle_id, "evaluation.json", evaluation)
     loop.control.transition(
         cycle_id,
         CycleState.EVALUATED,
-        f"NDCG@10 {evaluation.ndcg_champion:.4f} -> {evaluation.ndcg_challenger:.4f} on {evaluation.n_queries} sealed queries",
+        # what goes to channels, pages and programs is the Ladder's word; the exact scores are evidence of the decision and stay in its files
+        f"compared on {evaluation.n_queries} sealed queries; best NDCG@10 that may be told: {holdout.told:.4f}{' (raised)' if holdout.rose else ''}",
         "loop",
-        {"difference": evaluation.ndcg_difference.model_dump(), "test_openings": opening.opening, "holdout": holdout.model_dump()},
+        {"test_openings": opening.opening, "holdout": holdout.model_dump()},
     )
     return evaluation, frame
 

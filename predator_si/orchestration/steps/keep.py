@@ -13,7 +13,7 @@ from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, onward
+from predator_si.orchestration.steps import aliases, arrive, settled
 from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.steps.trial import design_of
@@ -25,11 +25,13 @@ from predator_si.release.deploy import commit_changes
 from predator_si.release.patch import end_shadow_changes, load_patch
 from predator_si.release.recompute import decision_name, read_latency
 from predator_si.release.rollback import rollback
-from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_margin_of
+from predator_si.release.watch import WatchCheck, WatchPlan, judge_watch, ndcg_margin_of, stays_warm
+from predator_si.release.watch_evidence import count_again, write_check
 from predator_si.reports import manifest, write_cycle_report
 from predator_si.reports.cycle import Section
 from predator_si.search.events import read_events
 from predator_si.search.index_builds import FIRST
+from predator_si.statistics import power_sentence
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
@@ -39,19 +41,24 @@ _INDEX_ERRORS_ROLLBACK = 10.0
 
 
 def watch_plan(loop: Loop, cycle_id: str) -> WatchPlan:
-    """What is watched after a cycle's release, fixed by its contour and trigger."""
-    cycle, scale, design = loop.control.cycle(cycle_id), loop.plan.scale, design_of(loop)
-    decision = Decision.read(loop.artifacts(cycle_id) / decision_name("promote"))
+    """What is watched after a cycle's release: by its contour and trigger, and from its first check on as it was fixed then."""
+    folder = loop.artifacts(cycle_id)
+    if (folder / "watch.json").is_file() and (fixed := WatchResult.read(folder / "watch.json").plan):
+        return WatchPlan.model_validate(fixed)
+    cycle, said, scale, design = loop.control.cycle(cycle_id), loop.settings.watch, loop.plan.scale, design_of(loop)
+    decision = Decision.read(folder / decision_name("promote"))
+    requests = scale.watch_requests if scale.hurries or said.requests is None else said.checks * said.requests
     return WatchPlan(
         cycle_id=cycle_id,
         released_digest=decision.challenger.model,
-        planned_checks=min(loop.settings.watch.checks, scale.watch_checks),
-        min_requests=min(scale.watch_requests, scale.drill_requests) if decision.drill else scale.watch_requests,
+        planned_checks=min(said.checks, scale.watch_checks) if scale.hurries else said.checks,
+        min_requests=min(requests, scale.drill_requests) if decision.drill else requests,
         p95_limit_ms=_P95_ROLLBACK_MS,
         design=design,
-        latency_ratio=_accepted_ratio(loop.artifacts(cycle_id), decision) * design.latency_margin,
-        ndcg_margin=ndcg_margin_of(cycle.trigger.type),
+        latency_ratio=_accepted_ratio(folder, decision) * design.latency_margin,
+        ndcg_margin=ndcg_margin_of(cycle.trigger.type, loop.settings.experiment.margin),
         probes_expected=is_tried(cycle.trigger.type),
+        shadow_expected=stays_warm(loop.judged_as(cycle_id), decision, said.shadow_share) and not arrive.is_arrival(cycle),
         max_index_errors=_INDEX_ERRORS_ROLLBACK if signal_of(cycle.trigger.type) == "index_errors" else None,
         max_lag_seconds=_LAG_ROLLBACK_SECONDS if signal_of(cycle.trigger.type) == "etl_lag_seconds" else None,
     )
@@ -85,22 +92,20 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
     now = utc_now()
     window = read_events(loop.home.events, since, now, open_text=False)
     events = window.search.filter((pl.col("timestamp") > since) & ~pl.col("probe") & pl.col("stands_for").is_null())
-    failed = int((events["status"] >= 500).sum()) if events.height else 0
-    good = events.filter(pl.col("status") < 500)["latency_ms"]
-    checks.append(
-        WatchCheck(
-            at=now,
-            requests=events.height,
-            failures=failed,
-            slow=int((good > plan.p95_limit_ms).sum()) if plan.p95_limit_ms is not None else None,
-            p95_ms=float(good.quantile(0.95, "higher") or 0.0) if good.len() else None,
-            served_digest=served,
-            lag_seconds=ingest.get("lag_seconds"),
-            index_errors=ingest.get("dead_letters"),
-            probes=_probe_differences(loop, decision, scale.watch_probes, checks, on_progress) if served is not None and plan.probes_expected else {},
-            **_timed_pairs(window.shadows.filter(pl.col("timestamp") > since), decision),
-        )
+    counted = {"requests": events, "pairs": _timed_pairs(window.shadows.filter(pl.col("timestamp") > since), decision)}
+    if served is not None and plan.probes_expected:
+        counted["probes"] = _probe_scores(loop, decision, scale.watch_probes, checks, on_progress)
+    kept = write_check(folder, len(checks) + 1, {kind: frame for kind, frame in counted.items() if frame.height or kind == "requests"})
+    told = WatchCheck(
+        at=now,
+        requests=0,
+        failures=0,
+        served_digest=served,
+        lag_seconds=ingest.get("lag_seconds"),
+        index_errors=ingest.get("dead_letters"),
+        evidence=kept,
     )
+    checks.append(count_again(folder, plan, told))
     result = judge_watch(plan, checks, now)
     loop.save(cycle_id, "watch.json", result)
     if loop.control.cycle(cycle_id).state is CycleState.RELEASED:
@@ -111,19 +116,14 @@ def watch_once(loop: Loop, cycle_id: str, on_progress: Progress | None = None, t
     if result.answer == "keep":
         _let_go(loop, cycle_id)
         loop.control.transition(cycle_id, CycleState.STABLE, result.reason, "loop")
-        if tracker is not None and not decision.drill:
-            aliases.keep_gold(loop, tracker, cycle_id)
-        if not decision.drill:
-            onward.propose_where_wanted(loop, cycle_id)
+        settled.give_what_is_owed(loop, cycle_id, tracker)  # a run that dies before this: the next tick does it
     return result
 
 
-def _timed_pairs(shadows: pl.DataFrame, decision: Decision) -> dict[str, Any]:
-    """Sums of the log ratio of both models' times on the same requests, where the old champion scored some in shadow."""
+def _timed_pairs(shadows: pl.DataFrame, decision: Decision) -> pl.DataFrame:
+    """Requests that the old champion scored too, in shadow, with both models' times."""
     same = (pl.col("served_digest") == decision.challenger.model) & (pl.col("shadow_digest") == decision.champion.model)
-    timed = shadows.filter((pl.col("role") == "previous") & (pl.col("status") == "scored") & same & (pl.col("served_ms") > 0) & (pl.col("shadow_ms") > 0))
-    logs = (timed["served_ms"] / timed["shadow_ms"]).log()
-    return {"pairs": logs.len(), "log_ratio_sum": float(logs.sum()), "log_ratio_squares": float((logs**2).sum())} if logs.len() else {}
+    return shadows.filter((pl.col("role") == "previous") & (pl.col("status") == "scored") & same & (pl.col("served_ms") > 0) & (pl.col("shadow_ms") > 0))
 
 
 def _let_go(loop: Loop, cycle_id: str) -> None:
@@ -136,8 +136,8 @@ def _let_go(loop: Loop, cycle_id: str) -> None:
     loop.control.append("shadow_ended", "loop", cycle_id, "the watch is over", {"commit": commit})
 
 
-def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[WatchCheck], on_progress: Progress | None) -> dict[str, float]:
-    """NDCG@10 of the released model over HTTP minus the old champion's on the same candidates, per dev query.
+def _probe_scores(loop: Loop, decision: Decision, n: int, checks: Sequence[WatchCheck], on_progress: Progress | None) -> pl.DataFrame:
+    """NDCG@10 of the released model over HTTP (``new``) and the old champion's on the same candidates (``old``), per dev query.
 
     Queries that no check has asked yet, as long as there are some: one that is asked again is no new evidence. Those of the shift come first, for which the
     model was trained, then all others: a release serves them too.
@@ -152,15 +152,14 @@ def _probe_differences(loop: Loop, decision: Decision, n: int, checks: Sequence[
     asked = {query_id for check in checks for query_id in check.probes}
     queries = pool.filter(~pl.col("query_id").is_in(list(asked))).head(n)
     if not queries.height:
-        return {}
+        return pl.DataFrame(schema={"query_id": pl.String, "new": pl.Float64, "old": pl.Float64})
     judgments = corpus.judgments(split="dev")
     first_stage = loop.index() if decision.challenger.index is None else loop.index(decision.champion.index or FIRST)  # what the old champion answered with
     released = probe(loop.search_url, queries, judgments, k=max(20, scale.depth), variant="champion", on_progress=on_progress).per_query
     before = evaluate_model(
         queries, judgments, first_stage.candidates, offline_reranker(loop, decision.champion.model), decision.champion, scores_cache=loop.pair_scores
     )
-    joined = released.drop_nulls("ndcg_at_10").select("query_id", new="ndcg_at_10").join(before.select("query_id", old="ndcg_at_10"), on="query_id")
-    return {query_id: new - old for query_id, new, old in joined.iter_rows()}
+    return released.drop_nulls("ndcg_at_10").select("query_id", new="ndcg_at_10").join(before.select("query_id", old="ndcg_at_10"), on="query_id")
 
 
 @traced
@@ -171,19 +170,25 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     """
     folder = loop.artifacts(cycle_id)
     patches = [load_patch(folder, stage) for stage in ("trial", "promote") if loop.repo.find_commit(cycle_id, stage) is not None]  # type: ignore[arg-type]
+    if arrive.is_arrival(loop.control.cycle(cycle_id)):
+        patches = [load_patch(folder, "promote")]  # committed by another contour's loop
     if not patches:
         raise Missing(f"cycle {cycle_id} committed nothing, so nothing is to be taken back.")
     challenger = Decision.read(folder / decision_name("promote" if (folder / decision_name("promote")).is_file() else "trial"))
     card, old = loop.models.card(challenger.challenger.model), loop.models.card(challenger.champion.model)
-    entries = deny_entries(card, cycle_id=cycle_id, reason=reason[:500], at=utc_now(), keep=[old]) if deny else []
-    result = rollback(
-        loop.repo,
-        patches,
-        entries,
-        reason,
-        lambda digest, commit: bring_into_force(loop, digest, "champion", cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.released()),
-        (lambda _: aliases.follow(loop, tracker)) if tracker is not None else None,
-    )
+    entries = deny_entries(card, cycle_id=cycle_id, reason=reason[:500], at=utc_now(), keep=[old], contour=loop.contour) if deny else []
+    try:
+        result = rollback(
+            loop.repo,
+            patches,
+            entries,
+            reason,
+            lambda digest, commit: bring_into_force(loop, digest, "champion", cycle_id=cycle_id, stage="rollback", commit=commit, settings=loop.released()),
+            (lambda _: aliases.follow(loop, tracker)) if tracker is not None else None,
+        )
+    except Refused:
+        arrive.require_serving(loop, cycle_id)
+        raise
     loop.save(cycle_id, "rollback.json", result)
     loop.control.append(
         "rollback", "loop", cycle_id, result.reason, {"commit": result.commit, "verified": result.verified, "from": result.from_digest, "to": result.to_digest}
@@ -241,7 +246,9 @@ def _actions_tried(folder: Path) -> list[Section]:
     plan = ActionPlan.read(folder / "actions.json")
     rows = [(one.action, one.note, "yes" if one.passes else "no", one.reason) for one in plan.tried]
     rows += [(action, "", "not tried", why) for action, why in plan.not_built.items()]
-    return [Section("Actions without training", plan.reason, ("action", "what", "passes", "measured on dev queries"), tuple(rows))]
+    seen = next((gap for one in plan.tried if (gap := one.ndcg_difference) is not None and gap.sd), None)
+    said = plan.reason if seen is None else f"{plan.reason} ({power_sentence(seen.n, seen.sd)})"
+    return [Section("Actions without training", said, ("action", "what", "passes", "measured on dev queries"), tuple(rows))]
 
 
 def write_report(loop: Loop, cycle_id: str, **more: Any) -> Path:

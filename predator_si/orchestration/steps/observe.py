@@ -131,5 +131,6 @@ def next_step(loop: Loop, now: datetime | None = None, *, force: bool = False) -
     now = now or utc_now()
     newest = loop.snapshots(1)
     snapshot = newest[-1] if newest else None
-    state = GateState(**standing_facts(loop, now), mock_signals=loop.settings.mock_signals)
+    values = loop.settings.values
+    state = GateState(**standing_facts(loop, now), mock_signals=values.mock_signals, cost_optimization=values.kubecost.cost_optimization)
     return decide(snapshot, gates(loop, snapshot, now), state, now, force=force)

@@ -4,27 +4,32 @@ What belongs here: the proposal, its commit, its confirmation, its way back. Wha
 
 Each promotion is a cycle of its own in the *next* contour, with its own decision, approval, patch of that contour's release file, and way back; the two
 contours never share a commit. What it rests on is the first contour's evidence, named by hash. Watching it is the next contour's own loop's business:
-nobody here sees its traffic. A model that was taken back there is not proposed there again, and stays allowed here.
+nobody here sees its traffic (``arrive``, in that contour's own home). The model's bytes are brought to a place that both can reach before the commit names
+them. A model that was taken back there is not proposed there again, and stays allowed here.
 """
 
 from __future__ import annotations
 
 import hashlib
+from datetime import timedelta
 from typing import Any
 
 from predator_si.errors import BadInput, Missing, PredatorError, Refused
 from predator_si.orchestration.loop import Loop
+from predator_si.orchestration.shared_models import SharedModels
 from predator_si.orchestration.steps import approve, permission
 from predator_si.records import Cycle, CycleState, Decision, Deployment, HelmPatch, Record, Rollback, ServingConfig, Verdict, WatchResult, utc_now
 from predator_si.release.deny import check_allowed, parse_deny
 from predator_si.release.deploy import commit_patch, confirm, evidence_hash, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch
 from predator_si.release.recompute import decision_name
-from predator_si.release.release_file import DENY_FILE, parse_release, release_name
+from predator_si.release.release_file import DENY_FILE, ReleaseFile, parse_release, release_name
 from predator_si.release.rollback import rollback
 
 TRIGGER = "promotion"
 PROPOSAL = "promotion.json"
+_CUT_SHORT = timedelta(minutes=10)
+"""A proposal takes seconds: one that is still without its record by then was killed."""
 _RESTS_ON = ("decision-promote.json", "watch.json", "evaluation.json", "ab_test_results.json")
 
 
@@ -46,12 +51,16 @@ def propose(loop: Loop, source_cycle: str, actor: str = "loop") -> Cycle:
     Raises
     ------
     Refused
-        No next contour or no address of its service, the release is not stable or does not serve any more, the model is denied, was taken back there, or
-        serves there already.
+        No next contour, no address of its service or no way for the model's bytes, the release is not stable or does not serve any more, a trial is on
+        there, the model is denied, was taken back there, or serves there already.
     """
     said = loop.settings.values.promotion
-    if said.to is None or said.search is None:
-        lacks = "to names no contour" if said.to is None else f"search names no address of {said.to}'s search service, so nobody could say what it serves"
+    if said.to is None or said.search is None or said.store is None:
+        lacks = "to names no contour"
+        if said.to is not None and said.search is None:
+            lacks = f"search names no address of {said.to}'s search service, so nobody could say what it serves"
+        elif said.to is not None:
+            lacks = f"store names no place that {said.to} can fetch the model from, so its service could not load what the commit names"
         raise Refused(f"contour {loop.contour}: promotion.{lacks}. Set it in the contour's values.")
     source = loop.control.cycle(source_cycle)
     if source.contour != loop.contour or source.state is not CycleState.STABLE:
@@ -59,14 +68,16 @@ def propose(loop: Loop, source_cycle: str, actor: str = "loop") -> Cycle:
     decision = Decision.read(loop.artifacts(source_cycle) / decision_name("promote"))
     if decision.drill:
         raise Refused(f"cycle {source_cycle} was a drill; nothing of it is promoted.")
+    if not (loop.artifacts(source_cycle) / "evaluation.json").is_file():
+        raise Refused(f"cycle {source_cycle} has no evaluation in this home: another contour proved its model. Promote it from there.")
     loop.repo.sync()
     file = release_name(said.to)
-    there = parse_release(loop.repo.show(file), file).serving
+    there = parse_release(loop.repo.show(file), file)
     challenger = decision.challenger.model_copy(update={"index": None, "ingest_workers": None, "replicas": None})  # those are each contour's own
-    _require_promotable(loop, challenger.model, there.model, said.to)
+    _require_promotable(loop, challenger.model, there, said.to)
     before = loop.control.cycles(200, said.to)
     for known in before:
-        if known.trigger.type == TRIGGER and _proposal(loop, known.cycle_id).challenger.model == challenger.model:
+        if (loop.home.artifacts / known.cycle_id / PROPOSAL).is_file() and _proposal(loop, known.cycle_id).challenger.model == challenger.model:
             if known.state in (CycleState.AWAITING_APPROVAL, CycleState.OPENED, CycleState.RELEASED):
                 return known
             if known.state in (CycleState.ROLLED_BACK, CycleState.REJECTED, CycleState.FAILED):
@@ -76,19 +87,19 @@ def propose(loop: Loop, source_cycle: str, actor: str = "loop") -> Cycle:
     ruled = permission.ruling(loop, "promote_next")
     if ruled.answer == "deny":
         raise Refused(f"{source_cycle} is not promoted: {ruled.reason}.")
+    shown: dict[str, Any] = {
+        **approve.shown_evidence(loop, source_cycle, decision), "promotes": source_cycle, "from": loop.contour, "to": said.to,
+        "watch": WatchResult.read(loop.artifacts(source_cycle) / "watch.json").reason, "replaces": there.serving.model_dump(mode="json"),
+    }  # fmt: skip
     cycle = loop.control.open_cycle(said.to, trigger, actor, trigger.reason)
     evidence = _evidence(loop, source_cycle)
     proposal = Proposal(cycle_id=cycle.cycle_id, source_cycle=source_cycle, source_contour=loop.contour, to=said.to, challenger=challenger, evidence=evidence)
     loop.save(cycle.cycle_id, PROPOSAL, proposal)
     made = Decision(
         cycle_id=cycle.cycle_id, stage="promote", verdict=Verdict.PROMOTE, gates=decision.gates, policy=loop.settings.policy, approval_required=True,
-        champion=there, challenger=challenger, evidence=evidence, reason=trigger.reason, created_at=utc_now(),
+        champion=there.serving, challenger=challenger, evidence=evidence, reason=trigger.reason, created_at=utc_now(),
     )  # fmt: skip
     loop.save(cycle.cycle_id, decision_name("promote"), made)
-    shown: dict[str, Any] = {
-        **approve.shown_evidence(loop, source_cycle, decision), "promotes": source_cycle, "from": loop.contour, "to": said.to,
-        "watch": WatchResult.read(loop.artifacts(source_cycle) / "watch.json").reason, "replaces": there.model_dump(mode="json"),
-    }  # fmt: skip
     expires = loop.settings.values.approval.expires_in
     loop.control.ask_approval(cycle.cycle_id, "promote", said.to, evidence_hash(made), shown, expires)
     return loop.control.transition(cycle.cycle_id, CycleState.AWAITING_APPROVAL, f"a release to {said.to} is a person's decision", "loop")
@@ -99,16 +110,24 @@ def propose_where_wanted(loop: Loop, source_cycle: str) -> None:
     if loop.settings.values.promotion.to is None:
         return
     try:
-        propose(loop, source_cycle)
+        cycle = propose(loop, source_cycle)
+        loop.control.append("promotion_proposed", "loop", source_cycle, f"as {cycle.cycle_id}", {"to": cycle.contour, "cycle": cycle.cycle_id})
     except PredatorError as error:
         loop.control.append("promotion_not_proposed", "loop", source_cycle, str(error)[:1000], {"to": loop.settings.values.promotion.to})
 
 
 def waiting(loop: Loop) -> Cycle | None:
-    """The promotion to the next contour that is under way from here; null where there is none."""
+    """The promotion to the next contour that is under way from here; null where there is none. One whose proposal was killed halfway is ended."""
     to = loop.settings.values.promotion.to
     cycle = None if to is None else loop.control.active_cycle(to)
-    return cycle if cycle is not None and cycle.trigger.type == TRIGGER and _proposal(loop, cycle.cycle_id).source_contour == loop.contour else None
+    if cycle is None or cycle.trigger.type != TRIGGER:
+        return None
+    if cycle.state is CycleState.OPENED:  # asked for this moment, or killed before a person could be asked
+        if utc_now() - cycle.opened_at >= _CUT_SHORT:
+            loop.control.close_approval(cycle.cycle_id, "cancelled", "the proposal was cut short")
+            loop.control.transition(cycle.cycle_id, CycleState.CANCELLED, "the proposal was cut short; it is made again", "loop")
+        return None
+    return cycle if _proposal(loop, cycle.cycle_id).source_contour == loop.contour else None
 
 
 def advance_waiting(loop: Loop) -> str | None:
@@ -200,10 +219,15 @@ def _commit(loop: Loop, cycle_id: str) -> HelmPatch:
         patch = load_patch(folder, "promote")
     else:
         text = loop.repo.show(file)
-        _require_promotable(loop, proposal.challenger.model, parse_release(text, file).serving.model, proposal.to)
+        _require_promotable(loop, proposal.challenger.model, parse_release(text, file), proposal.to)
         changes = promote_changes(proposal.challenger)
         patch = make_patch(text, changes, cycle_id=cycle_id, stage="promote", file=file, base_commit=loop.repo.head())
         save_patch(folder, patch)
+        place = loop.settings.values.promotion.store
+        if place is None:
+            raise Refused(f"cycle {cycle_id}: promotion.store names no place that {proposal.to} can fetch the model from. Set it in the contour's values.")
+        sent = SharedModels(place).push(loop.models, proposal.challenger.model)  # before Git names it: whoever follows must be able to load it
+        loop.control.append("model_shared", "loop", cycle_id, f"{sent} bytes to {place}", {"digest": proposal.challenger.model, "bytes": sent})
     message = f"promote: {proposal.challenger.model[7:19]} from {proposal.source_contour} to {proposal.to} ({cycle_id})\n\n{decision.reason}"
     committed = commit_patch(loop.repo, patch, message, verdict_trailers(decision) | {"Source": proposal.source_cycle})
     save_patch(folder, committed)
@@ -232,13 +256,15 @@ def _reverse(loop: Loop, cycle_id: str, reason: str) -> Rollback:
     return result
 
 
-def _require_promotable(loop: Loop, digest: str, serves: str, to: str) -> None:
+def _require_promotable(loop: Loop, digest: str, there: ReleaseFile, to: str) -> None:
     card = loop.models.card(digest)
     check_allowed(parse_deny(loop.repo.show(DENY_FILE)), card)
     if loop.serving().model != digest:
         raise Refused(f"{digest} does not serve {loop.contour} any more, so it is not promoted to {to}.")
-    if serves == digest:
+    if there.serving.model == digest:
         raise Refused(f"{digest} serves {to} already.")
+    if there.reranker.candidate is not None:
+        raise Refused(f"{there.reranker.candidate} is on trial in {to}, and a promotion would end that. It is proposed again once the trial is over.")
 
 
 def _evidence(loop: Loop, source_cycle: str) -> dict[str, str]:

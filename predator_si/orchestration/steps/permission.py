@@ -14,6 +14,7 @@ from predator_si.monitor.triggers import TRIGGERS
 from predator_si.notify.log import refused
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_by_cycle, spent_in_month
+from predator_si.orchestration.trust import distrust
 from predator_si.records import Cycle, CycleState, utc_now
 
 _CYCLES = 200
@@ -24,6 +25,7 @@ def standing_facts(loop: Loop, now: datetime, cycle_id: str | None = None) -> di
     settings, values = loop.settings, loop.settings.values
     return {
         "enabled": settings.enabled,
+        "distrust": distrust(loop.home, loop.contour, loop.control),
         "kill_switch": settings.kill_switch or loop.control.kill_switch(loop.contour),
         "cycles": [cycle for cycle in loop.control.cycles(_CYCLES, loop.contour) if cycle.opened_at >= loop.plan.prepared_at],
         "max_cycles_per_day": settings.max_cycles_per_day,

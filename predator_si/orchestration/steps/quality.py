@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from predator_si.monitor.exposition import write_exposition
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import drift as measured
 from predator_si.orchestration.steps import observe
-from predator_si.records import DriftItem, GateResult, MetricsSnapshot, utc_now
+from predator_si.records import CycleState, DriftItem, GateResult, MetricsSnapshot, utc_now
 from predator_si.reports.language import Language
 from predator_si.reports.window import DriftLine, WindowEvidence, WorstSlice, worst_slices, write_window_pages
 from predator_si.search.events import read_events
 
 _RELEASES = {"cycle_released": "release", "rollback": "rollback"}
 _LEDGER_REACH = 2_000
+_COUNTED = 1_000
+"""Newest cycles that are counted by their state."""
 
 
 def write_quality_report(loop: Loop) -> dict[str, Any]:
@@ -98,7 +101,8 @@ def write_quality_pages(
         aside=events.quarantine.group_by("reason").len().sort("len", "reason", descending=[True, False]).rows(),
         simulated=bool(people["simulated"].any()),
     )
-    write_exposition(loop.home.path / "telemetry" / "quality.prom", snapshot, gates, loop.baseline())
+    held = Counter(cycle.state for cycle in loop.control.cycles(_COUNTED, loop.contour))
+    write_exposition(loop.home.path / "telemetry" / "quality.prom", snapshot, gates, loop.baseline(), {state.value: held[state] for state in CycleState})
     return write_window_pages(loop.home.snapshots, evidence)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from predator_si.monitor import Skip
+from predator_si.monitor.triggers import COST
 from predator_si.notify import Delivered, Event, Place, events_of, rules
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metering import spent_in_month
 from predator_si.orchestration.steps import observe
+from predator_si.orchestration.trust import distrust
 from predator_si.records import Answer, WatchResult, utc_now
 
 _PAGE = 500
@@ -22,9 +24,17 @@ def place_of(loop: Loop) -> Place:
     return Place(loop.settings.values.notify.link or f"http://127.0.0.1:{loop.settings.ports.api}", loop.contour)
 
 
-def tell(loop: Loop, now: datetime | None = None) -> Delivered:
-    """Put everything new into the outbox and deliver what is due. The first look at a home begins with today's ledger: old stories are not told."""
+def tell(loop: Loop, now: datetime | None = None, silent_daemon: str | None = None) -> Delivered:
+    """Put everything new into the outbox and deliver what is due. The first look at a home begins with today's ledger: old stories are not told.
+
+    Parameters
+    ----------
+    silent_daemon
+        Why somebody else than Dagster's daemon tells; null where it does.
+    """
     moment = now or utc_now()
+    for event in rules.silent_daemon(silent_daemon, place_of(loop), moment):
+        loop.notify(event)
     collect(loop, moment)
     return loop.outbox.deliver(loop.channels, now)
 
@@ -49,8 +59,7 @@ def collect(loop: Loop, now: datetime) -> list[Event]:
 
 def _state(loop: Loop, place: Place, now: datetime) -> list[Event]:
     """What is so now, whoever caused it."""
-    cycles = loop.control.cycles(20, loop.contour)
-    found = rules.approvals_waiting(cycles, place, now)
+    found = rules.approvals_waiting(loop.control.approvals(loop.answered_here, waiting=True, now=now), place, now)
     release = loop.control.current_release(loop.contour)
     if release is not None:
         path = loop.home.artifacts / release.cycle_id / "watch.json"
@@ -60,6 +69,7 @@ def _state(loop: Loop, place: Place, now: datetime) -> list[Event]:
     found += rules.over_budget(spent_in_month(loop, now), limit, percent, f"{now.astimezone(UTC):%Y-%m}", place, now)
     if loop.settings.enabled and (loop.home.path / "plan.json").is_file():
         found += _measured(loop, place, now, busy=loop.control.active_cycle(loop.contour) is not None)
+    found += rules.ledger_distrusted(distrust(loop.home, loop.contour, loop.control), place, now)
     return found
 
 
@@ -73,7 +83,8 @@ def _measured(loop: Loop, place: Place, now: datetime, *, busy: bool) -> list[Ev
     found = rules.stale_data(newest, gates, place, now, loop.plan.prepared_at)
     if not busy and loop.settings.values.monitoring.alert_on_degrade and any(gate.answer is Answer.FAIL for gate in gates):
         answer = observe.next_step(loop, now)
-        found += rules.degraded(gates, place, now, "; ".join(answer.reasons) if isinstance(answer, Skip) else None)
+        only_told = () if loop.settings.values.kubecost.cost_optimization else COST.metrics
+        found += rules.degraded(gates, place, now, "; ".join(answer.reasons) if isinstance(answer, Skip) else None, only_told)
     loop.control.set_note(note, newest.snapshot_id)
     return found
 

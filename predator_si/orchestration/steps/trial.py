@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import polars as pl
@@ -22,7 +22,7 @@ from predator_si.errors import Refused
 from predator_si.experiment import judge_ab
 from predator_si.experiment.evidence import anonymise, read_evidence, write_evidence
 from predator_si.experiment.interleave import judge_interleave
-from predator_si.experiment.plan import Experiment, ExperimentPlan, Step, after_look, begin, chain, longest_of, reason_to_wait
+from predator_si.experiment.plan import Experiment, ExperimentPlan, Step, after_look, begin, chain, counted_from, longest_of, reason_to_wait
 from predator_si.experiment.shadow import judge_shadow
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
@@ -55,14 +55,14 @@ def design_of(loop: Loop) -> Design:
 
 def trial_steps(loop: Loop) -> tuple[Step, ...]:
     """The chain that this contour runs."""
-    said, least = loop.settings.experiment, min(loop.settings.experiment.min_samples, loop.plan.scale.trial_requests)
+    said, scale = loop.settings.experiment, loop.plan.scale
     return chain(
         said.modes or (said.mode,),
         split=loop.settings.ab_split_ratio,
         ramp=said.ramp,
         shadow_share=said.shadow_share,
         interleave_share=said.interleave_share,
-        min_samples=least,
+        min_samples=min(said.min_samples, scale.trial_requests) if scale.hurries else said.min_samples,
     )
 
 
@@ -107,6 +107,7 @@ def _plan(loop: Loop, cycle_id: str) -> ExperimentPlan:
         max_days=said.max_days,
         max_samples=max(said.max_samples, steps[-1].min_samples),
         novelty_days=said.novelty_days,
+        design=design_of(loop),
     )
 
 
@@ -114,7 +115,7 @@ def trial_progress(loop: Loop, cycle_id: str) -> tuple[Experiment, int]:
     """The trial, and how many requests its step has."""
     trial = open_trial(loop, cycle_id)
     loop.flush()
-    return trial, count(read_events(loop.home.events, trial.step_started_at, utc_now(), open_text=False), trial.now, trial.step_started_at)
+    return trial, count(read_events(loop.home.events, trial.step_started_at, utc_now(), open_text=False), trial.now, counted_from(trial))
 
 
 def count(events: EventFrames, step: Step, since: datetime) -> int:
@@ -182,7 +183,7 @@ def _told_again(loop: Loop, cycle_id: str, trial: Experiment) -> Looked:
 
 def judged_so_far(loop: Loop, trial: Experiment, events: EventFrames, now: datetime) -> ExperimentResult:
     """What the step that is on says over the events given, without ending it, committing or writing anything."""
-    return _judged(loop, trial, events, count(events, trial.now, trial.step_started_at), now)
+    return _judged(loop, trial, events, count(events, trial.now, counted_from(trial)), now)
 
 
 def _judged(loop: Loop, trial: Experiment, events: EventFrames, requests: int, now: datetime) -> ExperimentResult:
@@ -195,7 +196,7 @@ def _judged(loop: Loop, trial: Experiment, events: EventFrames, requests: int, n
         "now": now,
         "min_sample": step.min_samples,
         "longest": longest_of(trial, requests, now),
-        "design": design_of(loop),
+        "design": plan.design,
     }
     if step.mode == "shadow":
         return judge_shadow(events, plan.champion, plan.challenger, asks_proof=loop.contour != "local", **common)
@@ -209,7 +210,7 @@ def _judged(loop: Loop, trial: Experiment, events: EventFrames, requests: int, n
         contour=loop.contour if last else "local",  # a step of the ramp looks for harm; proof is for the last one
         seed=loop.plan.scale.seed,
         same_model=plan.same_model,
-        novelty=timedelta(days=plan.novelty_days),
+        novelty=counted_from(trial) - trial.step_started_at,
         **common,
     )
 

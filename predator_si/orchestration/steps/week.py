@@ -12,8 +12,6 @@ from predator_si.orchestration.metering import spent_in_month
 from predator_si.orchestration.steps import observe
 from predator_si.orchestration.steps.tell import place_of
 from predator_si.records import LedgerRecord, MetricsSnapshot, utc_now
-from predator_si.release.deny import parse_deny
-from predator_si.release.release_file import DENY_FILE
 from predator_si.reports.before_after import BeforeAfter, before_after, split_of
 from predator_si.reports.costs import read_costs
 from predator_si.reports.priorities import priorities
@@ -85,7 +83,7 @@ def gather(loop: Loop, start: datetime, end: datetime, now: datetime | None = No
     told = [story for story in stories(records) if story.opened_at < end]
     try:
         loop.repo.sync()
-        denied = parse_deny(loop.repo.show(DENY_FILE))
+        denied = loop.denied()
         champion: str | None = loop.serving().model
     except PredatorError:
         denied, champion = [], None

@@ -104,8 +104,11 @@ class Workshop:
 
         if self.backend == "torch-fp32":
             return {"backend": self.backend, "kendall_tau": None}
+        asked = [(query, own.texts) for query, own in zip(queries, candidates, strict=True) if len(own.texts) > 1]
+        if not asked:
+            raise BadInput(f"none of {len(queries)} queries has two candidates: there is nothing to rerank. Give a collection of more documents.")
         plain, fast = load_reranker(self.store.path(export(self.store, self.start, "torch-fp32", self.plan.max_length))), self.reranker(self.start)
-        pairs = [(plain.score(query, own.texts), fast.score(query, own.texts)) for query, own in zip(queries, candidates, strict=True) if len(own.texts) > 1]
+        pairs = [(plain.score(query, texts), fast.score(query, texts)) for query, texts in asked]
         taus = np.array([float(kendalltau(one, other).statistic) for one, other in pairs])
         tau = float(np.nanmean(taus)) if np.isfinite(taus).any() else 0.0
         if tau < TWIN_AGREEMENT:
@@ -169,6 +172,7 @@ def _recipe(plan: Plan, seconds: float, **more: Any) -> TrainingRecipe:
         "groups_per_step": plan.groups_per_step,
         "max_length": plan.train_length,
         "averages": AVERAGES,
+        "group_weights": True,
         "seed": plan.seed,
     }
     return TrainingRecipe(**{**facts, "seconds": max(seconds, 1.0), **more})

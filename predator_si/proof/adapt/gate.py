@@ -14,7 +14,7 @@ import polars as pl
 
 from predator_si.proof.adapt.arms import Workshop
 from predator_si.records import Interval
-from predator_si.release.decide import NDCG_MARGIN
+from predator_si.release.criteria import NDCG_MARGIN
 from predator_si.search.retrieve import Candidates
 from predator_si.statistics import paired_interval
 

@@ -44,6 +44,8 @@ class Plan:
         Documents of a training group, and how many of them are the teacher's best; the rest are drawn from the other candidates.
     dev_queries, test_queries, canary_queries
         At most so many, chosen by a stable hash; ``canary_queries`` for each other collection.
+    test_skip
+        Sealed queries, the first of that order, that stay closed: an earlier figure was made with them.
     held_out
         Training queries at most that are kept back for choosing among candidates.
     click_searches
@@ -67,6 +69,7 @@ class Plan:
     teacher_best: int = 3
     dev_queries: int = 200
     test_queries: int = 300
+    test_skip: int = 0
     canary_queries: int = 50
     held_out: int = 50
     click_searches: int = 10
@@ -82,6 +85,8 @@ class Plan:
             raise BadInput(f"labels {self.labels!r}: there are {', '.join(LABEL_MODES)}.")
         if not 0 < self.teacher_best < self.group_size <= self.depth:
             raise BadInput(f"a group of {self.group_size} with the {self.teacher_best} best of {self.depth} candidates: give 0 < best < group <= depth.")
+        if self.test_skip < 0:
+            raise BadInput(f"test_skip {self.test_skip}: a number of queries, 0 or more.")
         if self.budget_minutes <= 0 or self.examples < 8:
             raise BadInput(f"{self.budget_minutes} minutes and {self.examples} examples: give more than 0 minutes and 8 examples or more.")
 

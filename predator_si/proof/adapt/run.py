@@ -16,6 +16,7 @@ import polars as pl
 from predator_si.augment.material import Generator
 from predator_si.augment.teacher import BiEncoder
 from predator_si.control import Control
+from predator_si.errors import BadInput
 from predator_si.evaluate import PairScores
 from predator_si.proof.adapt.arms import Lap, Stored, Workshop, distillation, supervision
 from predator_si.proof.adapt.collection import Collection, needs
@@ -23,19 +24,19 @@ from predator_si.proof.adapt.curriculum import HELD_OUT_SHARE, draw_up, mixes
 from predator_si.proof.adapt.gate import Canary, Verdict, difference, judge
 from predator_si.proof.adapt.kept import Kept
 from predator_si.proof.adapt.labels import Judgments
-from predator_si.proof.adapt.plan import Clock, Plan, Sets, share_out
+from predator_si.proof.adapt.plan import LEAST_JUDGED, Clock, Plan, Sets, share_out
 from predator_si.proof.adapt.summary import recovered
 from predator_si.proof.adapt.teaching import Lesson, distilled_groups, held_out_set, supervised_groups
 from predator_si.provenance import provenance
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import chip_has_bf16
-from predator_si.statistics import bootstrap_mean_interval, paired_interval
+from predator_si.statistics import bootstrap_mean_interval, paired_interval, power_sentence
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.select import Choice
 
 ARMS = ("zero_shot", "zero_shot_fused", "adapted", "oracle")
 _SHORT_LOG = 0.3
-"""Of ``Plan.examples``: with fewer lessons a training goes over them twice."""
+"""Of ``Plan.examples``: with fewer lessons each is shown twice."""
 _PROBED = 8
 """Queries whose candidates tell how fast pairs are scored, and whether the served weights rank as torch does."""
 Tell = Callable[[str], None]
@@ -93,6 +94,9 @@ def adapt(
         The collection cannot be learned from, or the time is too short.
     """
     clock = clock or Clock(60.0 * plan.budget_minutes)
+    sealed = collection.test.height - plan.test_skip
+    if sealed < min(LEAST_JUDGED, collection.test.height):
+        raise BadInput(f"{collection.name} has {collection.test.height} sealed queries; without the first {plan.test_skip} fewer than {LEAST_JUDGED} are left.")
     kept = Kept(site.folder / "kept" if site.resumable else None, clock)
     if kept.resumed:
         tell(f"going on with {site.run_id}, after {clock.earlier:.0f} s of an earlier attempt")
@@ -108,7 +112,7 @@ def adapt(
         kept.get("labelled", lambda: taught.counts["labelled"])
     others = _open_canaries(canaries, clock, tell)
     recipes = mixes(taught)
-    at_hand = Sets(collection.dev.height, tuple(other.dev.height for other in others), collection.test.height)
+    at_hand = Sets(collection.dev.height, tuple(other.dev.height for other in others), sealed)
     each = {"trainings": len(recipes) + 1, "stored": 2 * (len(recipes) + 1), "held_out": len(taught.held_out)}
     seconds, sets = _shares(kept.get("shares", lambda: _told(share_out(plan, clock.left, rate, judged=at_hand, **each))))
     tell(f"{rate:.0f} pairs/s are scored; {seconds:.0f} s for each of {len(recipes) + 1} trainings, {sets.test} test queries")
@@ -116,8 +120,8 @@ def adapt(
     with clock.phase("train"):
         for mix in recipes:
             tell(f"training: {mix.name}, {len(mix.lessons)} queries")
-            recipe = distillation(plan, seconds, epochs=_epochs(mix.lessons, plan), learning_rate=mix.pace * plan.learning_rate)
-            groups = distilled_groups(mix.lessons, plan, plan.seed)
+            recipe = distillation(plan, seconds, learning_rate=mix.pace * plan.learning_rate)
+            groups = distilled_groups(mix.lessons, plan, plan.seed, _draws(mix.lessons, plan))
             laps.append(_lap(kept, workshop, mix.name, groups, recipe, on_progress))
     with clock.phase("choose"):
         stored = [one for lap in laps for one in lap.stored]
@@ -137,7 +141,8 @@ def adapt(
         tell("the supervised oracle: the same trainer and time, with the train judgments")
         best, oracle_lap, oracle_choice = _oracle(collection, workshop, door, plan, seconds, lap, kept, on_progress)
     with clock.phase("test"):
-        asked_of = int(kept.get("test", lambda: Sets(0, (), sets.test).within(clock.left, plan.depth, rate).test))
+        most = Sets(0, (), min(sealed, plan.test_queries))  # all the time that is left is theirs; how many is settled before they are opened
+        asked_of = int(kept.get("test", lambda: most.within(clock.left, plan.depth, rate).test))
         tell(f"the sealed test queries are opened, once: {asked_of}")
         frame = _test(collection, workshop, door, {"adapted": chosen.digest, "oracle": best.digest}, asked_of, on_progress)
     site.folder.mkdir(parents=True, exist_ok=True)
@@ -173,7 +178,7 @@ def adapt(
         "plan": {**asdict(plan), "backend": workshop.backend},
         "train_seconds_planned": seconds,
         "judged_queries": {**asdict(sets), "test": asked_of},
-        "test_queries_left_out": collection.test.height - asked_of,
+        "test_queries_left_out": sealed - asked_of,
         "bf16": chip_has_bf16(),
         "pairs_per_second": rate,
         "training_pairs_per_second": lap.pairs / lap.seconds,
@@ -184,9 +189,9 @@ def adapt(
     }
 
 
-def _epochs(lessons: Sequence[Lesson], plan: Plan) -> float:
-    """Two where there is little to learn from, and so time for it; the clock still ends each training."""
-    return 2.0 if len(lessons) < _SHORT_LOG * plan.examples else 1.0
+def _draws(lessons: Sequence[Lesson], plan: Plan) -> int:
+    """Groups of each lesson: two where there is little to learn from, and so time for it; the clock still ends each training."""
+    return 2 if len(lessons) < _SHORT_LOG * plan.examples else 1
 
 
 def _open_canaries(canaries: Sequence[Callable[[], Collection]], clock: Clock, tell: Tell) -> list[Collection]:
@@ -262,7 +267,7 @@ def _sets(told: dict[str, Any]) -> Sets:
 
 def _test(collection: Collection, workshop: Workshop, door: Judgments, digests: dict[str, str], most: int, on_progress: Report) -> pl.DataFrame:
     """``query_id, need`` and NDCG@10 of each arm on the sealed queries: same candidates, depth and fusion rule."""
-    queries = collection.test.head(most)
+    queries = collection.test.slice(workshop.plan.test_skip, most)
     judgments = door.open("test")
     found = collection.index.candidates(queries["text"].to_list(), workshop.plan.depth)
     weight = workshop.plan.fusion_weight
@@ -285,6 +290,8 @@ def _figures(frame: pl.DataFrame, seed: int) -> dict[str, Any]:
         own, clustered = paired_interval(values, seed=seed), None
         if frame["need"].n_unique() > 1:
             clustered = bootstrap_mean_interval(values, seed=seed, cluster=frame["need"].to_numpy())
+        if name == "gain":
+            found["power"] = power_sentence(own.n, own.sd)
         found |= {name: own.estimate, f"{name}_ci": [own.low, own.high], f"{name}_p": own.p_value}
         found[f"{name}_ci_by_need"] = None if clustered is None else [clustered.low, clustered.high]
     recovery, why_not = recovered([frame], seed)

@@ -96,11 +96,12 @@ def ask_teacher(
     return [lesson for lesson in lessons if not lesson.question.doc_id or 0 < lesson.own_rank <= _ROUND_TRIP], found_weights
 
 
-def distilled_groups(lessons: Sequence[Lesson], plan: Plan, seed: int) -> pl.DataFrame:
+def distilled_groups(lessons: Sequence[Lesson], plan: Plan, seed: int, draws: int = 1) -> pl.DataFrame:
     """Training groups with the columns of ``augment.dataset.SCHEMA``: the teacher's best few and some of the other candidates, at random.
 
     Only hard ones teach the wrong thing where the teacher errs; only random ones teach nothing. ``label`` is 1 for the teacher's pick, ``teacher_score`` its
-    sum, ``weight`` how far its members agree.
+    sum, ``weight`` how far its members agree. Each lesson becomes ``draws`` groups, with other random candidates in each: a second time over the same queries
+    uses more of what was labelled.
 
     Raises
     ------
@@ -110,7 +111,7 @@ def distilled_groups(lessons: Sequence[Lesson], plan: Plan, seed: int) -> pl.Dat
     if not lessons:
         raise BadInput("no query is left to learn from: the log is empty, everything resembled the evaluation, or no query had two candidates.")
     rows = []
-    for number, lesson in enumerate(lessons):
+    for number, lesson in enumerate([*lessons] * draws):
         rng = np.random.default_rng([seed, number])
         order = np.argsort(-lesson.labels.scores, kind="stable")
         rest = order[plan.teacher_best :]

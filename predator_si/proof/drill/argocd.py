@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,10 +32,17 @@ class ArgoCD:
         self.address = ""
         self._loop, self._stuck_at = loop, datetime.now(UTC)
         self._older = loop.repo.sync()
+        self._ended: Callable[[], None] | None = None
 
-    def get_stuck(self) -> None:
-        """From now on an operation on the present head never ends."""
-        self._older, self._stuck_at, self.mood = self._loop.repo.sync(), datetime.now(UTC), "stuck"
+    def get_stuck(self, ended: Callable[[], None] | None = None) -> None:
+        """From now on an operation on the present head does not end; ``ended`` is called once somebody ends it. Without that it never does."""
+        self._older, self._stuck_at, self.mood, self._ended = self._loop.repo.sync(), datetime.now(UTC), "stuck", ended
+
+    def end_operation(self) -> None:
+        """Somebody asks for the end of what runs."""
+        if self.mood == "stuck" and self._ended is not None:
+            self._ended()
+            self.mood = "honest"
 
     def application(self) -> dict[str, Any]:
         """``v1alpha1Application``, as far as it is read."""
@@ -100,7 +107,11 @@ def argocd(loop: Loop) -> Iterator[ArgoCD]:
                 self.close_connection = True
                 self.connection.close()
                 return
-            self._answer(200 if urlsplit(self.path).path == f"{path}/operation" else 404, {})
+            if urlsplit(self.path).path != f"{path}/operation":
+                self._answer(404, {"error": "Not Found", "code": 5, "message": "Not Found"})
+                return
+            server_state.end_operation()
+            self._answer(200, {})
 
         def _answer(self, status: int, body: dict[str, Any]) -> None:
             data = json.dumps(body).encode()

@@ -18,6 +18,10 @@ from predator_si.provenance import provenance
 PHASES = ("detect", "commit", "sync", "ready")
 """Of a way back, in seconds: from the release to the watch's answer; from there to the pushed commit; to the applied file; to the first answer of the old
 model."""
+GOALS = {"rollback": 2.0}
+"""Seconds from commit to ready that P95 must keep, by drill: the embedded reconciler's way back."""
+_JUDGED_FROM = 20
+"""Repetitions: of fewer, P95 is the slowest one."""
 _BLOCKS = 20
 _WARM_UP = 0.2
 
@@ -71,6 +75,7 @@ class Tally:
 def figures(plan: DrillPlan, tally: Tally, seconds: float) -> dict[str, Any]:
     """The object of ``--json``; what this drill does not measure is null."""
     ready = [sync + back for sync, back in zip(tally.phases["sync"], tally.phases["ready"], strict=True)]
+    goal = GOALS.get(plan.name)
     slope = memory_slope(tally.memory)
     return {
         "drill": plan.name,
@@ -82,6 +87,8 @@ def figures(plan: DrillPlan, tally: Tally, seconds: float) -> dict[str, Any]:
         "excused_requests": tally.excused_requests,
         "p50_seconds": quantile(ready, 0.5),
         "p95_seconds": quantile(ready, 0.95),
+        "goal_seconds": goal,
+        "within_goal": within_goal(ready, goal),
         "phases": {name: {"p50": quantile(values, 0.5), "p95": quantile(values, 0.95), "n": len(values)} for name, values in tally.phases.items()},
         "rss_slope_mb_per_1000": slope.estimate,
         "rss_slope_ci": None if slope.low is None else [slope.low, slope.high],
@@ -98,6 +105,14 @@ def quantile(values: Sequence[float], q: float) -> float | None:
     A way back that was never seen counts as infinite.
     """
     return float(np.quantile(np.asarray(values, np.float64), q, method="inverted_cdf")) if len(values) else None
+
+
+def within_goal(ready: Sequence[float], goal: float | None) -> bool | None:
+    """Whether P95 of commit to ready keeps the drill's goal; null where it has none, or where there are too few repetitions for a P95."""
+    if goal is None or len(ready) < _JUDGED_FROM:
+        return None
+    reached = quantile(ready, 0.95)
+    return reached is not None and reached <= goal
 
 
 def memory_slope(samples: Sequence[tuple[int, float]], blocks: int = _BLOCKS) -> Slope:

@@ -10,17 +10,20 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from predator_si.errors import BadInput, Unavailable
+from predator_si.errors import BadInput, PredatorError, Unavailable
 from predator_si.orchestration.delivery import reconcile_command
 from predator_si.orchestration.loop import Loop, LoopPlan
-from predator_si.proof.drill import invariants
+from predator_si.proof.drill import invariants, lane
 from predator_si.proof.drill.corpus import write_toy_corpus
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.processes import Processes, free_port, wait_until
@@ -28,12 +31,19 @@ from predator_si.quiet import quiet_environment
 from predator_si.records import CycleState, ServingConfig, utc_now
 from predator_si.release.patch import apply_patch, make_patch
 from predator_si.settings import DEMO_SCALES, DemoScale, Ports, Settings, load_settings
-from predator_si.train.tracking import ExperimentTracker
+
+if TYPE_CHECKING:
+    from predator_si.orchestration.tracking import MlflowTracker
 
 Say = Callable[[str], None]
 LENGTH = 64
 """Tokens of a pair."""
 _MARK = "drill-home.json"
+_UNTAUGHT = "tiny"
+_CLICKED = 150
+"""Searches with simulated clicks before a cycle of the whole road: what it learns from."""
+_PEOPLE = 15.0
+"""Searches a second of people who click."""
 _OTHER_SEEDS = 1_000_003
 """Past every seed that a drill counts with."""
 _KNOWS = 0.9
@@ -41,10 +51,12 @@ _KNOWS = 0.9
 
 
 def drill_scale(seed: int) -> DemoScale:
-    """As little work as lets the watch tell a damaged model from a good one."""
+    """As little work as lets the watch tell a damaged model from a good one, and a champion that guesses learn from clicks."""
     changes = {
         "seed": seed, "depth": 8, "fusion_weight": 0.2, "champion_length": LENGTH, "max_length": LENGTH, "dev_queries": 30, "test_queries": 60,
-        "watch_requests": 40, "watch_checks": 4, "watch_probes": 40, "drill_requests": 40, "resamples": 1000,
+        "watch_requests": 40, "watch_checks": 4, "watch_probes": 40, "drill_requests": 40, "resamples": 1000, "hurries": True,
+        "probe_queries": 60, "click_groups": 60, "document_groups": 20, "negatives": 4, "learning_rate": 3e-3, "epochs": 12.0, "train_seconds": 900.0,
+        "trial_requests": 200, "latency_requests": 60, "explain_seconds": 4.0,
     }  # fmt: skip
     return DEMO_SCALES["small"].model_copy(update=changes)
 
@@ -68,7 +80,7 @@ class Ground:
         self.environment = {**os.environ, **quiet_environment(offline=True), **self.settings.environment(), "OMP_NUM_THREADS": "1"}
         self.processes = Processes(self.loop.home.logs, self.environment)
         self.champion = self.loop.serving().model if self.loop.home.gitops_bare.exists() else ""
-        self._tracker: ExperimentTracker | None = None
+        self._tracker: MlflowTracker | None = None
 
     # ------------------------------------------------------------------ making it
 
@@ -124,7 +136,7 @@ class Ground:
         loop = self.loop
         documents = loop.corpus.documents()
         folder = tiny_cross_encoder(loop.home.path / "tiny", documents["text"].to_list(), self.seed, layers=2, hidden=32, max_length=2 * LENGTH)
-        start = loop.models.add(folder, name="tiny", backend="torch-fp32", max_length=LENGTH)
+        start = loop.models.add(folder, name=_UNTAUGHT, backend="torch-fp32", max_length=LENGTH)
         recipe = TrainingRecipe(learning_rate=3e-3, epochs=8.0, max_length=LENGTH, seed=self.seed, bf16=False)
         trained = fine_tune(loop.models, start, self._groups(documents), recipe, loop.home.path / "training", name="drill: champion")
         return export(loop.models, trained.digest, "torch-fp32", LENGTH)
@@ -152,6 +164,13 @@ class Ground:
             raise Unavailable(
                 f"the tiny champion of seed {self.seed} has an NDCG@10 of {mean:.3f} on its own collection, {_KNOWS} is needed. Try another --seed."
             )
+
+    def untaught(self) -> str:
+        """The champion before it was taught anything: it guesses, so that a cycle has something to win; its digest."""
+        from predator_si.train.export import export
+
+        raw = next(card for card in self.loop.models.cards() if card.name == _UNTAUGHT)
+        return export(self.loop.models, raw.digest, "torch-fp32", LENGTH)
 
     def sibling(self, seed: int) -> str:
         """A model of other bytes that ranks as the champion does: every weight off by a thousandth; its digest."""
@@ -184,17 +203,21 @@ class Ground:
         return damage(self.loop.models, self.champion, seed, LENGTH)
 
     @property
-    def tracker(self) -> ExperimentTracker:
+    def tracker(self) -> MlflowTracker:
         """The registry of this home: real MLflow."""
         if self._tracker is None:
             self._tracker = self.new_tracker()
         return self._tracker
 
-    def new_tracker(self) -> ExperimentTracker:
+    def new_tracker(self) -> MlflowTracker:
         """The registry opened once more, as another process would."""
         from predator_si.orchestration.tracking import MlflowTracker
 
         return MlflowTracker(self.loop.home)
+
+    def close_run(self, run: str) -> None:
+        """Call the training of a worker that is gone failed, as the platform's failure sensor does."""
+        self.tracker.close_runs(run, "FAILED")
 
     def follow(self) -> None:
         """Bring the registry's aliases after Git, as the loop's next step would: for commits that a drill made as a person."""
@@ -221,26 +244,36 @@ class Ground:
         self.by_hand({made})
         return made
 
+    def crown(self, digest: str) -> None:
+        """See that a model is the champion for Git, service and registry: by hand, where it is not."""
+        if self.loop.serving().model != digest:
+            self.make_champion(digest)
+        self.wait_settled()
+        self.follow()
+
     def clear(self) -> None:
         """After a violation: end what it left open and put the champion back by hand, so that the next repetition begins on firm ground."""
         active = self.loop.control.active_cycle(self.loop.contour)
         if active is not None:
             self.loop.control.transition(active.cycle_id, CycleState.FAILED, "left open by a violation of this drill", "drill")
-        if self.loop.serving().model != self.champion:
-            self.make_champion(self.champion)
-        self.wait_settled()
-        self.follow()
+        self.crown(self.champion)
+
+    def open_road(self, seed: int) -> str:
+        """A champion that guesses serves, people search and click, and a cycle is opened for it (``lane.open_road``); its id."""
+        from predator_si.search.traffic import replay
+
+        self.crown(self.untaught())
+        replay(self.settings.search_url, self.loop.corpus, "shift", n=_CLICKED, seed=seed, concurrency=2)
+        return lane.open_road(self.loop)
 
     # ------------------------------------------------------------------ running it
 
     @contextmanager
     def running(self, clients: int = 2) -> Iterator[Load]:
         """Reconciler and search service as ``predator-si up`` starts them, and clients that search until the block ends."""
-        home, settings = self.loop.home, self.settings
         try:
-            self.processes.start("reconciler", reconcile_command(settings), self.in_force)
-            words = ["--home", str(home.path), "--contour", self.loop.contour, "--port", str(settings.ports.search), "--threads", "1"]
-            self.processes.start("search", [sys.executable, "-m", "predator_si.search", *words], self.answers)
+            for name, (command, ready) in self.commands().items():
+                self.processes.start(name, command, ready)
             queries = self.loop.corpus.queries(split="train")["text"].to_list()
             with Load(self.settings.search_url, queries, clients) as load:
                 load.wait_for(self.loop.serving().model, 0.0, 60.0)
@@ -248,12 +281,48 @@ class Ground:
         finally:
             self.processes.end_all()
 
+    @contextmanager
+    def people(self) -> Iterator[None]:
+        """Simulated people who search and click until the block ends: a trial that nobody clicks in proves nothing. They bear with a service that is down."""
+        from predator_si.search.traffic import replay
+
+        over = threading.Event()
+
+        def search() -> None:
+            seed = self.seed
+            while not over.is_set():
+                seed += 1
+                with suppress(PredatorError):
+                    replay(self.settings.search_url, self.loop.corpus, "shift", rate=_PEOPLE, n=1_000, concurrency=4, seed=seed, should_stop=over.is_set)
+
+        thread = threading.Thread(target=search, name="people", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(90)
+
+    def impatient(self, seconds: float) -> Settings:
+        """The settings with so long for a commit to come into force, in place of the contour's minutes."""
+        values = self.settings.values
+        short = values.model_copy(update={"deploy": values.deploy.model_copy(update={"timeout": timedelta(seconds=seconds)})})
+        return self.settings.model_copy(update={"values": short})
+
+    def commands(self) -> dict[str, tuple[list[str], Callable[[], bool]]]:
+        """Reconciler and search service, in the order of their start: the command, and whether it works."""
+        words = ["--home", str(self.loop.home.path), "--contour", self.loop.contour, "--port", str(self.settings.ports.search), "--threads", "1"]
+        return {
+            "reconciler": (reconcile_command(self.settings), self.in_force),
+            "search": ([sys.executable, "-m", "predator_si.search", *words], self.answers),
+        }
+
     def in_force(self) -> bool:
-        """Whether the reconciler has applied the branch's head."""
+        """Whether the reconciler has applied the branch's head; the repository itself is asked, since a worker that stands at its push holds the clone."""
         from predator_si.release.deployer import STATUS_FILE, SyncStatus
 
         path = self.loop.home.applied / STATUS_FILE
-        return path.is_file() and SyncStatus.read(path).applied_revision == self.loop.repo.sync()
+        return path.is_file() and SyncStatus.read(path).applied_revision == invariants.head_of(self.loop.home.gitops_bare)
 
     def answers(self) -> bool:
         """Whether the search service says what it serves."""

@@ -5,7 +5,8 @@ mending anything.
 
 The rules, each of which has a test that shows it fire: one champion, the same by Git, applied file, service and registry; every model that Git ever made the
 champion was decided before, for that cycle; a cycle's state and Git agree; what is denied is neither released nor served; the ledger is whole; no lease is left
-that the next cycle could not take over; artifacts are whole; the repository is whole.
+that the next cycle could not take over; artifacts and models are whole; the sealed queries were opened once for a cycle; no training is called running that
+nobody runs; the repository is whole.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class CycleFacts:
     """The ledger has a decision for the promotion that says promote, or says that it is a drill."""
     way_back: str | None = None
     """Where the stored reverse of its release leads to; null where nothing is stored."""
+    openings: int = 0
+    """How often the sealed queries were opened for it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class Observed:
     lease: str | None = None
     """Why the next cycle could not work; null when it could."""
     broken_files: tuple[str, ...] = ()
+    """Artifacts, and models of the cycles, that are cut short."""
+    trainings: tuple[str, ...] = ()
+    """MLflow runs that are called running."""
     repository: str | None = None
     """What ``git fsck`` complains about."""
     by_hand: frozenset[str] = frozenset()
@@ -113,7 +119,8 @@ def observe(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bo
         sources={digest: loop.models.card(digest).source_digest for digest in digests if digest in loop.models},
         ledger=tuple(loop.control.verify()),
         lease=_lease_refusal(loop, cycles[0].cycle_id if cycles else None),
-        broken_files=tuple(filter(None, (_broken(loop.home.artifacts / cycle.cycle_id) for cycle in cycles))),
+        broken_files=tuple(filter(None, (one for cycle in cycles for one in (_broken(loop.home.artifacts / cycle.cycle_id), _half(loop, cycle.cycle_id))))),
+        trainings=_trainings(loop) if tracker is not None else (),
         repository=_fsck(loop.home.gitops_bare) if history else None,
         by_hand=frozenset(by_hand),
         whole_history=history,
@@ -131,6 +138,11 @@ def look(loop: Loop, *, tracker: ExperimentTracker | None = None, history: bool 
         return violations(observe(loop, tracker=tracker, history=history, by_hand=by_hand))
     except PredatorError as error:
         return [f"what holds cannot be seen: {error}"]
+
+
+def head_of(bare: Path) -> str:
+    """The newest commit of a repository's branch, asked without a clone."""
+    return _git(bare, "rev-parse", "main").strip()
 
 
 # --------------------------------------------------------------------------- the rules
@@ -221,7 +233,9 @@ def _denied(seen: Observed) -> list[str]:
 
 def _kept(seen: Observed) -> list[str]:
     found = [f"ledger: {problem}" for problem in seen.ledger]
-    found += [f"artifact: {problem}" for problem in seen.broken_files]
+    found += [f"file: {problem}" for problem in seen.broken_files]
+    found += [f"training: MLflow run {run} is called running, and nobody runs it" for run in seen.trainings]
+    found += [f"{cycle.cycle_id} opened the sealed queries {cycle.openings} times" for cycle in seen.cycles if cycle.openings > 1]
     if seen.lease is not None:
         found.append(f"lease: {seen.lease}")
     if seen.repository is not None:
@@ -295,7 +309,8 @@ def _facts(loop: Loop, cycle_id: str, state: CycleState) -> CycleFacts:
         decided = Decision.read(path).challenger.model == challenger
     stored = folder / patch_name("promote")
     way_back = load_patch(folder, "promote").reverse.get("reranker.champion") if stored.is_file() else None
-    return CycleFacts(cycle_id, state, challenger, decided, way_back)
+    openings = sum(record.action == "sealed_test_opened" for record in records)
+    return CycleFacts(cycle_id, state, challenger, decided, way_back, openings)
 
 
 def _lease_refusal(loop: Loop, cycle_id: str | None) -> str | None:
@@ -319,4 +334,30 @@ def _broken(folder: Path) -> str | None:
     return None
 
 
-__all__ = ["Commit", "CycleFacts", "Observed", "look", "observe", "violations"]
+def _half(loop: Loop, cycle_id: str) -> str | None:
+    """What is wrong with the bytes of a cycle's challenger; null where they are those that its digest names, or where it has none."""
+    from predator_si.search.models import model_digest
+
+    path = loop.home.artifacts / cycle_id / "challenger.json"
+    if not path.is_file():
+        return None
+    try:
+        digest = ServingConfig.read(path).model
+        found = model_digest(loop.models.path(digest))
+    except PredatorError as error:
+        return str(error)
+    return None if found == digest else f"{loop.models.path(digest)}: holds {found}"
+
+
+def _trainings(loop: Loop) -> tuple[str, ...]:
+    """MLflow runs that nobody ended."""
+    if not (loop.home.mlflow / "mlflow.db").is_file():
+        return ()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=loop.home.mlflow_uri)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return tuple(run.info.run_id for run in client.search_runs(experiments, filter_string="attributes.status = 'RUNNING'"))
+
+
+__all__ = ["Commit", "CycleFacts", "Observed", "head_of", "look", "observe", "violations"]

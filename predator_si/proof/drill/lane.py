@@ -1,4 +1,7 @@
-"""The road of a drill's cycle, by the loop's own steps: a damaged model is released past the gates, watched, and taken back.
+"""The two roads of a drill's cycle, by the loop's own steps.
+
+``whole``: a champion that only guesses, from the opening of a cycle through diagnosis, data, training, trial and release to the end of its watch, past no gate.
+``way back``: a damaged model is released past the gates, watched, and taken back.
 
 What belongs here: calling the steps that the assets call, in their order. What must not: a step of its own.
 """
@@ -11,9 +14,9 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from predator_si.errors import Unavailable
+from predator_si.errors import Refused, Unavailable
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import decide, improve, keep
+from predator_si.orchestration.steps import decide, improve, keep, observe, prepare, trial
 from predator_si.records import CycleState, Deployment, Rollback, ServingConfig, Trigger, WatchResult, utc_now
 from predator_si.search.events import read_events
 from predator_si.train.tracking import ExperimentTracker
@@ -21,6 +24,8 @@ from predator_si.train.tracking import ExperimentTracker
 Wait = Callable[[str, float, float, int], object]
 """``wait(digest, since, seconds, n)`` until ``n`` searches were answered by a model since then (``Load.wait_for``)."""
 REASON = "drill: a deliberately damaged model"
+WHY = "drill: the champion only guesses"
+ENDED = frozenset({CycleState.STABLE, CycleState.REJECTED, CycleState.ROLLED_BACK, CycleState.FAILED, CycleState.CANCELLED})
 _MOST_CHECKS = 8
 _SLOWEST = 120.0
 """Seconds that a check's traffic may take."""
@@ -35,12 +40,77 @@ def open_drill(loop: Loop, bad: str) -> str:
     return cycle_id
 
 
-def release(loop: Loop, cycle_id: str, tracker: ExperimentTracker) -> Deployment:
-    """Decision, commit and deployment, as ``cycle_release_job`` does them."""
+def open_road(loop: Loop) -> str:
+    """A snapshot of what serves, and a cycle opened for its NDCG@10, with no model of a drill: it must earn its release. Its id."""
+    snapshot = observe.take_snapshot(loop)
+    value = snapshot.metrics["ndcg_at_10"].value
+    trigger = Trigger(type="ndcg_at_10_down", metric="ndcg_at_10", value=value, baseline=None, delta=None, actions=("retrain_reranker",), reason=WHY)
+    return loop.control.open_cycle(loop.contour, trigger, "drill", WHY).cycle_id
+
+
+def is_damaged(loop: Loop, cycle_id: str) -> bool:
+    """Whether a cycle was given a damaged model, which goes past the gates and back."""
+    return any(record.action == "drill_model" for record in loop.control.records(500, cycle_id=cycle_id))
+
+
+def improve_until_trial(loop: Loop, cycle_id: str, tracker: ExperimentTracker) -> None:
+    """From wherever a cycle stands before its trial to the trial, or to its end: what the jobs of its states do."""
+    control = loop.control
+    if control.cycle(cycle_id).state is CycleState.OPENED:
+        with loop.working_on(cycle_id):
+            prepare.report_causes(loop, cycle_id)
+        with loop.working_on(cycle_id):
+            prepare.build_data(loop, cycle_id)
+    if control.cycle(cycle_id).state is CycleState.PREPARED:
+        with loop.working_on(cycle_id):
+            improve.train_model(loop, cycle_id, tracker)
+        with loop.working_on(cycle_id):
+            improve.shrink_model(loop, cycle_id, tracker)
+    if control.cycle(cycle_id).state is CycleState.TRAINED:
+        with loop.working_on(cycle_id):
+            improve.evaluate_challenger(loop, cycle_id)
+    if control.cycle(cycle_id).state is CycleState.EVALUATED:
+        with loop.working_on(cycle_id):
+            decide.decide(loop, cycle_id, "trial", tracker=tracker)
+        if control.cycle(cycle_id).state is CycleState.EVALUATED:
+            with loop.working_on(cycle_id):
+                decide.commit(loop, cycle_id, "trial")
+                decide.deploy(loop, cycle_id, "trial", tracker)
+
+
+def judge(loop: Loop, cycle_id: str) -> None:
+    """Looks at a trial, each once its traffic is there, until it has ended.
+
+    Raises
+    ------
+    Unavailable
+        Its traffic does not come.
+    """
+    deadline = time.monotonic() + _SLOWEST
+    while loop.control.cycle(cycle_id).state is CycleState.ON_TRIAL:
+        try:
+            with loop.working_on(cycle_id):
+                trial.judge_trial(loop, cycle_id)
+        except (Refused, Unavailable) as error:  # traffic is missing, or the service is down on purpose
+            if time.monotonic() > deadline:
+                raise Unavailable(f"trial of {cycle_id}: no end within {_SLOWEST:g} s ({error}).") from error
+            time.sleep(0.5)
+
+
+def release(loop: Loop, cycle_id: str, tracker: ExperimentTracker, *, drill: bool = True) -> Deployment:
+    """Decision, commit and deployment, as ``cycle_release_job`` does them.
+
+    Raises
+    ------
+    Refused
+        The decision allows none; never for a ``drill``.
+    """
     with loop.working_on(cycle_id):
-        decide.decide(loop, cycle_id, "promote", drill=True, tracker=tracker)
+        decision = decide.decide(loop, cycle_id, "promote", drill=drill, tracker=tracker)
+    if loop.control.cycle(cycle_id).state is CycleState.REJECTED:
+        raise Refused(f"cycle {cycle_id}: {decision.reason}")
     with loop.working_on(cycle_id):
-        decide.commit(loop, cycle_id, "promote", allow_drill=True)
+        decide.commit(loop, cycle_id, "promote", allow_drill=drill)
     with loop.working_on(cycle_id):
         return decide.deploy(loop, cycle_id, "promote", tracker)
 
@@ -72,9 +142,17 @@ def take_back(loop: Loop, cycle_id: str, tracker: ExperimentTracker) -> Rollback
 
 def resume(loop: Loop, cycle_id: str, wait: Wait, tracker: ExperimentTracker) -> CycleState:
     """Go on with a drill's cycle from wherever it stands until it has ended, as the sensors would; where it ended."""
+    damaged = is_damaged(loop, cycle_id)
+    if not damaged:
+        improve_until_trial(loop, cycle_id, tracker)
+        judge(loop, cycle_id)
     state = loop.control.cycle(cycle_id).state
-    if state in (CycleState.EVALUATED, CycleState.DECIDED):
-        release(loop, cycle_id, tracker)
+    if state is CycleState.DECIDED or (damaged and state is CycleState.EVALUATED):
+        try:
+            release(loop, cycle_id, tracker, drill=damaged)
+        except Refused:
+            if loop.control.cycle(cycle_id).state is not CycleState.REJECTED:
+                raise
         state = loop.control.cycle(cycle_id).state
     if state in (CycleState.RELEASED, CycleState.WATCHING):
         path = loop.artifacts(cycle_id) / "watch.json"

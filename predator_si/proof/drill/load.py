@@ -53,6 +53,8 @@ class Load:
         self._url, self._queries, self._clients, self._k = url, list(queries), clients, k
         self._answers: deque[Answered] = deque(maxlen=_KEPT)
         self._lock, self._stop = threading.Lock(), threading.Event()
+        self.pause = 0.0
+        """Seconds that a client waits between two searches: for drills in which something else is to be done meanwhile."""
         self._excusing = 0
         self._threads: list[threading.Thread] = []
 
@@ -134,6 +136,8 @@ class Load:
                         self.failures[failure] += 1
                 if failure is not None:
                     self._stop.wait(0.02)  # a service that is down answers at once; a client does not hammer it
+                elif self.pause:
+                    self._stop.wait(self.pause)
 
 
 def _ask(client: httpx.Client, body: dict[str, Any]) -> tuple[str | None, str]:

@@ -15,13 +15,13 @@ import dagster as dg
 
 from predator_si.build import build_defs
 from predator_si.errors import PredatorError
-from predator_si.orchestration.jobs import cycle_release_job, rollback_job, watch_job
+from predator_si.orchestration.jobs import jobs
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import CYCLE
 from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
-from predator_si.orchestration.sensors import reason_to_wait
-from predator_si.proof.drill import effects
+from predator_si.orchestration.sensors import job_for, reason_to_wait
+from predator_si.proof.drill import effects, lane
 from predator_si.records import CycleState, WatchResult
 from predator_si.settings import Settings, load_settings
 
@@ -29,22 +29,20 @@ _DRILL = {"ops": {f"cycle__{name}": {"config": {"drill": True}} for name in ("re
 
 
 def next_job(loop: Loop, cycle_id: str) -> str | None:
-    """The job that a drill's cycle needs now; null while it waits for traffic, or has ended."""
+    """The job that a drill's cycle needs now, as the platform's sensors have it; null while it waits for traffic, or has ended."""
     state = loop.control.cycle(cycle_id).state
-    if state in (CycleState.EVALUATED, CycleState.DECIDED):
-        return "cycle_release_job"
-    if state not in (CycleState.RELEASED, CycleState.WATCHING):
-        return None
+    if state is CycleState.EVALUATED and lane.is_damaged(loop, cycle_id):
+        return "cycle_release_job"  # past the gates and the trial
     path = loop.artifacts(cycle_id) / "watch.json"
-    if path.is_file() and WatchResult.read(path).answer == "rollback":
+    if state in (CycleState.RELEASED, CycleState.WATCHING) and path.is_file() and WatchResult.read(path).answer == "rollback":
         return "rollback_job"
-    return "watch_job" if reason_to_wait(loop, cycle_id) is None else None
+    return None if state in lane.ENDED or reason_to_wait(loop, cycle_id) is not None else job_for(loop, cycle_id)
 
 
 def drill_sensor(settings: Settings) -> dg.SensorDefinition:
     """Gives the active drill the job that its state needs, one at a time."""
 
-    @dg.sensor(jobs=[cycle_release_job, watch_job, rollback_job], minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
+    @dg.sensor(jobs=jobs(settings.resources), minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
     def drill_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         loop = Loop(settings)
         cycle = loop.control.active_cycle(loop.contour)
@@ -61,7 +59,7 @@ def drill_sensor(settings: Settings) -> dg.SensorDefinition:
         runs = context.instance.get_runs(dg.RunsFilter(tags=mine))
         if any(run.status in UNFINISHED for run in runs):
             return dg.SkipReason(f"{cycle.cycle_id}: a run is under way")
-        config = _DRILL if name == "cycle_release_job" else {}
+        config = _DRILL if name == "cycle_release_job" and lane.is_damaged(loop, cycle.cycle_id) else {}
         request = dg.RunRequest(
             run_key=f"{cycle.cycle_id}:{name}:{len(runs)}", job_name=name, partition_key=cycle.cycle_id, run_config=config, tags={CYCLE: cycle.cycle_id}
         )

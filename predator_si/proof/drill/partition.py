@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 from predator_si.errors import PredatorError, Unavailable
@@ -163,6 +162,19 @@ def deployer_stuck_at_release(ground: Ground, load: Load, seed: int) -> list[str
     return problems + _is(ground, cycle_id, CycleState.FAILED)
 
 
+def deployer_stuck_at_rollback(ground: Ground, load: Load, seed: int) -> list[str]:
+    """The deployer hangs in an operation on the bad release and applies nothing until it is ended: the way back ends it, and goes through."""
+    cycle_id = _released_and_bad(ground, load, seed)
+    with argocd(ground.loop) as server, _stopped(ground, "reconciler") as go_on:
+        server.get_stuck(ended=go_on)
+        ended = _tried(lambda: keep.roll_back_degraded(_followed_by(ground, server), cycle_id, ground.tracker))
+        asked = list(server.asked)
+    problems = [] if getattr(ended, "verified", False) else [f"the way back was not gone: {ended}"]
+    if "DELETE operation" not in asked:
+        problems.append("the operation that hangs was not ended")
+    return problems + _is(ground, cycle_id, CycleState.ROLLED_BACK)
+
+
 def deployer_away_at_rollback(ground: Ground, load: Load, seed: int) -> list[str]:
     """Nobody answers for the deployer: the way back is open all the same, by the service's word."""
     cycle_id = _released_and_bad(ground, load, seed)
@@ -207,9 +219,7 @@ def _impatient(ground: Ground) -> Loop:
 def _followed_by(ground: Ground, server: ArgoCD) -> Loop:
     """The loop with an Argo CD in place of the embedded reconciler, and with seconds in place of minutes."""
     os.environ[TOKEN_VARIABLE] = TOKEN
-    values = ground.settings.values
-    short = values.model_copy(update={"deploy": values.deploy.model_copy(update={"timeout": timedelta(seconds=_PATIENCE)})})
-    found = Loop(ground.settings.model_copy(update={"values": short}))
+    found = Loop(ground.impatient(_PATIENCE))
     repo = found.repo
     vars(found)["deployer"] = ArgoCDDeployer(
         server.address, NAME, repo.includes, repository=repo.url, branch=repo.branch, contour=found.contour, token_env=TOKEN_VARIABLE,
@@ -219,12 +229,12 @@ def _followed_by(ground: Ground, server: ArgoCD) -> Loop:
 
 
 @contextmanager
-def _stopped(ground: Ground, name: str) -> Iterator[None]:
-    """A process that is there and does nothing."""
+def _stopped(ground: Ground, name: str) -> Iterator[Callable[[], None]]:
+    """A process that is there and does nothing until the block ends, or until what is given is called."""
     pid = ground.processes.pid(name)
     os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield lambda: os.kill(pid, signal.SIGCONT)
     finally:
         os.kill(pid, signal.SIGCONT)
 
@@ -270,5 +280,7 @@ PARTITIONS: dict[str, Partition] = {
     "deployer stuck at the release": deployer_stuck_at_release,
     "deployer away at the rollback": deployer_away_at_rollback,
     "deployer lies at the rollback": deployer_lies_at_rollback,
+    "deployer stuck at the rollback": deployer_stuck_at_rollback,
 }
-_FEW = ("Git away at the release", "Git rejects the rollback", "deployer lies at the release", "deployer away at the rollback")
+_FEW = ("Git away at the release", "Git rejects the rollback", "deployer stuck at the rollback")
+"""Of the small scale: those that need no long wait."""

@@ -20,7 +20,7 @@ _ROWS = 400
 _WHAT = {
     "rollback": "A damaged model is released past the gates under load; the watch notices, and the old model comes back.",
     "swap": "Another model becomes the champion by a commit, again and again, while clients search without a pause.",
-    "kill": "Processes are killed with SIGKILL right before and right after each side effect of a cycle, and started again.",
+    "kill": "Processes are killed with SIGKILL right before and right after each side effect of a cycle, from its opening to its end, and started again.",
     "partition": "The Git remote, or the deployer, is away, slow, or lies, in the middle of a release and of a rollback.",
     "race": "Two of everything at the same moment.",
 }
@@ -58,11 +58,20 @@ def _figures(found: Mapping[str, Any]) -> Markup:
         ("failed while the service was down on purpose", f"{found['excused_requests']:,}"),
         ("commit to ready, median", _seconds(found["p50_seconds"])),
         ("commit to ready, P95", _seconds(found["p95_seconds"])),
+        *_goal(found),
     ]
     if found["rss_slope_mb_per_1000"] is not None:
         low, high = found["rss_slope_ci"]
         rows.append(("memory, MB per 1,000", f"{found['rss_slope_mb_per_1000']:+.1f} [{low:+.1f}, {high:+.1f}]"))
     return table(("", ""), rows, numbers=(1,))
+
+
+def _goal(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The goal of a drill that has one, and whether it was reached."""
+    if found["goal_seconds"] is None:
+        return []
+    answer = {True: "reached", False: "missed", None: "not judged: too few repetitions for a P95"}[found["within_goal"]]
+    return [(f"goal: P95 within {found['goal_seconds']:g} s", answer)]
 
 
 def _phases(found: Mapping[str, Any]) -> Markup:

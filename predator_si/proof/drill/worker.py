@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from predator_si.errors import PredatorError
 from predator_si.orchestration.loop import Loop
 from predator_si.proof.drill import effects, lane
+
+if TYPE_CHECKING:
+    from predator_si.home import Home
+    from predator_si.train.tracking import ExperimentTracker
 
 
 def main(words: list[str]) -> int:
@@ -40,6 +45,7 @@ def main(words: list[str]) -> int:
 
 def _warm() -> None:
     """Import what a road imports, and nothing that keeps a thread or a connection."""
+    import dagster_mlflow  # noqa: F401
     import mlflow  # noqa: F401
     import torch
     import transformers  # noqa: F401
@@ -52,12 +58,10 @@ def _warm() -> None:
 
 def _road(loop: Loop, cycle_id: str, path: str) -> int:
     """In the child: the road of a cycle to its end, each side effect told."""
-    from predator_si.orchestration.tracking import MlflowTracker
-
     line = effects.Line(path)
     effects.install(line.tell, loop.home.path)
     try:
-        state = lane.resume(loop, cycle_id, lane.wait_by_events(loop), MlflowTracker(loop.home))
+        state = lane.resume(loop, cycle_id, lane.wait_by_events(loop), tracker_of(loop.home, run_id(os.getpid())))
         line.end(state.value)
     except PredatorError as error:
         line.end(f"failed: {type(error).__name__}: {error}")
@@ -66,6 +70,24 @@ def _road(loop: Loop, cycle_id: str, path: str) -> int:
         line.end(f"broke: {type(error).__name__}: {error}")
         return 2
     return 0
+
+
+def run_id(pid: int) -> str:
+    """By which MLflow knows the training run of a worker."""
+    return f"drill-{pid}"
+
+
+def tracker_of(home: Home, run: str) -> ExperimentTracker:
+    """The registry, able to open training runs: dagster-mlflow does that for a Dagster run, so this worker calls itself one."""
+    import dagster as dg
+    from dagster_mlflow import mlflow_tracking
+
+    from predator_si.orchestration.tracking import MlflowTracker
+
+    own = dg.DagsterRun(job_name="drill", run_id=run)
+    log: Any = dg.get_dagster_logger()
+    nothing: Any = None
+    return MlflowTracker(home, dg.InitResourceContext({}, nothing, mlflow_tracking, {}, dagster_run=own, log_manager=log))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from predator_si.proof.simulate import promoting, watching
-from predator_si.proof.simulate.agreement import promotion_agreement, watch_agreement
+from predator_si.proof.simulate import promoting, trying, watching
+from predator_si.proof.simulate.agreement import promotion_agreement, trial_agreement, watch_agreement
 from predator_si.proof.simulate.loop import World, run_loop
+from predator_si.proof.simulate.trying import TrialPlan
 from predator_si.proof.simulate.watching import HEALTHY_SLOW, SLOW_SHARE, Deployment
 from predator_si.proof.simulate.world import Clock, Population, Tables, clock, populations
 from predator_si.provenance import provenance
+from predator_si.records import utc_now
 from predator_si.release.watch import WatchPlan
 
 Tell = Callable[[str], None]
@@ -28,6 +30,12 @@ PROMISED_PROMOTION = 0.01
 """Of at least one false promotion in a month."""
 PROMISED_ROLLBACK = 0.001
 """Of a false rollback of one deployment, over all watched metrics together."""
+PROMISED_TRIAL = 0.02
+"""Of ending a trial of a harmless challenger, over all steps, guardrails, slices and looks together."""
+PROMISED_BETTER = 0.01
+"""Of calling a challenger that is the champion again better in any metric of live traffic."""
+PROMISED_WORSE = 0.05
+"""Of showing a guardrail to hold for a challenger that is worse by exactly the margin."""
 ERROR_RATE = 0.005
 """Share of requests that fail while nothing is wrong."""
 
@@ -47,10 +55,18 @@ class Sizes:
     horizon: int
     reach: int
     """Decided lists that interleaving may take at most."""
+    trials: int
+    """Trials of a harmless challenger, and with ``trials_at_limit`` of one that is worse by a margin, each of ``trial_requests``."""
+    trials_at_limit: int
+    trial_requests: int
+    passing: int
+    """Trials whose length is told, of ``passing_requests`` at most."""
+    passing_requests: int
+    trial_agreement: int
 
 
-FULL = Sizes("full", 50_000, 20_000, 10_000, 20_000, 10_000, 30, 200, 3_000, 12_000)
-SMALL = Sizes("small", 400, 200, 200, 20, 200, 1, 4, 600, 2_000)
+FULL = Sizes("full", 50_000, 20_000, 10_000, 20_000, 10_000, 30, 200, 3_000, 12_000, 20_000, 5_000, 3_000, 200, 100_000, 100)
+SMALL = Sizes("small", 400, 200, 200, 20, 200, 1, 4, 600, 2_000, 20, 10, 400, 4, 800, 5)
 NDCG_EFFECTS = (-0.02, -0.05, -0.10)
 LATENCY_FACTORS = (1.1, 1.2, 1.5, 2.0)
 ERROR_RATES = (0.01, 0.02, 0.05)
@@ -58,9 +74,21 @@ IMPROVEMENTS = (0.02, 0.05, 0.10)
 
 
 def simulate(
-    tables: Tables, plan: WatchPlan, sizes: Sizes = FULL, *, seed: int = 0, tell: Tell = lambda _: None, on_progress: OnProgress | None = None
+    tables: Tables,
+    plan: WatchPlan,
+    sizes: Sizes = FULL,
+    *,
+    trial: TrialPlan | None = None,
+    seed: int = 0,
+    tell: Tell = lambda _: None,
+    on_progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """All scenarios of a plan and its design.
+
+    Parameters
+    ----------
+    trial
+        The trial on live traffic; default: one A/B with the plan's design and the guardrails of ``local``.
 
     Returns
     -------
@@ -73,17 +101,19 @@ def simulate(
     times = clock(tables)
     slow_limit = float(np.quantile(times.ms, 0.95)) / HEALTHY_SLOW
     null = populations(tables, 0.0)
-    run = _Run(tables, plan, times, slow_limit, sizes, seed, tell, on_progress)
+    run = _Run(tables, plan, trial or TrialPlan(design=plan.design), times, slow_limit, sizes, seed, tell, on_progress)
     agreement = run.agree(null)
     good, limit = run.deployments(null), run.deployments_at_limit(null)
     detection, found_by_others = run.regressions(null)
     tell("months of candidates that are no better")
     promotion = promoting.false_promotions(plan.design, null, months=sizes.months, seed=seed + 40, on_progress=on_progress)
     power = run.improvements()
+    tried = run.trials(null)
     tell("ten months of the loop")
     loop = run_loop(tables, plan, replace(World(), worlds=sizes.worlds), seed + 60, on_progress)
     found: dict[str, Any] = {
         **provenance(sizes.name, seed),
+        "created_at": utc_now().isoformat(),
         "lives": sizes.deployments,
         "false_promotion_month": promotion["month"],
         "false_promotion": promotion["candidate"],
@@ -102,6 +132,7 @@ def simulate(
             }
             for rule in watching.RULES
         },
+        "trial": tried,
         "loop": loop,
         "agreement": agreement,
         "populations": _described(null),
@@ -122,6 +153,7 @@ class _Run:
 
     tables: Tables
     plan: WatchPlan
+    trial: TrialPlan
     times: Clock
     slow_limit: float
     sizes: Sizes
@@ -137,7 +169,29 @@ class _Run:
             self.plan, some, self.times, self.slow_limit, lives=self.sizes.agreement, checks=12, seed=self.seed + 1, on_progress=self.on_progress
         )
         better = [*null, *populations(self.tables, 0.05, must=False)]
-        return {"watch": watch, "promotion": promotion_agreement(self.plan, better, lives=self.sizes.agreement, seed=self.seed + 2)}
+        promotion = promotion_agreement(self.plan, better, lives=self.sizes.agreement, seed=self.seed + 2)
+        self.tell("judging some trials by production itself")
+        trial = trial_agreement(self.trial, null, self.times, lives=self.sizes.trial_agreement, seed=self.seed + 3, on_progress=self.on_progress)
+        return {"watch": watch, "promotion": promotion, "trial": trial}
+
+    def trials(self, null: list[Population]) -> dict[str, Any]:
+        """Trials on live traffic: harmless ones, ones that are worse by a margin, and how long good ones take."""
+        found, sizes = trying.champions(null), self.sizes
+        self.tell("trials of a challenger that is the champion again")
+        harmless = trying.harmless_trials(
+            self.trial, found, self.times, lives=sizes.trials, requests=sizes.trial_requests, seed=self.seed + 70, on_progress=self.on_progress
+        )
+        self.tell("trials of challengers that are worse by a margin")
+        limit = trying.passed_at_limit(
+            self.trial, found, self.times, lives=sizes.trials_at_limit, requests=sizes.trial_requests, seed=self.seed + 71, on_progress=self.on_progress
+        )
+        self.tell("how long a trial takes")
+        passing = [
+            trying.time_to_pass(self.trial, truth, found, self.times, lives=sizes.passing, requests=sizes.passing_requests, seed=self.seed + 72)
+            for truth in (trying.Challenger(), trying.Challenger(factor=0.7))
+        ]
+        steps = [step.model_dump(mode="json") for step in self.trial.steps]
+        return {"contour": self.trial.contour, "steps": steps, "harmless": harmless, "at_limit": limit, "time_to_pass": passing}
 
     def deployments(self, null: list[Population]) -> dict[str, Any]:
         """As good as the old one in everything."""
@@ -227,7 +281,12 @@ def goals(found: dict[str, Any]) -> list[dict[str, Any]]:
     rows += [
         _goal(f"better by {row['effect']:g}: lists until it wins, against a fixed-N test", row["ratio_to_fixed_n"], promoting.RATIO) for row in found["power"]
     ]
-    differences = found["agreement"]["watch"]["differences"] + found["agreement"]["promotion"]["differences"]
+    trial = found["trial"]
+    rows.append(_goal("harmless trial ended, all that its levels add up to", trial["harmless"]["spent"], PROMISED_TRIAL))
+    rows.append(_goal("harmless trial ended, upper bound", trial["harmless"]["upper"], PROMISED_TRIAL))
+    rows.append(_goal("equal challenger called better on live traffic, upper bound", trial["harmless"]["better"]["upper"], PROMISED_BETTER))
+    rows += [_goal(f"worse by the margin in {row['metric']} and passed, upper bound", row["upper"], PROMISED_WORSE) for row in trial["at_limit"]]
+    differences = sum(part["differences"] for part in found["agreement"].values())
     rows.append(_goal("differences from production, step by step", float(differences), 0.0))
     return rows
 
@@ -239,17 +298,24 @@ def _goal(name: str, value: float | None, most: float) -> dict[str, Any]:
 def broken(found: dict[str, Any]) -> list[str]:
     """Promises about errors that these settings do not keep: surely (the lower bound is above), or at full scale perhaps (the upper bound is)."""
     said = []
-    for key, promised, words in (
-        ("false_promotion_month", PROMISED_PROMOTION, "of a false promotion in a month"),
-        ("false_rollback", PROMISED_ROLLBACK, "of a false rollback of a deployment"),
-        ("false_rollback_at_limit", PROMISED_ROLLBACK, "of rolling back a deployment that is just not worse than allowed"),
-    ):
-        row = found[key]
+    trial = found["trial"]
+    asked = [
+        (found["false_promotion_month"], PROMISED_PROMOTION, "of a false promotion in a month"),
+        (found["false_rollback"], PROMISED_ROLLBACK, "of a false rollback of a deployment"),
+        (found["false_rollback_at_limit"], PROMISED_ROLLBACK, "of rolling back a deployment that is just not worse than allowed"),
+        (trial["harmless"], PROMISED_TRIAL, "of ending a harmless trial"),
+        (trial["harmless"]["better"], PROMISED_BETTER, "of calling an equal challenger better on live traffic"),
+        *((row, PROMISED_WORSE, f"of passing a challenger that is worse in {row['metric']} by the margin") for row in trial["at_limit"]),
+    ]
+    for row, promised, words in asked:
         if row["lower"] > promised:
             said.append(f"the probability {words} is at least {row['lower']:.2%}, promised is at most {promised:.2%}")
         elif found["scale"] == "full" and row["upper"] > promised:
             said.append(f"the probability {words} may be {row['upper']:.2%} (estimate {row['estimate']:.2%}), promised is at most {promised:.2%}")
-    differences = found["agreement"]["watch"]["differences"] + found["agreement"]["promotion"]["differences"]
+    if trial["harmless"]["spent"] > PROMISED_TRIAL:
+        spent, steps = trial["harmless"]["spent"], len(trial["steps"])
+        said.append(f"the levels of a trial's {steps} steps add up to {spent:.2%} for ending a harmless one, promised is at most {PROMISED_TRIAL:.2%}")
+    differences = sum(part["differences"] for part in found["agreement"].values())
     if differences:
         said.append(f"{differences} answers differ from production's own: the simulation says nothing about it")
     return said

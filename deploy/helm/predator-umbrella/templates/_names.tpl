@@ -67,10 +67,16 @@ app.kubernetes.io/name: dagster
 {{- toYaml (dict "denied" (.Values.denied | default list)) -}}
 {{- end }}
 
-{{/* The one file of deploy/k8s, with the names of this installation. */}}
-{{- define "psi.dagster" -}}
+{{/* The home's claim where runs are. */}}
+{{- define "psi.runsClaim" -}}
 {{- $claim := .Values.home.existingClaim | default (printf "%s-home" .Release.Name) -}}
 {{- if ne (include "psi.runsNamespace" .) .Release.Namespace }}{{ $claim = .Values.runs.claim | default $claim }}{{ end -}}
+{{- $claim -}}
+{{- end }}
+
+{{/* The one file of deploy/k8s, with the names of this installation. */}}
+{{- define "psi.dagster" -}}
+{{- $claim := include "psi.runsClaim" . -}}
 {{- $names := dict "postgresql" .Values.postgres.existingSecret "environment" (.Values.secrets.environment | default "none") "files" (.Values.secrets.files | default "none") "home" $claim -}}
 {{- range $part := list "dagster" "settings" "run" "env" }}{{ $_ := set $names $part (printf "%s-%s" $.Release.Name $part) }}{{ end -}}
 {{- $text := .Files.Get "files/dagster.yaml" -}}
@@ -116,10 +122,11 @@ PREDATOR_SI_HOME: /var/lib/predator-si
 PREDATOR_SI_CACHE: /var/lib/predator-si/cache
 PREDATOR_SI_CHART: /etc/predator-si/values
 PREDATOR_SI_SECRETS: /var/run/secrets/predator-si
-PREDATOR_SI_SEARCH_URL: http://{{ include "psi.host" (dict "root" . "component" "search-ingest") }}:8080
+PREDATOR_SI_SEARCH_URL: {{ .Values.selfImprovement.sources.search | default (printf "http://%s:8080" (include "psi.host" (dict "root" . "component" "search-ingest"))) }}
 DAGSTER_HOME: /opt/dagster/home
 PREDATOR_SI_NAMESPACE: {{ include "psi.runsNamespace" . }}
 PREDATOR_SI_IMAGE: {{ include "psi.image" (dict "root" . "image" (ternary "training" "platform" .Values.selfImprovement.resources.gpu)) | quote }}
+PREDATOR_SI_HOME_CLAIM: {{ include "psi.runsClaim" . }}
 PREDATOR_SI_COMPUTE_LOGS: {{ .Values.dagster.computeLogs | quote }}
 HOME: /tmp
 USER: predator-si
