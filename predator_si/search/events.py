@@ -45,6 +45,10 @@ _BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
 """An event is written after it happened: the next hour's file may hold the last of this one. What comes later still (``payloads.OLDEST``) is found in the raw
 layer only."""
+_CLOCK = timedelta(minutes=5)
+"""Two processes' clocks, or one that was set, may differ by this much before an old batch of a spool file is left unread."""
+_MARKER = b'\n{"kind":"marker",'
+_TAIL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,8 @@ class Parsed:
     events: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {kind: [] for kind in KIND_SCHEMA})
     markers: list[dict[str, Any]] = field(default_factory=list)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
+    unread: dict[tuple[str, str], tuple[int, datetime]] = field(default_factory=dict)
+    """(writer, kind) -> the last number of what was left unread because it is older than asked for, and when that was written."""
 
     def frame(self, kind: str) -> pl.DataFrame:
         """All events of a kind, de-duplicated: searches by ``query_id``, actions by their number; in the order they were written."""
@@ -143,12 +149,18 @@ def conform(frame: pl.DataFrame, kind: str) -> pl.DataFrame:
     )
 
 
-def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool) -> None:
+def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool, since: datetime | None = None) -> None:
     """Read one spool file into ``parsed``.
 
-    A last line without an end is somebody's write in progress while the writer is ``alive``, and a torn line for the quarantine otherwise.
+    A last line without an end is somebody's write in progress while the writer is ``alive``, and a torn line for the quarantine otherwise. With ``since``,
+    batches that were written before it are not read: lines of the quarantine are then numbered from the first one that was.
     """
-    lines = path.read_bytes().split(b"\n")
+    text, marker = (path.read_bytes(), None) if since is None else read_tail(path, since)
+    if marker is not None:
+        for kind in KIND_SCHEMA:
+            if f"last_{kind}" in marker:  # older versions knew fewer kinds
+                parsed.unread[str(marker["writer"]), kind] = (int(marker[f"last_{kind}"]), datetime.fromisoformat(marker["at"]))
+    lines = text.split(b"\n")
     torn = lines.pop()
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KIND_SCHEMA}
     for number, line in enumerate(lines, start=1):
@@ -168,6 +180,37 @@ def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool) -> None
     for kind, found in rows.items():
         if found:
             parsed.events[kind].append(pl.DataFrame(found, schema=KIND_SCHEMA[kind], orient="row"))
+
+
+def read_tail(path: Path, since: datetime) -> tuple[bytes, dict[str, Any] | None]:
+    """The end of a spool file from the last marker that was written before ``since``, and that marker; the whole file and null where there is none.
+
+    Every batch ends with a marker, and an event is written after it happened: what stands before that marker happened before ``since``. The work grows with
+    what is asked for, not with the hour.
+    """
+    wanted = _TAIL_BYTES
+    with path.open("rb") as stream:
+        while True:
+            size = stream.seek(0, 2)
+            begin = stream.seek(max(0, size - wanted))
+            text = stream.read(size - begin)
+            found = text.rfind(_MARKER)
+            while found >= 0:
+                marker = _marker_before(text[found + 1 : text.find(b"\n", found + 1)], since)
+                if marker is not None:
+                    return text[found + 1 :], marker
+                found = text.rfind(_MARKER, 0, found)
+            if begin == 0:
+                return text, None
+            wanted *= 4
+
+
+def _marker_before(line: bytes, since: datetime) -> dict[str, Any] | None:
+    try:
+        marker: dict[str, Any] = parse_line(line)[1]
+        return marker if datetime.fromisoformat(marker["at"]) < since else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def parse_parquet(path: Path, origin: str, kind: str, parsed: Parsed) -> None:
@@ -234,14 +277,19 @@ def _read_once(folder: Path, start: datetime, end: datetime) -> EventFrames:
     first, last = hour_name(start), hour_name(end + _LATE)
     files = list_files(folder)
     inside = [file for file in files if file.hour is None or first <= file.hour <= last]
-    parsed = read_files(folder, inside, writers)
+    parsed = read_files(folder, inside, writers, since=start - _CLOCK)
     frames = {kind: parsed.frame(kind) for kind in KIND_SCHEMA}
     stored = []
     for kind in KIND_SCHEMA:
         inside_numbers = dict(_numbers(frames[kind]))
         for writer in sorted({file.writer for file in files if file.writer} | set(writers)):
             own = [file for file in files if file.writer == writer and file.hour and file.kind in ("spool", kind)]
-            earlier = _nearest(folder, sorted((f for f in own if (f.hour or "") < first), key=lambda f: f.hour or "", reverse=True), kind, writers)
+            unread = parsed.unread.get((writer, kind))
+            if unread is not None:  # 0: there was none before
+                columns = {name: KIND_SCHEMA[kind][name] for name in ("writer", "seq", "timestamp")}
+                earlier = pl.DataFrame([(writer, *unread)], schema=columns, orient="row") if unread[0] else None
+            else:
+                earlier = _nearest(folder, sorted((f for f in own if (f.hour or "") < first), key=lambda f: f.hour or "", reverse=True), kind, writers)
             later = _nearest(folder, sorted((f for f in own if (f.hour or "") > last), key=lambda f: f.hour or ""), kind, writers)
             parts = [part for part in (earlier, inside_numbers.get(writer), later) if part is not None]
             numbers = _ordered(pl.concat(parts)) if parts else None
@@ -271,14 +319,16 @@ def _read_once(folder: Path, start: datetime, end: datetime) -> EventFrames:
     )
 
 
-def read_files(folder: Path, files: Iterable[EventFile], writers: Mapping[str, WriterRecord], parsed: Parsed | None = None) -> Parsed:
-    """The content of ``files``, added to ``parsed`` when it is given."""
+def read_files(
+    folder: Path, files: Iterable[EventFile], writers: Mapping[str, WriterRecord], parsed: Parsed | None = None, *, since: datetime | None = None
+) -> Parsed:
+    """The content of ``files``, added to ``parsed`` when it is given; of spool files only what may have happened from ``since`` on."""
     parsed = parsed or Parsed()
     for file in files:
         origin = file.path.relative_to(folder).as_posix()
         if file.kind == "spool":
             record = writers.get(file.writer or "")
-            parse_spool(file.path, origin, parsed, alive=record is not None and record.alive)
+            parse_spool(file.path, origin, parsed, alive=record is not None and record.alive, since=since)
         elif file.kind == "quarantine":
             parsed.quarantine.extend(read_aside(file.path, origin))
         else:

@@ -62,6 +62,8 @@ class Trained:
     groups: int = 0
     replayed: int = 0
     """How many of the groups are from earlier cycles."""
+    left_out: int = 0
+    """Groups of the data set that taught nothing: without a positive or another document, or, for a loss on a teacher's scores, not scored whole."""
     tokens: int = 0
     """Tokens that were trained on, padding not counted."""
     device: str = "cpu"
@@ -200,6 +202,7 @@ def fine_tune(
         ended=ended,
         groups=len(groups),
         replayed=len(groups) - len(own),
+        left_out=examples["group_id"].n_unique() - len(own),
         tokens=int(encoded.lengths[rows].sum()),
         device=place.name,
     )

@@ -103,6 +103,7 @@ class SentenceTransformersTrainer:
             ended=watch.ended,
             groups=len(groups),
             replayed=len(groups) - len(own),
+            left_out=examples["group_id"].n_unique() - len(own),
             tokens=round(int(encoded.lengths.sum()) * share),
             device=place.name,
             trainer=self.name,

@@ -1,14 +1,17 @@
 import json
 import os
+import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from predator_si.errors import BadInput, Unavailable
 from predator_si.records import ActionEvent, SearchEvent
+from predator_si.search import events
 from predator_si.search.events import ACTION_SCHEMA, SEARCH_SCHEMA, read_events
 from predator_si.search.rollup import roll_up
 from predator_si.search.spool import COUNTER_BYTES, EventSpool, writer_name
@@ -28,6 +31,11 @@ def line(seq: int, minute: float, query_id: str | None = None, **changes: Any) -
         "latency_ms": 1.0,
     }
     return json.dumps({**row, "seq": seq, "writer": WRITER, **changes}) + "\n"
+
+
+def click(seq: int, minute: float) -> str:
+    event = ActionEvent(query_id="q1", action_name="click", object_id="d1", timestamp=T0 + timedelta(minutes=minute), seq=seq, writer=WRITER)
+    return '{"kind":"action",' + event.model_dump_json()[1:] + "\n"
 
 
 def spool_file(folder: Path, hour: int, text: str, writer: str = WRITER) -> Path:
@@ -104,6 +112,44 @@ def test_losses_belong_to_the_window_whose_time_they_touch(tmp_path: Path) -> No
     assert lost(155, 170) == 0
     assert lost(181, 200) == 1
     assert lost(200, 600) == 0
+
+
+def test_old_batches_are_left_unread_and_nothing_else_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hours of batches with gaps, broken lines, late events and two kinds, asked for by many windows: as if everything had been read."""
+    rng = random.Random(5)
+    last = {"search": 0, "action": 0}
+    for hour in range(2):
+        text = ""
+        for batch in range(120):
+            for _ in range(rng.randrange(4)):
+                minute = hour * 60 + batch / 2 + rng.random() / 2 - (rng.random() < 0.1) * rng.randrange(1, 30)  # some came late, as pushed ones do
+                kind = rng.choice(["search", "search", "action"])
+                last[kind] += rng.choice([1, 1, 1, 1, 3])
+                text += "{broken\n" if rng.random() < 0.05 else line(last[kind], minute) if kind == "search" else click(last[kind], minute)
+            at = T0 + timedelta(minutes=hour * 60 + batch / 2 + 0.5)
+            numbers = {f"last_{kind}": last.get(kind, 0) for kind in ("search", "action", "exposure", "shadow")}
+            text += json.dumps({"kind": "marker", "writer": WRITER, **numbers, "at": at.isoformat()}, separators=(",", ":")) + "\n"
+        spool_file(tmp_path, hour, text)
+    counter(tmp_path, last["search"] + 2, T0 + timedelta(minutes=121))
+    monkeypatch.setattr(events, "_TAIL_BYTES", 2_000)
+    windows = [(begin, begin + length) for begin in (0, 3, 30, 59, 61, 90, 119, 125) for length in (1, 10, 200)]
+    seen = list[int]()
+    parse_line = events.parse_line
+    monkeypatch.setattr(events, "parse_line", lambda text: seen.append(1) or parse_line(text))  # type: ignore[func-returns-value]
+
+    def read(begin: float, end: float) -> tuple[events.EventFrames, int]:
+        seen.clear()
+        return read_events(tmp_path, T0 + timedelta(minutes=begin), T0 + timedelta(minutes=end)), len(seen)
+
+    found = [read(*window) for window in windows]
+    monkeypatch.setattr(events, "_CLOCK", timedelta(days=400))  # no batch is that old
+    for window, (frames, lines) in zip(windows, found, strict=True):
+        whole, all_lines = read(*window)
+        for name in ("search", "actions", "losses"):
+            assert_frame_equal(getattr(frames, name), getattr(whole, name), check_row_order=name != "losses")
+        assert (frames.lost, frames.unknown) == (whole.lost, whole.unknown)
+        assert window[0] != 119 or lines < all_lines / 5, (window, lines, all_lines)
+    assert any(frames.lost for frames, _ in found)
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:

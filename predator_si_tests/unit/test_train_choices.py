@@ -177,10 +177,12 @@ def test_it_learns_from_a_teacher(tiny: tuple[ModelStore, str], tmp_path: Path, 
     assert scores[0] - scores[1] > 2 > before[0] - before[1]
 
 
-def test_groups_that_no_teacher_scored_are_left_out():
-    distil = TrainingRecipe(loss="distil")
+def test_groups_that_no_teacher_scored_are_left_out_and_counted(tiny: tuple[ModelStore, str], tmp_path: Path):
+    distil = RECIPE.model_copy(update={"loss": "distil"})
     examples = toy_examples(groups=3).with_columns(teacher_score=pl.when(pl.col("group_id") == "g1").then(None).otherwise(pl.col("label")))
     assert [group.query for group in read_groups(examples, distil)] == ["how to sort", "how to join"]
+    trained = train(tiny, tmp_path / "work", distil, examples)
+    assert (trained.groups, trained.left_out) == (2, 1)
     with pytest.raises(BadInput, match="scored whole by a teacher"):
         read_groups(examples.with_columns(teacher_score=pl.lit(None, pl.Float64)), distil)
     with pytest.raises(BadInput, match="teacher_score that is not a number"):

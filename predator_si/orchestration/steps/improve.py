@@ -55,6 +55,7 @@ class TrainingResult(Record):
     ended: str = "steps"
     groups: int = 0
     replayed: int = 0
+    left_out: int = 0
     tokens: int = 0
     device: str = "cpu"
     trainer: str = "lean"
@@ -206,6 +207,7 @@ def _log_training(tracker: ExperimentTracker, made: Sequence[Trained], chosen: T
     """What all trainings took, how the chosen one ended, and how fast it computed."""
     loss = float(np.mean(chosen.losses[-10:] or [np.nan]))
     tracker.log_metrics({"pairs": sum(one.pairs for one in made), "train_seconds": sum(one.seconds for one in made), "final_loss": loss}, None)
+    tracker.log_metrics({"groups": chosen.groups, "groups_left_out": chosen.left_out}, None)
     if chosen.best_step is not None:
         tracker.log_metrics({"best_step": chosen.best_step, "best_dev_ndcg_at_10": max(value for _, value in chosen.evaluations)}, None)
     if chosen.seconds > 0:
