@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import httpx
 
+from predator_si.api.client import BASE
 from predator_si.errors import PredatorError, Unavailable
 from predator_si.proof.drill.blows import BACK, ROADS, WHOLE, Blow, Road, choose, deal
 from predator_si.proof.drill.effects import Listener, Worker
@@ -38,12 +39,12 @@ OWN: dict[str, dict[Road, tuple[str, ...]]] = {
     API: dict.fromkeys(ROADS, ("control press_switch 1 before", "control press_switch 1 after")),
 }
 """Writes of their own, with the count in a cycle; RELEASE stands for the contour's release file."""
-_FEW = {
-    WORKER: (WHOLE, "file training.json 1 before"),
-    "search": (WHOLE, "file training.json 1 after"),
-    "reconciler": (BACK, "git push 1 before"),
-    API: (BACK, "git push 2 before"),
-}
+_FEW = (
+    Blow(WORKER, WHOLE, "file training.json 1 before"),
+    Blow("search", WHOLE, "file training.json 1 after"),
+    Blow("reconciler", BACK, "git push 1 before"),
+    Blow(API, BACK, "control press_switch 1 before", own=True),
+)
 """For a walk through this drill: each process once, at points that every road has."""
 _TRIES = 3
 """Runs of a job that a state gets, as the sensor gives them; each blow on the worker costs one more."""
@@ -69,7 +70,7 @@ def drill_kill(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
             points = {road: drill.walk_unhurt(road) for road in ROADS}
             blows = [blow for victim in VICTIMS for blow in choose(victim, points, plan.n, plan.seed, OWN.get(victim))]
         else:
-            blows = [Blow(victim, *_FEW[victim]) for victim in VICTIMS]
+            blows = list(_FEW)
             points = {road: [blow.point for blow in blows if blow.road == road] for road in ROADS}
         planned = len(blows) + (2 * plan.n if plan.scale == "full" else 0)
         for blow in deal(blows, points, drill.strike, tell):
@@ -178,11 +179,14 @@ class _Drill:
     def _stop_by_http(self, blow: Blow) -> list[str]:
         """A person presses stop, the API dies at its own write of that, and the person tries again; what was wrong. The switch stays pressed."""
         self.victims.plan(API, blow.point)
-        url, deadline = f"http://127.0.0.1:{self.ground.settings.ports.api}/optimizer/stop", time.monotonic() + _STOP_SECONDS
+        url, deadline = f"http://127.0.0.1:{self.ground.settings.ports.api}{BASE}/stop", time.monotonic() + _STOP_SECONDS
         while True:
             try:
-                if httpx.post(url, json={"reason": "drill"}, timeout=60.0, trust_env=False).status_code == 200:
+                answer = httpx.post(url, json={"reason": "drill"}, timeout=60.0, trust_env=False)
+                if answer.status_code == 200:
                     break
+                if answer.status_code < 500:
+                    return [f"the API refuses the kill switch: HTTP {answer.status_code} {answer.text[:200]}"]
             except httpx.HTTPError:
                 pass  # it died, as planned
             if time.monotonic() > deadline:
