@@ -69,5 +69,6 @@ def test_every_call_keeps_its_word(ground: ApiGround):
             keeps_its_word()
         except (Exception, BaseExceptionGroup) as error:
             broken.append(f"{operation.label}: {error}")
+    print(f"{tried['cases']} cases over {len(operations)} calls, {len(broken)} calls broken")
     assert not broken, "\n\n".join(broken)
     assert tried["cases"] >= 0.5 * CASES, tried
