@@ -204,7 +204,9 @@ def test_ten_thousand_cycles_and_a_hundred_thousand_records_stay_quick(settings:
     assert loop.control.count_records() == 0
     fill(loop.home.control_db, cycles=10_000, records=100_000)
     with page(settings) as client:
-        for address in ("/", "/operations/audit", "/operations/audit?text=nowhere+to+be+found", "/operations/cycles/si_2016_01_01_001"):
+        pages = ("/", "/operations/audit", "/operations/audit?text=nowhere+to+be+found", "/operations/cycles/si_2016_01_01_001")
+        calls = ("status", "cycles?limit=50", "cycles?limit=50&cursor=si_2018_06_01_001", "cycles/si_2016_01_01_001", "history?limit=20")
+        for address in (*pages, *(f"/api/v1/optimizer/{call}" for call in calls)):
             assert client.get(address).status_code == 200
             took = []
             for _ in range(3):
