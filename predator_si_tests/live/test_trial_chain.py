@@ -20,9 +20,9 @@ from predator_si.release.release_file import parse_release
 from predator_si.release.replay import trial_again
 from predator_si.search.traffic import replay
 from predator_si.settings import Settings, load_settings
-from predator_si_tests.orchestration.test_cycle_refusals import GOOD, Stage, failure
 from predator_si_tests.support.command_line import CommandLine
 from predator_si_tests.support.platform import load_word_reranker, machines, on_free_port, write_toy_corpus
+from predator_si_tests.support.stage import GOOD, Stage, failure
 
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 VALUES = """selfImprovement:

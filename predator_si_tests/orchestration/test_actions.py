@@ -19,8 +19,8 @@ from predator_si.orchestration.steps import act, improve, keep
 from predator_si.records import CycleState, Decision, Evaluation, ExperimentResult, ServingConfig, Verdict, WatchResult
 from predator_si.release.release_file import parse_release
 from predator_si.settings import Settings
-from predator_si_tests.orchestration.test_cycle_refusals import BAD, GOOD, Stage, failure
 from predator_si_tests.support.platform import load_word_reranker, machines, on_free_port, open_cycle, word_model, write_snapshot, write_toy_corpus
+from predator_si_tests.support.stage import BAD, GOOD, Stage, failure
 
 P95 = {"type": "p95_latency_ms_up", "metric": "p95_latency_ms", "value": 1500.0, "baseline": None, "delta": None}
 RECALL = {"type": "recall_at_20_down", "metric": "recall_at_20"}

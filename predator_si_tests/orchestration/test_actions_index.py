@@ -24,8 +24,8 @@ from predator_si.search.index_versions import IndexVersions
 from predator_si.search.tiny import HashingEmbedder
 from predator_si.settings import Settings
 from predator_si_tests.orchestration.test_actions import Home, begin, dagster, toy  # noqa: F401
-from predator_si_tests.orchestration.test_cycle_refusals import GOOD
 from predator_si_tests.orchestration.test_sensors import contour
+from predator_si_tests.support.stage import GOOD
 from predator_si_tests.support.waiting import wait_until
 
 RECALL = {"type": "recall_at_20_down", "metric": "recall_at_20", "actions": ("diagnose", "repair_index", "choose_embedder")}

@@ -13,12 +13,12 @@ from predator_si.orchestration.steps import approve
 from predator_si.orchestration.steps import decide as deciding
 from predator_si.records import CycleState, Verdict, utc_now
 from predator_si.settings import Settings, load_settings
-from predator_si_tests.orchestration.test_cycle_refusals import GOOD, Stage, failure
-from predator_si_tests.orchestration.test_cycle_refusals import corpus as corpus
-from predator_si_tests.orchestration.test_cycle_refusals import instance as instance
-from predator_si_tests.orchestration.test_cycle_refusals import start as start
-from predator_si_tests.orchestration.test_cycle_refusals import storage as storage
 from predator_si_tests.support.platform import write_snapshot
+from predator_si_tests.support.stage import GOOD, Stage, failure
+from predator_si_tests.support.stage import corpus as corpus
+from predator_si_tests.support.stage import instance as instance
+from predator_si_tests.support.stage import start as start
+from predator_si_tests.support.stage import storage as storage
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from predator_si.settings import Settings
 from predator_si.train.damage import damage
 from predator_si.train.export import export
 from predator_si.train.tracking import NullTracker
-from predator_si_tests.orchestration.test_cycle_refusals import DRILL, die_at, failure, metadata
 from predator_si_tests.support.platform import machines, on_free_port, open_cycle, prepare, slow_torch, tiny_scale, write_toy_corpus
+from predator_si_tests.support.stage import DRILL, die_at, failure, metadata
 
 pytestmark = pytest.mark.slow
 LENGTH = 64
