@@ -5,12 +5,16 @@ What belongs here: keys, types, ranges, examples. What must not: filling them (`
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, field_validator
 
 from predator_si.api.shape import Answer, Asked, example
+
+_A_WORD = r"[^\s\x1c-\x1f\x85\ufeff]"
+"""Anything but blanks, and the same anything by the rules of JSON Schema and of Python, whose blanks differ."""
 
 
 class Improvements(Answer):
@@ -143,12 +147,12 @@ class ApprovalRequest(Asked):
         frozen=True, extra="forbid", strict=True, json_schema_extra={"examples": [{"decision": "approve", "reason": "the interval convinces me"}]}
     )
     decision: Literal["approve", "reject"]
-    reason: Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=2000), Field(json_schema_extra={"pattern": _A_WORD})]
 
     @field_validator("reason")
     @classmethod
     def _says_something(cls, value: str) -> str:
-        if not value.strip():
+        if re.search(_A_WORD, value) is None:
             raise ValueError("says why, in words")
         return value
 

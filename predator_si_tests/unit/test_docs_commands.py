@@ -33,7 +33,7 @@ NOT_HERE = {
     r"curl .*127\.0\.0\.1:8000/api": "live/test_up.py runs these lines as they stand, but for the port",
     r"curl .*(:8080|:3000/graphql)": "wants the services; live/test_search_service.py and orchestration/test_api_graphql.py ask the same",
     r"curl .*search-loop\.example\.org": "an address that the reader has",
-    r"PREDATOR_SI_FUZZ_CASES=": "hours; orchestration/test_api_fuzz.py runs with fewer cases",
+    r"PREDATOR_SI_FUZZ_CASES=": "minutes; orchestration/test_api_fuzz.py runs with fewer cases",
     r"python -m predator_si\.proof\.screenshot": "wants Chromium; live/test_screenshots.py",
     r"predator-si eval --corpus mine": "wants real models; unit/test_cli_eval.py runs the command on tiny ones",
     r"predator-si warehouse ": "half a minute of dbt; live/test_warehouse.py",
