@@ -24,7 +24,7 @@ from predator_si.search.index_versions import IndexVersions
 from predator_si.search.tiny import HashingEmbedder
 from predator_si.settings import Settings
 from predator_si_tests.orchestration.test_actions import Home, begin, dagster, toy  # noqa: F401
-from predator_si_tests.orchestration.test_sensors import contour
+from predator_si_tests.support.sensors import contour
 from predator_si_tests.support.stage import GOOD
 from predator_si_tests.support.waiting import wait_until
 

@@ -14,8 +14,8 @@ from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.sensors import job_for
 from predator_si.records import CycleState, utc_now
 from predator_si.settings import Settings
-from predator_si_tests.orchestration.test_sensors import Sensors, contour, degraded
 from predator_si_tests.support.platform import write_baseline, write_snapshot
+from predator_si_tests.support.sensors import Sensors, contour, degraded
 
 
 @pytest.fixture(scope="module")
