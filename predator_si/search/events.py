@@ -45,8 +45,8 @@ _BEGINNING = {kind: f'{{"kind":"{kind}",'.encode() for kind in KIND_SCHEMA}
 _LATE = timedelta(hours=1)
 """An event is written after it happened: the next hour's file may hold the last of this one. What comes later still (``payloads.OLDEST``) is found in the raw
 layer only."""
-_CLOCK = timedelta(minutes=5)
-"""Two processes' clocks, or one that was set, may differ by this much before an old batch of a spool file is left unread."""
+_CLOCK = timedelta(seconds=30)
+"""How far back a writer's clock may be set before a batch of its spool is taken for older than it is. Events and markers of a file have the same clock."""
 _MARKER = b'\n{"kind":"marker",'
 _TAIL_BYTES = 1 << 20
 
