@@ -6,7 +6,6 @@ What belongs here: reading in bounded memory. What must not: what a request coun
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import polars as pl
 
 from predator_si.errors import BadInput
+from predator_si.heap import give_back
 from predator_si.monitor.aggregate import Aggregate
 from predator_si.monitor.requests import COLUMNS, Evidence, Plan, Requests, tally
 from predator_si.search.events import ACTION_SCHEMA
@@ -99,17 +99,13 @@ def aggregate_parts(
 @contextmanager
 def _let_go() -> Iterator[None]:
     """Give back to the system what the allocators keep of the columns that were decoded; without it the memory of many windows piles up."""
-    import ctypes
-
     import pyarrow as pa
 
     try:
         yield
     finally:
         pa.default_memory_pool().release_unused()
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc has it, musl does not
-        if trim is not None:
-            trim(0)
+        give_back()
 
 
 def _cores() -> int:

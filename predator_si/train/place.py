@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+from predator_si.heap import give_back
 from predator_si.search.rerank import chip_has_bf16
 
 _PAIRS_AT_ONCE = 16
@@ -24,8 +25,8 @@ def kept_heap() -> Iterator[None]:
     seventh of a step. Glibc only; elsewhere nothing happens. Afterwards the memory is given back.
     """
     libc = ctypes.CDLL(None)
-    mallopt, trim = getattr(libc, "mallopt", None), getattr(libc, "malloc_trim", None)
-    if mallopt is None or trim is None:
+    mallopt = getattr(libc, "mallopt", None)
+    if mallopt is None:
         yield
         return
     mallopt(_MMAP_THRESHOLD, 1024 * _MIB)
@@ -35,7 +36,7 @@ def kept_heap() -> Iterator[None]:
     finally:
         mallopt(_MMAP_THRESHOLD, 32 * _MIB)  # where glibc's own adjustment ends; once set, it no longer adjusts
         mallopt(_TRIM_THRESHOLD, 64 * _MIB)
-        trim(0)
+        give_back()
 
 
 class Place:
