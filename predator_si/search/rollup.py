@@ -16,6 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from predator_si.errors import Unavailable
+from predator_si.heap import give_back
 from predator_si.privacy import Vault, protect, redact
 from predator_si.records import utc_now
 from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_spool, read_aside
@@ -52,6 +53,8 @@ def roll_up(folder: Path, before_hour: str, writer: str | None = None, vault: Va
             raise Unavailable(
                 f"{folder}: hourly files cannot be written ({error}); the spool is kept. Make the folder writable and free some space."
             ) from error
+    if rolled:
+        give_back()  # what an hour of events took
     return rolled
 
 

@@ -34,7 +34,6 @@ import numpy as np
 import numpy.typing as npt
 
 from predator_si.errors import Missing, PredatorError
-from predator_si.heap import give_back
 from predator_si.privacy import trace
 from predator_si.records import ActionEvent, SearchEvent, utc_now
 from predator_si.search.answer import Answered, Asking
@@ -442,8 +441,7 @@ class SearchService:
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):
             try:
-                if self.follower.poll():
-                    give_back()  # what the models before held
+                self.follower.poll()
                 if isinstance(self.ingest, ReadsOnly):
                     self.first.catch_up(self.follower.current.release.index_build)
             except Exception:  # a release that was applied but could not be announced; following goes on
