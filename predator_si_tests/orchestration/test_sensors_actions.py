@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -10,31 +9,13 @@ import pytest
 
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import TRIGGER
-from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.sensors import job_for
 from predator_si.records import CycleState, utc_now
-from predator_si.settings import Settings
 from predator_si_tests.support.platform import write_baseline, write_snapshot
 from predator_si_tests.support.sensors import Sensors, contour, degraded
-
-
-@pytest.fixture(scope="module")
-def storage() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as found:
-        yield found
-
-
-@pytest.fixture
-def instance(storage: dg.DagsterInstance) -> dg.DagsterInstance:
-    storage.wipe()
-    for key in storage.get_dynamic_partitions(str(cycles.name)):
-        storage.delete_dynamic_partition(str(cycles.name), key)
-    return storage
-
-
-@pytest.fixture
-def sensors(settings: Settings, instance: dg.DagsterInstance) -> Sensors:
-    return Sensors(settings, instance)
+from predator_si_tests.support.sensors import instance as instance
+from predator_si_tests.support.sensors import sensors as sensors
+from predator_si_tests.support.sensors import storage as storage
 
 
 @pytest.mark.parametrize(

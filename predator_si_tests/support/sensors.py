@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,14 @@ import pytest
 
 from predator_si.build import build_defs
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.partitions import add_cycle, cycles
+from predator_si.orchestration.partitions import add_cycle
 from predator_si.records import Answer, CycleState, Decision, Deployment, GateResult, ServingConfig, Verdict, WatchResult, utc_now
 from predator_si.release.watch import WatchPlan, watch_criteria
 from predator_si.search.events import EventFrames
 from predator_si.settings import Settings, load_settings
 from predator_si_tests.support import windows
+from predator_si_tests.support.dagster_instance import instance as instance
+from predator_si_tests.support.dagster_instance import storage as storage
 from predator_si_tests.support.platform import fake_model, open_cycle, prepare, write_baseline, write_snapshot
 
 HEALTHY_INGEST = {"lag_seconds": 0.0, "documents_per_second": 10.0, "dead_letters": 0}
@@ -85,21 +86,6 @@ class Sensors:
         else:
             event = dg.DagsterEvent(event_type_value=f"PIPELINE_{'START' if status is dg.DagsterRunStatus.STARTED else 'SUCCESS'}", job_name=run.job_name)
             self.instance.report_dagster_event(event, run.run_id)
-
-
-@pytest.fixture(scope="module")
-def storage() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as found:
-        yield found
-
-
-@pytest.fixture
-def instance(storage: dg.DagsterInstance) -> dg.DagsterInstance:
-    """One instance for all tests, since making its tables takes a second; empty for each."""
-    storage.wipe()
-    for key in storage.get_dynamic_partitions(str(cycles.name)):
-        storage.delete_dynamic_partition(str(cycles.name), key)
-    return storage
 
 
 @pytest.fixture

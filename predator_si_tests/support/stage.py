@@ -14,7 +14,7 @@ import pytest
 from predator_si.build import build_defs
 from predator_si.control import Control
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.partitions import add_cycle, cycles
+from predator_si.orchestration.partitions import add_cycle
 from predator_si.orchestration.steps import improve, keep
 from predator_si.proof.prepare import build_first_index
 from predator_si.records import CycleState, ServingConfig
@@ -23,6 +23,8 @@ from predator_si.search.traffic import replay
 from predator_si.settings import Settings
 from predator_si.statistics.design import DEFAULT_DESIGN
 from predator_si.train.tracking import NullTracker
+from predator_si_tests.support.dagster_instance import instance as instance
+from predator_si_tests.support.dagster_instance import storage as storage
 from predator_si_tests.support.platform import load_word_reranker, machines, on_free_port, open_cycle, prepare, tiny_scale, word_model, write_toy_corpus
 
 GOOD, SAME, BAD = 3.0, 0.0, -3.0
@@ -152,20 +154,6 @@ def metadata(result: dg.ExecuteInProcessResult, asset: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_corpus(tmp_path_factory.mktemp("corpus") / "toy")
-
-
-@pytest.fixture(scope="module")
-def storage() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as found:
-        yield found
-
-
-@pytest.fixture
-def instance(storage: dg.DagsterInstance) -> dg.DagsterInstance:
-    storage.wipe()
-    for key in storage.get_dynamic_partitions(str(cycles.name)):
-        storage.delete_dynamic_partition(str(cycles.name), key)
-    return storage
 
 
 @pytest.fixture
