@@ -13,7 +13,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -418,13 +418,13 @@ class GitOpsRepo:
         raise Unavailable(f"{self.url}: refuses the push ({why}). Check the access rights and the branch protection; nothing was changed.")
 
     def _clear_stale_remote_lock(self) -> None:
-        """A ref lock of a killed receiver would block every push to a local repository; a live one lasts milliseconds, so a minute is dead."""
-        lock = Path(self.url) / "refs" / "heads" / f"{self.branch}.lock"
-        try:
-            if "://" not in self.url and time.time() - lock.stat().st_mtime > _STALE_LOCK_SECONDS:
-                lock.unlink(missing_ok=True)
-        except FileNotFoundError:
+        """A lock of a killed receiver would block every push to a local repository; a live one lasts milliseconds, so a minute is dead."""
+        if "://" in self.url:
             return
+        for lock in (Path(self.url) / "refs" / "heads" / f"{self.branch}.lock", Path(self.url) / "HEAD.lock"):  # git takes both: HEAD names the branch
+            with suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > _STALE_LOCK_SECONDS:
+                    lock.unlink()
 
 
 def _tree(folder: Path, files: Mapping[str, str], kept: Mapping[str, str], held: int | None) -> str:

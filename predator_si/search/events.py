@@ -160,10 +160,15 @@ def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool, since: 
         for kind in KIND_SCHEMA:
             if f"last_{kind}" in marker:  # older versions knew fewer kinds
                 parsed.unread[str(marker["writer"]), kind] = (int(marker[f"last_{kind}"]), datetime.fromisoformat(marker["at"]))
+    parse_text(text, origin, parsed, alive=alive)
+
+
+def parse_text(text: bytes, origin: str, parsed: Parsed, *, alive: bool, before: int = 0) -> int:
+    """Read lines of a spool file, of which ``before`` stand before these, into ``parsed``; how many ended."""
     lines = text.split(b"\n")
     torn = lines.pop()
     rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KIND_SCHEMA}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=before + 1):
         if not line.strip():
             continue
         try:
@@ -176,10 +181,11 @@ def parse_spool(path: Path, origin: str, parsed: Parsed, *, alive: bool, since: 
         else:
             rows[kind].append(event)
     if torn and not alive:
-        parsed.quarantine.append(_aside(origin, len(lines) + 1, "torn line: the writer ended in the middle of it", torn))
+        parsed.quarantine.append(_aside(origin, before + len(lines) + 1, "torn line: the writer ended in the middle of it", torn))
     for kind, found in rows.items():
         if found:
             parsed.events[kind].append(pl.DataFrame(found, schema=KIND_SCHEMA[kind], orient="row"))
+    return len(lines)
 
 
 def read_tail(path: Path, since: datetime) -> tuple[bytes, dict[str, Any] | None]:

@@ -11,7 +11,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Self
 
 import polars as pl
 
@@ -19,9 +22,14 @@ from predator_si.errors import Unavailable
 from predator_si.heap import give_back
 from predator_si.privacy import Vault, protect, redact
 from predator_si.records import utc_now
-from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_spool, read_aside
+from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_text, read_aside
 from predator_si.search.losses import read_writers
 from predator_si.search.spool import sync_folder
+
+_PART_BYTES = 4 << 20
+"""Of a spool file that are read at once."""
+_GROUP_ROWS = 8192
+"""Events of a row group."""
 
 
 def roll_up(folder: Path, before_hour: str, writer: str | None = None, vault: Vault | None = None) -> int:
@@ -91,13 +99,25 @@ def _roll_file(folder: Path, path: Path, hour: str, writer: str, vault: Vault | 
             return 0  # another process is at it
         if os.fstat(descriptor).st_nlink == 0:
             return 0
-        parsed = Parsed()
-        parse_spool(path, path.relative_to(folder).as_posix(), parsed, alive=False)
-        for kind in KIND_SCHEMA:
-            if parsed.events[kind]:
-                _write_hour(folder, kind, f"{hour}-{writer}.parquet", parsed, vault)
-        if parsed.quarantine:
-            _write_aside(folder / "quarantine" / path.name, parsed, vault)
+        origin = path.relative_to(folder).as_posix()
+        aside: list[dict[str, Any]] = []
+        with ExitStack() as open_files:
+            hours: dict[str, _Hour] = {}
+            lines = 0
+            for text in _parts(path):
+                parsed = Parsed()
+                lines += parse_text(text, origin, parsed, alive=False, before=lines)
+                for kind, frames in parsed.events.items():
+                    if frames and kind not in hours:
+                        hours[kind] = open_files.enter_context(_Hour(folder, kind, f"{hour}-{writer}.parquet", vault))
+                    for frame in frames:
+                        hours[kind].add(frame)
+                aside += parsed.quarantine
+            for kind in KIND_SCHEMA:
+                if kind in hours:
+                    aside += hours[kind].finish()
+        if aside:
+            _write_aside(folder / "quarantine" / path.name, aside, vault)
         path.unlink()
         sync_folder(path.parent)
         return 1
@@ -105,20 +125,75 @@ def _roll_file(folder: Path, path: Path, hour: str, writer: str, vault: Vault | 
         os.close(descriptor)
 
 
-def _write_hour(folder: Path, kind: str, name: str, parsed: Parsed, vault: Vault | None) -> None:
-    """Write one kind's hourly file, together with what an earlier roll-up of the same hour stored (the clock may have stepped back)."""
-    target = folder / "hourly" / kind / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    before = Parsed()
-    if target.exists():
-        parse_parquet(target, target.relative_to(folder).as_posix(), kind, before)
-        if before.quarantine:  # damaged: keep its bytes for a person, and say so where readers look
-            (folder / "quarantine").mkdir(exist_ok=True)
-            target.rename(folder / "quarantine" / name)
-            parsed.quarantine.extend(before.quarantine)
-    before.events[kind].extend(parsed.events[kind])
-    frame = before.frame(kind).sort("seq", maintain_order=True)
-    _write_parquet(frame if vault is None else protect(frame, vault, stored=True), target)
+def _parts(path: Path) -> Iterator[bytes]:
+    """The file in pieces that end with a line: the work takes as much memory for a busy hour as for a quiet one."""
+    with path.open("rb") as stream:
+        while lines := stream.readlines(_PART_BYTES):
+            yield b"".join(lines)
+
+
+class _Hour:
+    """One kind's hourly file in the making, each event once; nobody sees it before :meth:`finish`.
+
+    What an earlier roll-up of the same hour stored comes first (the clock may have stepped back, or that roll-up was killed before it deleted the spool).
+    """
+
+    def __init__(self, folder: Path, kind: str, name: str, vault: Vault | None) -> None:
+        self.kind, self._folder, self._vault = kind, folder, vault
+        self._target = folder / "hourly" / kind / name
+        self._temporary = self._target.with_name(f".{name}.{os.getpid()}.tmp")
+        self._waiting: list[pl.DataFrame] = []
+        self._seen: set[Any] = set()
+        self._file: Any = None
+        self._damaged: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        before = Parsed()
+        if self._target.exists():
+            parse_parquet(self._target, self._target.relative_to(self._folder).as_posix(), self.kind, before)
+            self._damaged = before.quarantine
+        for frame in before.events[self.kind]:
+            self.add(frame)
+        return self
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Events in the order they were written."""
+        key = ["query_id"] if self.kind == "search" else ["writer", "seq"]
+        names = frame.select(key).rows()
+        fresh = []
+        for name in names:
+            fresh.append(None in name or name not in self._seen)
+            self._seen.add(name)
+        self._waiting.append(frame.filter(pl.Series(fresh, dtype=pl.Boolean)))
+        if sum(own.height for own in self._waiting) >= _GROUP_ROWS:
+            self._write()
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Put the file in its place; what the quarantine gets for a damaged one that was there."""
+        self._write()
+        self._file.close()
+        if self._damaged:  # keep its bytes for a person, and say so where readers look
+            (self._folder / "quarantine").mkdir(exist_ok=True)
+            self._target.rename(self._folder / "quarantine" / self._target.name)
+        _replace(self._temporary, self._target)
+        return self._damaged
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        import pyarrow.parquet as pq
+
+        frame = pl.concat([pl.DataFrame(schema=KIND_SCHEMA[self.kind]), *self._waiting])
+        self._waiting.clear()
+        table = (frame if self._vault is None else protect(frame, self._vault, stored=True)).to_arrow(compat_level=pl.CompatLevel.oldest())
+        if self._file is None:
+            self._file = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
+        if table.num_rows:
+            self._file.write_table(table)
 
 
 def _write_parquet(frame: pl.DataFrame, target: Path) -> None:
@@ -130,12 +205,12 @@ def _write_parquet(frame: pl.DataFrame, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _write_aside(target: Path, parsed: Parsed, vault: Vault | None) -> None:
+def _write_aside(target: Path, found: list[dict[str, Any]], vault: Vault | None) -> None:
     target.parent.mkdir(exist_ok=True)
     rows = read_aside(target, target.name) if target.exists() else []
     if vault is not None:  # the same text has another token each time
         rows = [{**row, "text": text} for row, text in zip(rows, vault.open([row["text"] for row in rows]), strict=True)]
-    fresh = parsed.quarantine if vault is None else [{**row, "text": redact(row["text"])} for row in parsed.quarantine]
+    fresh = found if vault is None else [{**row, "text": redact(row["text"])} for row in found]
     rows += [row for row in fresh if row not in rows]
     if vault is not None:
         now = utc_now()

@@ -232,6 +232,7 @@ class ShadowQueue:
         self._jobs: queue.Queue[tuple[ShadowJob, float] | tuple[str, ...] | None] = queue.Queue(size)
         self._lock = threading.Lock()
         self._counts = {"scored": 0, "dropped": 0, "failed": 0}
+        self._pending = 0
         self._error: str | None = None
         self._wanted: tuple[str, ...] = ()
         self._stopping = threading.Event()
@@ -257,6 +258,8 @@ class ShadowQueue:
 
     def offer(self, job: ShadowJob) -> bool:
         """Take a job; False when the queue is full and it was dropped. Never waits."""
+        with self._lock:
+            self._pending += 1
         try:
             self._jobs.put_nowait((job, self._clock()))
             return True
@@ -273,7 +276,7 @@ class ShadowQueue:
     def state(self) -> ShadowState:
         """Where it stands."""
         with self._lock:
-            return ShadowState(**self._counts, queued=self._jobs.unfinished_tasks, priority=self.scorer.priority, error=self._error)
+            return ShadowState(**self._counts, queued=self._pending, priority=self.scorer.priority, error=self._error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -286,7 +289,6 @@ class ShadowQueue:
                 self._warm(found)
             if not self._wanted and self._jobs.empty():
                 self.scorer.close()
-            self._jobs.task_done()
 
     def _give_up(self, found: tuple[Any, ...] | None) -> None:
         if found and isinstance(found[0], ShadowJob):
@@ -340,6 +342,8 @@ class ShadowQueue:
             self._record(event)
         except Unavailable:  # the spool is closed: the service is ending
             log.warning("a shadow event came after the end of the spool")
+        with self._lock:
+            self._pending -= 1
 
 
 def _wire(arm: Arm, found: Candidates | None) -> dict[str, Any]:

@@ -252,9 +252,9 @@ def test_a_writer_killed_in_the_middle_leaves_nothing_broken(home: Home) -> None
         replicas = int(home.repo.show(NAME).split("replicas: ")[1].split()[0])
         assert replicas >= seen
         seen = replicas
-        lock = bare / "refs" / "heads" / "main.lock"
-        if lock.exists():  # killed inside the receiving git: what a writer does a minute later
-            os.utime(lock, (time.time() - 3600, time.time() - 3600))
+        for lock in (bare / "refs" / "heads" / "main.lock", bare / "HEAD.lock"):
+            if lock.exists():  # killed inside the receiving git: what a writer does a minute later
+                os.utime(lock, (time.time() - 3600, time.time() - 3600))
     survivor = GitOpsRepo(bare, work)  # the same clone, with whatever the dead left in it
     assert survivor.change(lambda files: {NAME: files[NAME].replace("depth: 20", "depth: 10")}, "after the crashes")
     assert parse_release(survivor.show(NAME).replace(f"replicas: {seen}\n", "replicas: 1\n"), NAME).reranker.depth == 10
