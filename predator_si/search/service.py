@@ -23,7 +23,6 @@ import os
 import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ from predator_si.search.payloads import SearchRequest
 from predator_si.search.personal import open_vault
 from predator_si.search.ranking import SearchIndex, finite_scores
 from predator_si.search.reader import ReadsOnly
+from predator_si.search.recent_ids import RecentIds
 from predator_si.search.rerank import Reranker
 from predator_si.search.rollup import roll_up, seal_hours
 from predator_si.search.score_cache import ScoreCache
@@ -187,7 +187,7 @@ class SearchService:
         self.telemetry = Telemetry(self.state)
         self._worker = ThreadPoolExecutor(1, "rerank")
         self._waiting = 0
-        self._issued: OrderedDict[str, None] = OrderedDict()
+        self._issued = RecentIds(_REMEMBERED_QUERIES)
         self._hours_sealed = False
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="release-watch", daemon=True)
@@ -303,7 +303,7 @@ class SearchService:
             self.spool.add_exposure(exposure)
         for job in given.jobs(when, answered) if answered else ():
             self.shadow.offer(job)
-        self._remember(query_id)
+        self._issued.add(query_id)
         if failure or computed is None or ranked is None or answered is None:
             raise failure or SearchFailed(500, "the search gave no answer")
         return {
@@ -356,7 +356,7 @@ class SearchService:
         """
         for search in searches:
             self.spool.add_search(search)
-            self._remember(search.query_id)
+            self._issued.add(search.query_id)
         unknown = 0
         for action in actions:
             self.spool.add_action(action)
@@ -396,11 +396,6 @@ class SearchService:
                 telemetry.degraded.labels(name).inc()
                 if computed.answered.answered_by is not None:
                     telemetry.fallbacks.labels(name).inc()
-
-    def _remember(self, query_id: str) -> None:
-        self._issued[query_id] = None
-        if len(self._issued) > _REMEMBERED_QUERIES:
-            self._issued.popitem(last=False)
 
     def _alone(self, work: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """``work``, noted as background work while it runs."""

@@ -53,7 +53,7 @@ def test_blows_are_shared_out_over_cycles_of_their_road(n: int, few: int, seed: 
             assert places == sorted(places)
 
 
-def test_a_blow_that_was_not_reached_gets_one_more_cycle():
+def test_a_blow_that_was_not_reached_gets_one_more_cycle_and_then_another_point():
     blows = choose("run worker", POINTS, 12, seed=1)
     met: Counter[Blow] = Counter()
     told: list[int] = []
@@ -65,8 +65,23 @@ def test_a_blow_that_was_not_reached_gets_one_more_cycle():
         return [blow for blow in mine if blow != blows[0] and (blow != blows[1] or met[blow] == 2)]
 
     fallen = deal(blows, POINTS, strike, told.append)
-    assert sorted(map(str, fallen)) == sorted(map(str, blows[1:])) and sum(told) == 12
-    assert met == Counter(dict.fromkeys(blows, 1) | {blows[0]: 2, blows[1]: 2}) and len(numbers) == len(set(numbers))
+    instead = set(fallen) - set(blows)
+    assert set(fallen) == {*blows[1:], *instead} and len(fallen) == sum(told) - 1 == 12
+    assert [(blow.victim, blow.road, blow.own) for blow in instead] == [("run worker", blows[0].road, False)]
+    assert met == Counter(dict.fromkeys([*blows, *instead], 1) | {blows[0]: 2, blows[1]: 2}) and len(numbers) == len(set(numbers))
+
+
+def test_no_other_point_is_tried_where_every_one_was_or_for_ever():
+    every = choose("search", POINTS, 0, seed=1)
+    cycles: list[int] = []
+
+    def never(road: Road, mine: list[Blow], number: int) -> list[Blow]:
+        cycles.append(len(mine))
+        return []
+
+    assert deal(every, POINTS, never, lambda _: None) == [] and sum(cycles) == 2 * len(every)
+    cycles.clear()
+    assert deal(choose("search", POINTS, 5, seed=1), POINTS, never, lambda _: None) == [] and sum(cycles) == 4 * 5
 
 
 def test_a_cycle_is_counted_over_all_its_workers():

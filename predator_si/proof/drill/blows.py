@@ -80,7 +80,10 @@ def share_out(blows: Sequence[Blow], road: Road, order: Sequence[str]) -> list[l
 def deal(
     blows: Sequence[Blow], orders: Mapping[Road, Sequence[str]], strike: Callable[[Road, list[Blow], int], list[Blow]], tell: Callable[[int], None]
 ) -> list[Blow]:
-    """Strike them all, cycle by cycle; what was not reached gets one more chance in cycles of its own. Those that fell.
+    """Strike them all, cycle by cycle; those that fell.
+
+    What was not reached gets one more chance in cycles of its own. In place of what was not reached then, the victim is killed at another point of that road,
+    so that chance does not decide how often it dies; twice at most, for no road has points without end.
 
     Parameters
     ----------
@@ -88,8 +91,9 @@ def deal(
         One cycle: its road, its blows and a number that no other has; those that fell.
     """
     fallen: list[Blow] = []
+    tried = set(blows)
     left, number = list(blows), 0
-    for last in (False, True):
+    for turn in range(4):
         missed: list[Blow] = []
         for road, order in orders.items():
             for mine in share_out(left, road, order):
@@ -97,9 +101,22 @@ def deal(
                 number += 1
                 fallen += struck
                 missed += [blow for blow in mine if blow not in struck]
-                tell(len(mine) if last else len(struck))
-        left = missed
+                tell(len(mine) if turn == 1 else len(struck))
+        left = missed if turn == 0 else _others(missed, orders, tried, fallen)
     return fallen
+
+
+def _others(missed: Sequence[Blow], orders: Mapping[Road, Sequence[str]], tried: set[Blow], fallen: Sequence[Blow]) -> list[Blow]:
+    """For each of these another one of the same victim and road that was not tried yet, at points first where somebody else died."""
+    reached = {(blow.road, blow.point) for blow in fallen if not blow.own}
+    found = []
+    for blow in missed:
+        points = sorted(dict.fromkeys(orders.get(blow.road, ())), key=lambda point: (blow.road, point) not in reached)
+        other = next((one for one in (Blow(blow.victim, blow.road, point) for point in points) if one not in tried), None)
+        if other is not None:
+            tried.add(other)
+            found.append(other)
+    return found
 
 
 __all__ = ["BACK", "ROADS", "WHOLE", "Blow", "Road", "choose", "deal", "share_out"]

@@ -73,19 +73,19 @@ def drill_kill(ground: Ground, load: Load, plan: DrillPlan, tally: Tally, on_pro
             blows = list(_FEW)
             points = {road: [blow.point for blow in blows if blow.road == road] for road in ROADS}
         planned = len(blows) + (2 * plan.n if plan.scale == "full" else 0)
-        for blow in deal(blows, points, drill.strike, tell):
-            killed[blow.victim] += 1
-    planned = len(blows)
+        fallen = deal(blows, points, drill.strike, tell)
+        killed |= Counter(blow.victim for blow in fallen)
+    planned, unreached = len(blows), len(set(blows) - set(fallen))
     if plan.scale == "full":
         with ground.people():
             by_dagster = kill_dagster(ground, ROADS, plan.n, plan.seed * 100_000 + 50_000, tally, tell)
         killed |= by_dagster.killed
-        planned += by_dagster.planned
+        planned, unreached = planned + by_dagster.planned, unreached + by_dagster.unreached
         ends += by_dagster.ends
     load.pause = 0.0
     ground.crown(ground.champion)
     names = [f"{road.name}: {point}" for road, found in points.items() for point in found]
-    tally.more |= {"points": len(names), "point_names": names, "killed": killed, "ended": dict(ends), "unreached": planned - sum(killed.values())}
+    tally.more |= {"points": len(names), "point_names": names, "killed": killed, "ended": dict(ends), "planned": planned, "unreached": unreached}
     tally.violations += [f"at the end: {problem}" for problem in ground.look()]
 
 

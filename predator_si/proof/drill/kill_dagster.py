@@ -38,10 +38,11 @@ _QUEUE_LOOK = 0.2
 
 @dataclass
 class ByDagster:
-    """How often each was killed and is proven to have come back, how many blows were planned, and how the cycles ended."""
+    """How often each was killed and is proven to have come back, how many blows were planned and did not fall, and how the cycles ended."""
 
     killed: dict[str, int] = field(default_factory=lambda: dict.fromkeys((DAEMON, CODE_SERVER), 0))
     planned: int = 0
+    unreached: int = 0
     ends: Counter[str] = field(default_factory=Counter)
 
 
@@ -182,8 +183,9 @@ def kill_dagster(
             orders[road] = walk.points
         blows = list(known) if known is not None else [blow for victim in (DAEMON, CODE_SERVER) for blow in choose(victim, orders, n, seed)]
         found.planned = len(blows)
-        for blow in deal(blows, orders, strike, tell):
-            found.killed[blow.victim] += 1
+        fallen = deal(blows, orders, strike, tell)
+        found.killed |= Counter(blow.victim for blow in fallen)
+        found.unreached = len(set(blows) - set(fallen))
     return found
 
 
