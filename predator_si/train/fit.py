@@ -40,6 +40,10 @@ _PROGRESS = "training.json"
 _JUDGED_AT_ONCE = 64
 
 
+class Diverged(BadInput):
+    """A training whose loss or weights are not numbers any more: nothing was stored. Another recipe on the same data may do."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a training run made: the new model's digest and what happened on the way."""
@@ -157,7 +161,7 @@ def fine_tune(
                 )
             loss = _backward(model, weights, encoded, groups, steps[progress.step], recipe, place, half)
             if not math.isfinite(loss):
-                raise BadInput(
+                raise Diverged(
                     f"the loss is {loss} at step {progress.step + 1}: nothing was stored. Lower learning_rate ({recipe.learning_rate}) or look at the data."
                 )
             torch.nn.utils.clip_grad_norm_(weights, recipe.clip)
@@ -338,7 +342,7 @@ def store_candidates(
     import torch
 
     if not all(bool(torch.isfinite(value).all()) for value in final.values()):
-        raise BadInput(f"the trained weights are not numbers: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
+        raise Diverged(f"the trained weights are not numbers: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
     found = {}
     for share in shares(recipe):
         model.load_state_dict(_averaged(final, initial, share))

@@ -21,7 +21,7 @@ from predator_si.errors import BadInput, Refused
 from predator_si.quiet import be_quiet
 from predator_si.search.models import ModelStore
 from predator_si.train.checkpoint import Progress
-from predator_si.train.fit import Judge, Scorer, Trained, data_digest, freeze, judged, marks_of, shares, store_candidates
+from predator_si.train.fit import Diverged, Judge, Scorer, Trained, data_digest, freeze, judged, marks_of, shares, store_candidates
 from predator_si.train.groups import EncodedPairs, Group, check, read_groups
 from predator_si.train.layers import cut
 from predator_si.train.place import Place
@@ -233,7 +233,7 @@ def _watch(
                 return control
             loss = float(logs["loss"])
             if not math.isfinite(loss):
-                raise BadInput(f"the loss is {loss} at step {state.global_step}: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
+                raise Diverged(f"the loss is {loss} at step {state.global_step}: nothing was stored. Lower learning_rate ({recipe.learning_rate}).")
             self.progress.losses.append(loss)
             if on_loss:
                 on_loss(state.global_step - 1, loss)

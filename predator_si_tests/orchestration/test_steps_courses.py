@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from predator_si.errors import Missing
+from predator_si.errors import BadInput, Missing
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import improve, recipes, teach
 from predator_si.settings import Settings
@@ -69,6 +71,37 @@ def test_every_training_is_made_once_and_the_chosen_candidate_is_named_with_its_
     mixed(loop).head(80).write_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet")
     with pytest.raises(AssertionError, match="not repeated"):
         improve.train_model(loop, cycle_id, NullTracker())
+
+
+def test_a_training_that_diverges_is_left_out_and_when_all_do_the_cycle_has_no_model(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home(settings)
+    loop = Loop(with_training(settings, tmp_path, TWO))
+    cycle_id = ready(loop)
+    mixed(loop).write_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet")
+    broken = {"all, distil, pace 1"}
+    plain = recipes.courses_of
+
+    def courses_of(*given: Any) -> list[recipes.Course]:
+        """Some of the trainings with a teacher whose scores no loss survives: float32 ends at 3.4e38."""
+        wild = pl.when(pl.col("label") > 0).then(3e38).otherwise(-3e38).alias("teacher_score")
+        hot = {"loss": "mse", "learning_rate": 1e-2}
+        return [
+            replace(one, examples=one.examples.with_columns(wild), recipe=one.recipe.model_copy(update=hot)) if one.name in broken else one
+            for one in plain(*given)
+        ]
+
+    monkeypatch.setattr(recipes, "courses_of", courses_of)
+    found = improve.train_model(loop, cycle_id, NullTracker())
+    assert found.course == "people, listwise, pace 2" and found.digest in loop.models
+    assert len(found.diverged) == 1 and found.diverged[0].startswith("all, distil, pace 1: the loss is")
+    assert "a training diverged" in caplog.text
+    broken.add("people, listwise, pace 2")
+    before = [card.digest for card in loop.models.cards()]
+    with pytest.raises(BadInput, match=r"all, distil, pace 1: the loss is .* people, listwise, pace 2: the loss is"):
+        improve.train_model(loop, cycle_id, NullTracker())
+    assert [card.digest for card in loop.models.cards()] == before
 
 
 def test_dev_queries_that_choose_nothing_judge_on_the_way_and_the_best_weights_are_kept(settings: Settings, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -29,11 +30,12 @@ from predator_si.release.decide import is_tried
 from predator_si.search.adaptive_depth import DepthRule, kept_rule
 from predator_si.search.models import ModelStore
 from predator_si.search.rerank import Reranker, load_reranker
-from predator_si.train.fit import Trained
+from predator_si.train.fit import Diverged, Trained
 from predator_si.train.recipe import TrainingRecipe
 from predator_si.train.throughput import throughput
 from predator_si.train.tracking import ExperimentTracker
 
+log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 _CALIBRATION_PAIRS = 40
 
@@ -61,6 +63,8 @@ class TrainingResult(Record):
     trainer: str = "lean"
     course: str = "all"
     """Name of the training that this is, of those of the cycle."""
+    diverged: list[str] = Field(default_factory=list)
+    """Trainings of the cycle that gave nothing, because their loss was not a number any more."""
     tracker_run: str
     erased_examples: int = 0
     """Rows of the data set that could not be trained on, because their client was erased or their key had expired."""
@@ -126,6 +130,12 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
     """Fine-tune from the champion's weights on the cycle's data, once for each of the contour's recipes; goes on from a checkpoint of a killed run.
 
     Of all that the trainings and their averages with the starting weights give, the candidate is kept that dev queries prefer, corrected for having looked.
+    A training that diverges is left out.
+
+    Raises
+    ------
+    BadInput
+        No example can be read any more, or every training diverged.
     """
     permission.require(loop, "train", cycle_id=cycle_id)
     folder, trainer = loop.artifacts(cycle_id), recipes.trainer_of(loop, cycle_id)
@@ -143,6 +153,8 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
     status = "FAILED"
     try:
         made: list[Trained] = []
+        walked: list[recipes.Course] = []
+        diverged: list[str] = []
         for number, course in enumerate(courses):
             before = sum(one.steps for one in made)
 
@@ -164,10 +176,17 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
                 on_progress=on_progress,
                 on_loss=on_loss,
             )
-            made.append(_once(folder / "training" / f"trained-{number}.json", loop.models, start, course, train) if len(courses) > 1 else train())
+            try:
+                made.append(_once(folder / "training" / f"trained-{number}.json", loop.models, start, course, train) if len(courses) > 1 else train())
+                walked.append(course)
+            except Diverged as error:
+                diverged.append(f"{course.name}: {error}")
+                log.warning("%s: a training diverged and is left out: %s", cycle_id, diverged[-1])
+        if not made:
+            raise BadInput(" ".join(diverged))
         choice = recipes.choose_candidate(loop, cycle_id, [one.candidates for one in made])
         number = next((at for at, one in enumerate(made) if choice is not None and choice.chosen in one.candidates.values()), 0)
-        trained, recipe = made[number], courses[number].recipe
+        trained, recipe = made[number], walked[number].recipe
         _log_training(tracker, made, trained, loop.models.path(start))
         tracker.log_file(folder / "dataset_manifest.yaml")
         if choice is not None:
@@ -177,7 +196,7 @@ def train_model(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progre
         status = "FINISHED"
     finally:
         tracker.end(status)  # type: ignore[arg-type]
-    result = TrainingResult(start=start, tracker_run=run, erased_examples=erased, course=courses[number].name, **vars(trained))
+    result = TrainingResult(start=start, tracker_run=run, erased_examples=erased, course=walked[number].name, diverged=diverged, **vars(trained))
     _keep_run(loop, folder / f"mlflow_run_{run}", result, recipe)
     update_manifest(folder / "dataset_manifest.yaml", mlflow={"run_id": run, "artifact_uri": tracker.url() or ""})
     loop.save(cycle_id, "training.json", result)
