@@ -33,6 +33,7 @@ from predator_si.search.pushes import read_pushed
 from predator_si.search.ranking import SearchIndex
 from predator_si.search.reader import unready
 from predator_si.search.rerank import Reranker
+from predator_si.search.rollup import Roller, RollProcess
 from predator_si.search.service import MAX_WAITING, SearchFailed, SearchService
 from predator_si.search.shadow import ShadowScorer, WorkerProcess
 from predator_si.search.variants import Models
@@ -97,8 +98,9 @@ def create_app(
 
         models = ModelStore(Path(home) / "models")
     shadow_scorer: ShadowScorer | None = None
+    roller: Roller | None = None
     if load_reranker is None:
-        shadow_scorer = WorkerProcess(Path(home) / "models", threads)
+        shadow_scorer, roller = WorkerProcess(Path(home) / "models", threads), RollProcess()
         from predator_si.search.rerank import load_reranker as load_by_card
 
         def load_reranker(folder: Path) -> Reranker:
@@ -117,6 +119,7 @@ def create_app(
         max_waiting=max_waiting,
         embedder=embedder,
         shadow_scorer=shadow_scorer,
+        roller=roller,
         reader=reader,
     )
 

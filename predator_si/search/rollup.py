@@ -1,4 +1,4 @@
-"""Turning finished spool hours into Parquet, exactly once.
+"""Turning finished spool hours into Parquet, exactly once; ``python -m predator_si.search.rollup`` does it in a process of its own.
 
 What belongs here: the atomic step from spool to hourly files. What must not: reading events for use (``events``).
 
@@ -8,28 +8,92 @@ the next roll-up does it again and arrives at the same files; a reader that sees
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import polars as pl
 
-from predator_si.errors import Unavailable
-from predator_si.heap import give_back
+from predator_si.background import lower_priority
+from predator_si.errors import PredatorError, Unavailable
 from predator_si.privacy import Vault, protect, redact
 from predator_si.records import utc_now
-from predator_si.search.events import KIND_SCHEMA, Parsed, list_files, parse_parquet, parse_text, read_aside
+from predator_si.search.events import KIND_SCHEMA, Parsed, home_of, list_files, parse_parquet, parse_text, read_aside
 from predator_si.search.losses import read_writers
+from predator_si.search.personal import open_vault
 from predator_si.search.spool import sync_folder
 
 _PART_BYTES = 4 << 20
 """Of a spool file that are read at once."""
 _GROUP_ROWS = 8192
 """Events of a row group."""
+
+
+class Roller(Protocol):
+    """What rolls up for a service: a process (``RollProcess``), or this one (``RollHere``)."""
+
+    def roll(self, folder: Path, before_hour: str, writer: str, vault: Vault, *, seal: bool) -> int:
+        """``roll_up`` for the writer itself, then ``seal_hours`` where ``seal`` says so; how many files were sealed."""
+        ...
+
+    def close(self) -> None:
+        """End what is under way; nothing is lost by that."""
+        ...
+
+
+class RollHere:
+    """In the calling thread: for tests."""
+
+    def roll(self, folder: Path, before_hour: str, writer: str, vault: Vault, *, seal: bool) -> int:
+        """See ``Roller``."""
+        roll_up(folder, before_hour, writer, vault)
+        return seal_hours(folder, vault) if seal else 0
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+class RollProcess:
+    """In a process at low priority, with the vault of the folder's home: the service goes on answering, and takes no memory for it."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._changing, self._closed = threading.Lock(), False
+
+    def roll(self, folder: Path, before_hour: str, writer: str, vault: Vault, *, seal: bool) -> int:
+        """See ``Roller``.
+
+        Raises
+        ------
+        Unavailable
+            The process says why it could not, or was ended.
+        """
+        vault.sync()
+        command = [sys.executable, "-m", "predator_si.search.rollup", str(folder), "--before", before_hour, "--writer", writer, *(["--seal"] if seal else [])]
+        with self._changing:
+            if self._closed:
+                raise Unavailable("the service is ending: the hour is rolled up at its next start.")
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said, why = self._process.communicate()
+        if self._process.returncode:
+            words = why.strip().splitlines() or [f"it ended with {self._process.returncode} and said nothing"]
+            raise Unavailable(f"{folder}: the process that rolls up failed ({words[-1]}); the spool is kept, and it is tried again.")
+        return int(json.loads(said)["sealed"])
+
+    def close(self) -> None:
+        """End the process, whatever it does: what it has not finished is done again."""
+        with self._changing:
+            self._closed = True
+            if self._process is not None and self._process.poll() is None:
+                self._process.kill()
 
 
 def roll_up(folder: Path, before_hour: str, writer: str | None = None, vault: Vault | None = None) -> int:
@@ -61,8 +125,6 @@ def roll_up(folder: Path, before_hour: str, writer: str | None = None, vault: Va
             raise Unavailable(
                 f"{folder}: hourly files cannot be written ({error}); the spool is kept. Make the folder writable and free some space."
             ) from error
-    if rolled:
-        give_back()  # what an hour of events took
     return rolled
 
 
@@ -229,3 +291,27 @@ def _replace(temporary: Path, target: Path) -> None:
         os.close(descriptor)
     temporary.replace(target)
     sync_folder(target.parent)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Roll up at low priority; prints what was done as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m predator_si.search.rollup", description="Turns finished hours of events into Parquet.")
+    parser.add_argument("folder", type=Path, help="the events folder of a home")
+    parser.add_argument("--before", required=True, metavar="yyyymmddHH", help="hours before this one are finished")
+    parser.add_argument("--writer", help="a writer that lives and adds nothing more to those hours")
+    parser.add_argument("--seal", action="store_true", help="also protect hourly files that an older version wrote in plain text")
+    chosen = parser.parse_args(arguments)
+    lower_priority(idle=False)
+    try:
+        vault = open_vault(home_of(chosen.folder))
+        rolled = roll_up(chosen.folder, chosen.before, chosen.writer, vault)
+        sealed = seal_hours(chosen.folder, vault) if chosen.seal else 0
+    except PredatorError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    sys.stdout.write(json.dumps({"rolled": rolled, "sealed": sealed}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,7 +45,7 @@ from predator_si.search.ranking import SearchIndex, finite_scores
 from predator_si.search.reader import ReadsOnly
 from predator_si.search.recent_ids import RecentIds
 from predator_si.search.rerank import Reranker
-from predator_si.search.rollup import roll_up, seal_hours
+from predator_si.search.rollup import Roller, RollHere
 from predator_si.search.score_cache import ScoreCache
 from predator_si.search.shadow import InThread, ShadowQueue, ShadowScorer
 from predator_si.search.spool import EventSpool
@@ -125,6 +125,8 @@ class SearchService:
         Scores of pairs kept in memory, 0 for none: then every latency is that of a query that comes for the first time.
     shadow_scorer
         Scores requests again for models in shadow; null: a thread of this process does, which is for tests.
+    roller
+        Turns finished hours of events into Parquet; null: this process does, which is for tests.
     clock
         Seconds that latencies are measured in; a proof that must not depend on how busy the machine is brings its own.
     reader
@@ -151,6 +153,7 @@ class SearchService:
         score_cache: int = 0,
         embedder: Path | None = None,
         shadow_scorer: ShadowScorer | None = None,
+        roller: Roller | None = None,
         clock: Callable[[], float] = time.perf_counter,
         reader: bool = False,
     ) -> None:
@@ -174,7 +177,7 @@ class SearchService:
             ReadsOnly() if reader else IngestQueue(home / "service" / "ingest", prepare=ahead, apply=self._reindex, workers=workers)
         )
         self.follower.settle_in()
-        events = home / "service" / "events"
+        events, self._roller = home / "service" / "events", roller or RollHere()
         try:
             self.vault = open_vault(home)
             self.spool = EventSpool(events, flush_seconds=flush_seconds, on_roll=lambda hour: self._roll(events, hour), vault=self.vault)
@@ -208,6 +211,7 @@ class SearchService:
         self.ingest.stop()
         self._worker.shutdown(wait=True)
         self.shadow.stop()
+        self._roller.close()
         self.spool.close()
 
     @property
@@ -426,12 +430,10 @@ class SearchService:
         self.shadow.follow(variants.in_shadow)
 
     def _roll(self, events: Path, hour: str) -> None:
-        roll_up(events, hour, self.spool.writer, self.vault)
-        if not self._hours_sealed:  # once: what a version before the vault left in plain text
-            sealed = seal_hours(events, self.vault)
-            self._hours_sealed = True
-            if sealed:
-                log.info("%d hourly files of an older version were sealed", sealed)
+        sealed = self._roller.roll(events, hour, self.spool.writer, self.vault, seal=not self._hours_sealed)
+        self._hours_sealed = True  # once: what a version before the vault left in plain text
+        if sealed:
+            log.info("%d hourly files of an older version were sealed", sealed)
 
     def _watch(self) -> None:
         while not self._stopping.wait(self._poll_seconds):

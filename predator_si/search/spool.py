@@ -73,7 +73,8 @@ class EventSpool:
     max_buffered
         Events kept in memory while the disk refuses; beyond it the oldest are dropped and counted.
     on_roll
-        Called by the background thread, without a lock, with the hour (``yyyymmddHH``) that it now writes; everything before is complete.
+        Called in a thread of its own, so that events go on to the disk meanwhile, with the hour (``yyyymmddHH``) that is now written; everything before is
+        complete. A file is locked while it is open here, and whoever rolls it up locks it too: a clock that steps back must not add to what is taken away.
     vault
         Protects what identifies people before an event is taken into the buffer; its new keys are durable before the events are. Without one events are
         written as they come: for events that are nobody's.
@@ -111,7 +112,8 @@ class EventSpool:
         self._error: str | None = None
         self._closing = self._closed = False
         self._stream: tuple[str, int, int] | None = None
-        self._rolled_hour = ""
+        self._rolled_hour, self._roll_again = "", 0.0
+        self._roller: threading.Thread | None = None
         try:
             for name in ("spool", "writers"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -176,8 +178,9 @@ class EventSpool:
         with self._lock:
             self._closing = True
             self._wake.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout=30)
+        for thread in (self._thread, self._roller):
+            if thread is not None:
+                thread.join(timeout=30)
         if not self._closed:
             self._write_out(closing=True)
             with self._writing, self._lock:
@@ -211,7 +214,6 @@ class EventSpool:
             self._error = f"counter file: {error}"
 
     def _run(self) -> None:
-        roll_again = 0.0
         while True:
             with self._lock:
                 if not self._closing and len(self._buffer) < self.flush_events:
@@ -224,19 +226,26 @@ class EventSpool:
             hour = f"{self._now().astimezone(UTC):%Y%m%d%H}"
             with self._lock:
                 oldest = self._buffer[0][0] if self._buffer else hour
-            if self._on_roll is not None and oldest > self._rolled_hour and time.monotonic() >= roll_again:
+            rolling = self._roller is not None and self._roller.is_alive()
+            if self._on_roll is not None and not rolling and oldest > self._rolled_hour and time.monotonic() >= self._roll_again:
                 with self._writing:
                     if self._stream is not None and self._stream[0] < oldest:
                         os.close(self._stream[1])
                         self._stream = None
-                try:
-                    self._on_roll(oldest)
-                    self._rolled_hour = oldest
-                except Exception as error:  # the spool keeps the events; rolling up is tried again a little later
-                    log.exception("hourly roll-up failed")
-                    roll_again = time.monotonic() + _ROLL_RETRY_SECONDS
-                    with self._lock:
-                        self._error = f"roll-up: {error}"
+                self._roller = threading.Thread(target=self._roll, args=(self._on_roll, oldest), name="event-roll-up", daemon=True)
+                self._roller.start()
+
+    def _roll(self, on_roll: Callable[[str], None], oldest: str) -> None:
+        try:
+            on_roll(oldest)
+            self._rolled_hour = oldest
+        except Exception as error:  # the spool keeps the events; rolling up is tried again a little later
+            if self._closing:
+                return
+            log.exception("hourly roll-up failed")
+            self._roll_again = time.monotonic() + _ROLL_RETRY_SECONDS
+            with self._lock:
+                self._error = f"roll-up: {error}"
 
     def _write_out(self, closing: bool = False) -> None:
         with self._writing:
@@ -263,7 +272,7 @@ class EventSpool:
             self._stream = None
         if self._stream is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+            descriptor = _open_shared(path)
             self._stream = (hour, descriptor, os.fstat(descriptor).st_size)
             sync_folder(path.parent)
         _, descriptor, end = self._stream
@@ -292,6 +301,16 @@ class EventSpool:
             self._durable.update(last)
             self._error = None
             self._write_counter()
+
+
+def _open_shared(path: Path) -> int:
+    """The file, open for writing and locked against being rolled up; one that was rolled up while we waited is begun anew."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,9 @@
+import fcntl
 import json
 import os
 import random
+import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from predator_si.errors import BadInput, Unavailable
+from predator_si.privacy import is_sealed
 from predator_si.records import ActionEvent, SearchEvent
-from predator_si.search import events
+from predator_si.search import events, rollup
 from predator_si.search.events import ACTION_SCHEMA, SEARCH_SCHEMA, read_events
-from predator_si.search.rollup import roll_up
+from predator_si.search.personal import open_vault
+from predator_si.search.rollup import RollProcess, roll_up
 from predator_si.search.spool import COUNTER_BYTES, EventSpool, writer_name
+from predator_si_tests.support.waiting import wait_until
 
 T0 = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 DAY = (T0 - timedelta(hours=12), T0 + timedelta(hours=12))
@@ -251,24 +257,104 @@ def test_parquet_of_an_older_version_reads_with_defaults_and_another_schema_does
     assert "timestamp is missing" in frames.quarantine["reason"][0]
 
 
+def search(name: str) -> SearchEvent:
+    return SearchEvent(query_id=name, timestamp=T0, user_query="x", status=200, latency_ms=1)
+
+
 def test_the_spool_of_a_living_writer_is_left_to_it(tmp_path: Path) -> None:
     moment = [T0]
-    rolled: list[int] = []
     spool = EventSpool(tmp_path, now=lambda: moment[0])
-    spool.add_search(SearchEvent(query_id="a", timestamp=T0, user_query="x", status=200, latency_ms=1))
+    spool.add_search(search("a"))
     spool.flush()
     assert roll_up(tmp_path, "2026112213") == 0
-    rolled.append(roll_up(tmp_path, "2026112213", spool.writer))
-    assert rolled == [1]
-    spool.add_search(SearchEvent(query_id="b", timestamp=T0, user_query="x", status=200, latency_ms=1))
+    assert roll_up(tmp_path, "2026112213", spool.writer) == 0, "it is open"
+    moment[0] += timedelta(hours=1)
+    spool.add_search(search("b"))
+    spool.flush()
+    rolled = roll_up(tmp_path, "2026112211", spool.writer)
+    assert rolled == 1
+    moment[0] = T0  # the clock steps back
+    spool.add_search(search("c"))
     spool.close()
-    assert roll_up(tmp_path, "2026112213") == 1
-    assert sorted(read_events(tmp_path, *DAY).search["query_id"]) == ["a", "b"]
+    assert roll_up(tmp_path, "2026112213") == 2
+    assert sorted(read_events(tmp_path, *DAY).search["query_id"]) == ["a", "b", "c"]
+
+
+def test_what_comes_for_an_hour_that_is_being_rolled_up_goes_into_a_file_of_its_own(tmp_path: Path) -> None:
+    spool = EventSpool(tmp_path, now=lambda: T0)
+    path = spool_file(tmp_path, 0, line(1, 0), spool.writer)
+    with path.open("rb") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)  # somebody rolls it up
+        spool.add_search(search("late"))
+        flushing = threading.Thread(target=spool.flush)
+        flushing.start()
+        flushing.join(0.2)
+        assert flushing.is_alive(), "what is written now would be deleted"
+        path.unlink()
+    flushing.join(5)
+    assert path.stat().st_size and spool.state().durable["search"] == 1
+    spool.close()
+    assert read_events(tmp_path, *DAY).search["query_id"].to_list() == ["late"]
+
+
+def test_a_large_hour_is_rolled_up_in_parts_and_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollup, "_PART_BYTES", 500)
+    monkeypatch.setattr(rollup, "_GROUP_ROWS", 7)
+    shown = {"results": [{"object_id": "d1", "score": 0.5, "first_stage_score": None, "rerank_score": 1.5}]}
+    lines = [line(number, number / 10, **(shown if number % 2 else {})) if number % 3 else click(number, number / 10) for number in range(1, 41)]
+    lines[10:10] = ["not json\n", lines[2], lines[1]]  # also what is there twice, far apart
+    spool_file(tmp_path, 0, "".join(lines) + '{"torn')
+    counter(tmp_path, 27, T0 + timedelta(minutes=5))
+    before = read_events(tmp_path, *DAY)
+    assert roll_up(tmp_path, "2026112211") == 1 and not list((tmp_path / "spool").iterdir())
+    assert len(list(pl.read_parquet(tmp_path / "hourly" / "search").iter_rows())) == before.search.height == 27
+    after = read_events(tmp_path, *DAY)
+    for frame in ("search", "actions"):
+        assert_frame_equal(getattr(after, frame), getattr(before, frame))
+    assert after.quarantine["line"].to_list() == before.quarantine["line"].to_list() == [11, 44]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_another_process_rolls_up_and_says_why_it_cannot(tmp_path: Path) -> None:
+    folder = tmp_path / "service" / "events"
+    vault, roller = open_vault(tmp_path), RollProcess()
+    spool_file(folder, 0, line(1, 0))
+    plain = folder / "hourly" / "search" / "2026112209-old.parquet"
+    plain.parent.mkdir(parents=True)
+    row = {"query_id": ["q"], "timestamp": [T0], "user_query": ["in plain words"], "status": [200], "latency_ms": [1.0]}
+    pl.DataFrame(row).write_parquet(plain)
+    assert roller.roll(folder, "2026112211", WRITER, vault, seal=True) == 1
+    frames = read_events(folder, *DAY)
+    assert sorted(frames.search["query_id"]) == ["q", "q1"] and not (folder / "spool" / f"{WRITER}-2026112210.jsonl").exists()
+    assert is_sealed(pl.read_parquet(plain)["user_query"][0]) and "in plain words" in frames.search["user_query"].to_list()
+    spool_file(folder, 0, line(2, 1))
+    shutil.rmtree(folder / "hourly")
+    (folder / "hourly").write_text("in the way")
+    with pytest.raises(Unavailable, match=r"hourly files cannot be written .* the spool is kept"):
+        roller.roll(folder, "2026112211", WRITER, vault, seal=False)
+    roller.close()
+    with pytest.raises(Unavailable, match="the service is ending"):
+        roller.roll(folder, "2026112211", WRITER, vault, seal=False)
+    assert (folder / "spool" / f"{WRITER}-2026112210.jsonl").exists()
+
+
+def test_a_roll_up_that_takes_long_keeps_no_event_from_the_disk(tmp_path: Path) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(hour: str) -> None:
+        begun.set()
+        go.wait(20)
+
+    spool = EventSpool(tmp_path, now=lambda: T0, flush_seconds=0.02, on_roll=slow)
+    spool.start()
+    assert begun.wait(5)
+    spool.add_search(search("meanwhile"))
+    wait_until(lambda: spool.state().durable["search"] == 1, 5, "the flush")
+    go.set()
+    spool.close()
 
 
 def test_the_background_thread_rolls_up_when_the_hour_turns(tmp_path: Path) -> None:
-    from predator_si_tests.support.waiting import wait_until
-
     moment, hours = [T0], []
     spool = EventSpool(tmp_path, now=lambda: moment[0], flush_seconds=0.02, on_roll=hours.append)
     spool.start()

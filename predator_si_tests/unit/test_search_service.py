@@ -1,27 +1,16 @@
 import asyncio
-import errno
 import json
 import math
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from predator_si.errors import Missing
-from predator_si.monitor.intake import Intake, read_window
-from predator_si.monitor.sources import Spool
-from predator_si.privacy import is_sealed
-from predator_si.records import utc_now
 from predator_si.search.app import BODY_LIMIT, create_app
-from predator_si.search.events import EventFrames, read_events
-from predator_si.search.service import SearchService
+from predator_si_tests.support.search_client import Client, run
 from predator_si_tests.support.search_fakes import POISON, FakeHome, FakeReranker, fake_home, load_fake_index, load_fake_reranker
 
 ORDER = [f"d{i}" for i in range(12)]
@@ -32,52 +21,6 @@ def home(tmp_path: Path) -> FakeHome:
     found = fake_home(tmp_path)
     found.release(found.model("first"))
     return found
-
-
-class Client:
-    """An open service and a client of it."""
-
-    def __init__(self, service: SearchService, http: httpx.AsyncClient) -> None:
-        self.service, self.http = service, http
-
-    async def search(self, status: int = 200, **body: Any) -> dict[str, Any]:
-        response = await self.http.post("/search", json={"query": "a question", **body})
-        assert response.status_code == status, response.text
-        return response.json()
-
-    async def until(self, true: Callable[[], bool], seconds: float = 5) -> None:
-        async with asyncio.timeout(seconds):
-            while not true():
-                await asyncio.sleep(0.01)
-
-    async def metric(self, name: str, /, **labels: str) -> float | None:
-        text = (await self.http.get("/metrics")).text
-        samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
-        return next((s.value for s in samples if s.name == f"predator_si_{name}" and s.labels == labels), None)
-
-    def events(self) -> EventFrames:
-        self.service.spool.flush()
-        now = datetime.now(UTC)
-        return read_events(self.service.spool.folder, now - timedelta(hours=1), now + timedelta(hours=1))
-
-
-@asynccontextmanager
-async def opened(home: FakeHome) -> AsyncIterator[Client]:
-    app = create_app(home.path, load_index=load_fake_index, load_reranker=load_fake_reranker, poll_seconds=0.02, flush_seconds=0.05)
-    service = app.state.service
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://search") as http,
-    ):
-        yield Client(service, http)
-
-
-def run(home: FakeHome, scenario: Callable[[Client], Awaitable[None]]) -> None:
-    async def play() -> None:
-        async with opened(home) as client:
-            await scenario(client)
-
-    asyncio.run(play())
 
 
 def test_an_answer_says_what_made_it_and_the_event_says_the_same(home: FakeHome) -> None:
@@ -362,87 +305,6 @@ def test_rerank_speaks_both_dialects(home: FakeHome) -> None:
     run(home, scenario)
 
 
-def test_actions_are_recorded_and_unknown_queries_flagged(home: FakeHome) -> None:
-    async def scenario(client: Client) -> None:
-        known = (await client.search())["query_id"]
-        click = {"query_id": known, "action_name": "click", "object_id": "d1", "position": 2, "simulated": True}
-        assert (await client.http.post("/events", json=click)).json() == {"accepted": 1, "refused": [], "unknown_query_id": 0}
-        several = {
-            "events": [{"query_id": known, "action_name": "rating", "value": 4}, {"query_id": "else", "action_name": "dwell", "object_id": "d1", "value": 3.5}]
-        }
-        answer = await client.http.post("/events", json=several)
-        assert answer.status_code == 202 and answer.json() == {"accepted": 2, "refused": [], "unknown_query_id": 1}
-        actions = client.events().actions
-        assert actions.select("query_id", "action_name", "value", "simulated").rows() == [
-            (known, "click", None, True), (known, "rating", 4.0, False), ("else", "dwell", 3.5, False)
-        ]  # fmt: skip
-        assert await client.metric("actions_unknown_query_total") == 1
-
-    run(home, scenario)
-
-
-def pushed(name: str, **changes: Any) -> dict[str, Any]:
-    """A search of another service, as a UBI document."""
-    attributes = {"latency_ms": 12.5, "status": 200, "variant": "champion"}
-    row = {"application": "shop", "query_id": name, "user_query": "red boots", "client_id": "olena", "query_response_hit_ids": ["d1", "d2"]}
-    return row | {"timestamp": utc_now().isoformat(), "query_attributes": attributes} | changes
-
-
-def test_another_service_pushes_its_searches_and_the_refused_ones_are_named(home: FakeHome, tmp_path: Path) -> None:
-    async def scenario(client: Client) -> None:
-        where = {"object": {"object_id": "d2", "object_id_field": "sku"}, "position": {"ordinal": 2}}
-        events = [
-            pushed("one"),
-            {"query_id": "one", "action_name": "click", "event_attributes": where, "session_id": "s", "message": "clicked"},
-            pushed("two", query_attributes={"took_ms": -1, "status": 200}),
-            pushed("three", user_query="x" * 1001),
-            pushed("four", timestamp=(utc_now() - timedelta(hours=25)).isoformat()),
-            pushed("five", query_attributes={"status": 503, "took": 3}, query_response_hit_ids=None, timestamp=(utc_now() - timedelta(hours=23)).isoformat()),
-            {"query_id": "one", "action_name": "purchase"},
-            17,
-        ]
-        answer = await client.http.post("/events", json={"events": events})
-        body = answer.json()
-        assert answer.status_code == 202 and (body["accepted"], body["unknown_query_id"]) == (3, 0)
-        assert [(one["index"], one["errors"][0]["field"]) for one in body["refused"]] == [
-            (2, "latency_ms"), (3, "user_query"), (4, "timestamp"), (6, "action_name"), (7, "body")
-        ]  # fmt: skip
-        assert "x" * 50 not in answer.text and "olena" not in answer.text
-        assert (await client.metric("searches_pushed_total"), await client.metric("events_refused_total")) == (2, 5)
-        client.service.spool.flush()
-        report = Intake(tmp_path / "telemetry", client.service.vault).run([Spool(client.service.spool.folder)])
-        assert report.good == {"search": 2, "action": 1} and report.quarantined == {}
-        frames = read_window(tmp_path / "telemetry", utc_now() - timedelta(hours=24), utc_now(), events=client.service.spool.folder)
-        five, one = frames.search.iter_rows(named=True)
-        assert (five["query_id"], five["status"], five["latency_ms"]) == ("five", 503, 3.0) and one["results"][1]["object_id"] == "d2"
-        assert one["client_id"].startswith("c1.") and is_sealed(one["user_query"]) and frames.actions["position"].to_list() == [2]
-        recent = read_window(tmp_path / "telemetry", utc_now() - timedelta(minutes=5), utc_now(), events=client.service.spool.folder)
-        assert recent.search.height == 1 and recent.lost == 0, "the late one has the number after it: it is not lost, it lies in its own window"
-
-    run(home, scenario)
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        (pushed("x", query_attributes={}), ["status", "latency_ms"]),
-        (pushed("x", seq=4, writer="w"), ["seq", "writer"]),
-        (pushed("x", timestamp="2999-01-01T00:00:00Z"), ["timestamp"]),
-        ({"events": [pushed("x")] * 1001}, ["events"]),
-        ({"events": [], "more": 1}, ["events"]),
-        ({"events": [pushed("x", query_id=""), 1]}, ["events.0.query_id", "events.1"]),
-        (None, ["body"]),
-    ],
-)
-def test_a_request_of_which_nothing_can_be_used_is_refused(home: FakeHome, body: Any, field: list[str]) -> None:
-    async def scenario(client: Client) -> None:
-        response = await client.http.post("/events", json=body)
-        assert response.status_code == 422 and sorted(error["field"] for error in response.json()["errors"]) == sorted(field), response.json()
-        assert len(client.events().search) == 0
-
-    run(home, scenario)
-
-
 def test_documents_are_found_after_an_atomic_reindex_and_gone_after_a_delete(home: FakeHome) -> None:
     async def scenario(client: Client) -> None:
         before = client.service.served
@@ -461,31 +323,6 @@ def test_documents_are_found_after_an_atomic_reindex_and_gone_after_a_delete(hom
 
     run(home, scenario)
     assert load_fake_index(home.path / "service" / "index" / (home.path / "service" / "index" / "current").read_text().strip()).n_documents == 12
-
-
-def test_events_that_cannot_be_written_are_seen_and_fail_no_search(home: FakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, full = os.pwrite, [True]
-
-    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
-        if full[0] and "/spool/" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, data, offset)
-
-    async def scenario(client: Client) -> None:
-        monkeypatch.setattr(os, "pwrite", pwrite)
-        await client.search()
-        refused = await client.http.post("/flush")
-        assert refused.status_code == 503 and "No space left" in refused.json()["detail"]
-        ready = await client.http.get("/ready")
-        assert ready.status_code == 200 and "No space left" in ready.json()["problems"][0]
-        assert await client.metric("event_write_failing") == 1
-        await client.search()
-        full[0] = False
-        flushed = (await client.http.post("/flush")).json()
-        assert flushed["durable"] == flushed["issued"] == {"search": 2, "action": 0, "exposure": 0, "shadow": 0}
-        assert (await client.http.get("/ready")).json()["problems"] == []
-
-    run(home, scenario)
 
 
 def test_info_and_metrics_name_what_is_loaded(home: FakeHome) -> None:
