@@ -204,11 +204,12 @@ def a_release_never_changes(rendered: Rendered) -> Iterator[str]:
 
 @policy
 def nothing_denied_is_served(rendered: Rendered) -> Iterator[str]:
-    """No release names a model of its own deny list."""
+    """No release names a model that its deny list forbids in this contour; what another contour took back may be served here."""
     for one in rendered.of("ConfigMap"):
         data = one.get("data", {})
         release = next((yaml.safe_load(text) or {} for key, text in data.items() if key.startswith("release-")), {})
-        denied = {entry.get(key) for entry in (yaml.safe_load(data.get("deny.yaml", "")) or {}).get("denied", []) for key in ("digest", "sourceDigest")}
+        entries = (yaml.safe_load(data.get("deny.yaml", "")) or {}).get("denied", [])
+        denied = {entry.get(key) for entry in entries if entry.get("contour") in (None, rendered.contour) for key in ("digest", "sourceDigest")}
         for role in ("champion", "candidate", "shadow"):
             digest = release.get("reranker", {}).get(role)
             if digest is not None and digest in denied:
