@@ -34,7 +34,9 @@ concurrency:
     granularity: run
     default_limit: 1
   runs:
-    max_concurrent_runs: 4
+    # Every lane has a limit (orchestration/op_tags.py), and all but rollback's together are one fewer than the runs at once: priority does not end a run that
+    # has begun, so a way back that shares its place with an hour's backup would wait for it.
+    max_concurrent_runs: 7
     tag_concurrency_limits:
       - key: predator/lane
         value: cycle
@@ -42,6 +44,15 @@ concurrency:
       - key: predator/lane
         value: train
         limit: 1
+      - key: predator/lane
+        value: watch
+        limit: 1
+      - key: predator/lane
+        value: upkeep
+        limit: 1
+      - key: predator/lane
+        value: observe
+        limit: 2
       - key: predator/lane
         value: rollback
         limit: 1

@@ -34,7 +34,8 @@ from predator_si.settings import Settings, load_settings
 USER_HEADER = "X-Forwarded-User"
 KILL_SWITCH_EXEMPT_JOBS = frozenset({"watch_job", "rollback_job"})
 """A release must stay watched and must be able to go back, whatever is switched off."""
-_FREE_LANES = frozenset({Lane.OBSERVE, Lane.WATCH, Lane.ROLLBACK})
+_FREE_LANES = frozenset({Lane.OBSERVE, Lane.UPKEEP, Lane.WATCH, Lane.ROLLBACK})
+_LANES = frozenset(lane.value for lane in Lane)
 _LONGEST_ACTOR = 128
 _BUSY_SECONDS = 10.0
 
@@ -54,7 +55,7 @@ class PredatorRunCoordinator(QueuedRunCoordinator["dg.DagsterInstance"]):
         assets = assets_of(self._instance, run)
         tags = {op_tags.ACTOR: self._actor(context)} | _cycle_tag(run)
         lane = op_tags.lane_of(assets)
-        if lane is not Lane.OBSERVE or (assets and op_tags.LANE not in run.tags):
+        if assets or run.tags.get(op_tags.LANE) not in _LANES:  # a run without a lane would be counted by no limit, and could take a rollback's place
             tags[op_tags.LANE] = lane.value  # also over another value: the queue limits must not depend on what a launcher writes
         refusal = None
         if not _exempt(run, assets, lane):

@@ -40,14 +40,14 @@ observe_job = dg.define_asset_job(
 warehouse_job = dg.define_asset_job(
     "warehouse_job",
     selection=dg.AssetSelection.groups("warehouse"),
-    tags={**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
+    tags={**Lane.UPKEEP.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
     description="The marts of what has changed, tested, and compared with the newest snapshot. It yields to everything else.",
     executor_def=dg.in_process_executor,
 )
 aa_replay_job = dg.define_asset_job(
     "aa_replay_job",
     selection=dg.AssetSelection.assets(["observe", "aa_replay"], ["experiment", "operating_characteristics"]),
-    tags={**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
+    tags={**Lane.UPKEEP.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"},
     description="Is a model called worse than itself (A/A), and what did the newest simulation find? It yields to everything else.",
     executor_def=dg.in_process_executor,
 )

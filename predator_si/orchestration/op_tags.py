@@ -18,7 +18,7 @@ ACTOR = "predator/actor"
 CYCLE = "predator/cycle"
 """Id of the cycle that the run works for."""
 LANE = "predator/lane"
-"""What the run queue counts: the tag limits of ``dagster.yaml`` hold one run at a time in some lanes."""
+"""What the run queue counts: the tag limits of ``dagster.yaml`` bound every lane, and together leave a place for a rollback."""
 REASON = "predator/reason"
 TRIGGER = "predator/trigger"
 REFUSED = "predator/refused"
@@ -42,8 +42,10 @@ class Lane(StrEnum):
     """Takes a release back: one at a time, and the kill switch does not stop it."""
     WATCH = "watch"
     """Judges a release: never queued behind a cycle, and the kill switch does not stop it."""
+    UPKEEP = "upkeep"
+    """Takes up to an hour and yields: marts, A/A, reports, backups, old history. One at a time; the kill switch stops nothing that has assets here."""
     OBSERVE = "observe"
-    """Reads and reports: changes nothing, so nothing stops it."""
+    """The tick: changes nothing, so nothing stops it, and nothing that takes long stands before it."""
 
     @property
     def tags(self) -> dict[str, str]:
@@ -53,19 +55,21 @@ class Lane(StrEnum):
 
 TRAINING_ASSETS = frozenset({dg.AssetKey(["cycle", "reranker_model"])})
 """What needs the GPU. Exports and their measurement run on the processor that serves."""
+TICK_ASSETS = frozenset(dg.AssetKey(["observe", name]) for name in ("metrics_snapshot", "quality_report", "judgments"))
+"""What ``observe_job`` makes. Whatever else stands outside cycles may take long."""
 
 
 def lane_of(assets: Iterable[dg.AssetKey]) -> Lane:
-    """The lane of a run that makes ``assets``: the costliest one among theirs; ``observe`` when none belongs to a cycle."""
+    """The lane of a run that makes ``assets``: the costliest one among theirs; ``upkeep`` when it makes none."""
     found = {_lane(asset) for asset in assets}
-    return next((lane for lane in Lane if lane in found), Lane.OBSERVE)
+    return next((lane for lane in Lane if lane in found), Lane.UPKEEP)
 
 
 def _lane(asset: dg.AssetKey) -> Lane:
     if asset in TRAINING_ASSETS:
         return Lane.TRAIN
     if asset.path[0] != "cycle":
-        return Lane.OBSERVE
+        return Lane.OBSERVE if asset in TICK_ASSETS else Lane.UPKEEP
     return {"rollback": Lane.ROLLBACK, "watch": Lane.WATCH}.get(asset.path[-1], Lane.CYCLE)
 
 

@@ -16,7 +16,7 @@ from predator_si.release.git import shown
 from predator_si.reports.plots import as_markdown, cycle_costs, metric_history
 from predator_si.settings import Settings
 
-_YIELDING = {**Lane.OBSERVE.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"}
+_YIELDING = {**Lane.UPKEEP.tags, "dagster/priority": "-1", "dagster/max_runtime": "3600"}
 
 
 @dg.asset(

@@ -117,6 +117,21 @@ def test_what_does_not_train_does_not_hold_a_gpu(kube: KubePlatform) -> None:
         assert gpu_of(kube.job(run_id)) == PLAIN
 
 
+def test_a_rollback_starts_beside_all_that_yields(kube: KubePlatform) -> None:
+    """Long runs of every kind came first, and more of them than there are places; priority alone would not end one of them."""
+    long = ("cycle_train_job", "cycle_prepare_job", "backup_job", "retention_job", "warehouse_job", "weekly_report_job", "aa_replay_job")
+    run_ids = [kube.launch("platform", name, tags=PARTITION if name.startswith("cycle") else {}) for name in long]
+    run_ids += [kube.launch("platform", "observe_job") for _ in range(6)]
+    kube.dequeue("platform")
+    kube.dequeue("platform")
+    assert [kube.run(run_id).status is dg.DagsterRunStatus.QUEUED for run_id in run_ids].count(False) == 5, (
+        "training, a cycle's step, one that yields, two ticks"
+    )
+    back = kube.launch("platform", "rollback_job", tags=PARTITION)
+    kube.dequeue("platform")
+    assert kube.run(back).status is not dg.DagsterRunStatus.QUEUED
+
+
 def test_two_trainings_never_run_together(kube: KubePlatform) -> None:
     """A pool that was never used lets two runs through; the coordinator gives it its one place first."""
     first, second = (kube.launch("platform", "cycle_train_job", tags=PARTITION) for _ in range(2))

@@ -197,7 +197,7 @@ def test_the_instance_file_of_a_home_names_the_coordinator(platform: Platform):
     assert type(coordinator) is PredatorRunCoordinator
     assert coordinator.inst_data is not None and coordinator.inst_data.class_name == "PredatorRunCoordinator"
     queue = platform.instance.get_concurrency_config().run_queue_config
-    assert queue is not None and queue.max_concurrent_runs == 4
+    assert queue is not None and queue.max_concurrent_runs == 7
 
 
 def test_a_launch_from_the_page_is_queued_with_its_user_lane_and_cycle(platform: Platform):
@@ -246,6 +246,8 @@ def test_the_lane_does_not_depend_on_what_a_launcher_writes(platform: Platform):
     run = platform.launch("cycle_train_job", tags={**PARTITION, "predator/lane": "observe"})
     assert run.tags["predator/lane"] == "train"
     assert platform.launch("snapshot_job").tags["predator/lane"] == "observe"
+    assert platform.launch("snapshot_job", tags={"predator/lane": "rollback"}).tags["predator/lane"] == "observe"
+    assert [platform.launch("plain_job", tags=tags).tags["predator/lane"] for tags in ({}, {"predator/lane": "none"})] == ["upkeep", "upkeep"]
 
 
 @pytest.mark.parametrize(

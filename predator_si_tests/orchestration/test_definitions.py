@@ -17,7 +17,7 @@ from predator_si.build import build_defs
 from predator_si.contour import Resources
 from predator_si.orchestration.jobs import NEXT_JOB, jobs
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG, LANE, Lane, gpu_k8s_config
+from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, GPU_POOL, K8S_CONFIG, LANE, Lane, gpu_k8s_config, lane_of
 from predator_si.records import CycleState
 from predator_si.settings import Settings, load_settings
 from predator_si.train.tracking import NullTracker
@@ -78,9 +78,11 @@ def test_only_the_training_job_asks_for_gpus_and_only_where_the_contour_has_them
 def test_every_job_has_its_lane(graph: dict[str, Any]) -> None:
     """The run queue counts lanes: a job without one would run beside another cycle's."""
     lanes = {name: job["tags"][LANE] for name, job in graph["jobs"].items()}
+    made = {name: [dg.AssetKey.from_user_string(key) for key in job["assets"]] for name, job in graph["jobs"].items()}
+    assert lanes == {name: lane_of(assets) for name, assets in made.items()}, "the coordinator gives a run of these assets another lane than its job's"
     assert lanes.pop("observe_job") == Lane.OBSERVE
     for name in ("warehouse_job", "aa_replay_job", "weekly_report_job", "backup_job", "retention_job"):
-        assert lanes.pop(name) == Lane.OBSERVE
+        assert lanes.pop(name) == Lane.UPKEEP
     assert lanes.pop("cycle_train_job") == Lane.TRAIN
     assert lanes.pop("watch_job") == Lane.WATCH
     assert lanes.pop("rollback_job") == Lane.ROLLBACK

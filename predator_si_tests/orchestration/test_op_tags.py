@@ -13,6 +13,7 @@ from predator_si.home import DAGSTER_INSTANCE
 from predator_si.orchestration import op_tags
 from predator_si.orchestration.op_tags import GPU_K8S_CONFIG, Lane, gpu_k8s_config, lane_of, with_gpu
 from predator_si.orchestration.partitions import add_cycle, cycles
+from predator_si.settings import CHART
 
 
 def keys(*names: str) -> list[dg.AssetKey]:
@@ -23,15 +24,17 @@ def keys(*names: str) -> list[dg.AssetKey]:
     ("assets", "lane"),
     [
         (["observe/metrics_snapshot"], Lane.OBSERVE),
-        (["search/service"], Lane.OBSERVE),
-        ([], Lane.OBSERVE),
+        (["observe/metrics_snapshot", "observe/backup"], Lane.UPKEEP),
+        (["observe/mart_window_cost"], Lane.UPKEEP),
+        (["search/service"], Lane.UPKEEP),
+        ([], Lane.UPKEEP),
         (["cycle/reranker_model", "cycle/optimized_reranker"], Lane.TRAIN),
         (["cycle/optimized_reranker"], Lane.CYCLE),
         (["cycle/watch"], Lane.WATCH),
         (["cycle/rollback"], Lane.ROLLBACK),
         (["cycle/rollback", "cycle/helm_patch"], Lane.CYCLE),
         (["cycle/watch", "cycle/rollback", "cycle/reranker_model"], Lane.TRAIN),
-        (["observe/watch"], Lane.OBSERVE),
+        (["observe/watch"], Lane.UPKEEP),
         (["cycle/something_new"], Lane.CYCLE),
     ],
 )
@@ -39,10 +42,16 @@ def test_a_run_takes_the_lane_of_its_costliest_asset(assets: list[str], lane: La
     assert lane_of(keys(*assets)) is lane
 
 
-def test_every_limited_lane_of_the_instance_exists():
-    limits = yaml.safe_load(DAGSTER_INSTANCE)["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert {limit["value"] for limit in limits} <= {lane.value for lane in Lane}
-    assert {limit["key"] for limit in limits} == {op_tags.LANE}
+@pytest.mark.parametrize("instance", [DAGSTER_INSTANCE, (CHART.parents[1] / "k8s" / "dagster.yaml").read_text()], ids=["machine", "cluster"])
+def test_a_rollback_has_a_place_whatever_else_runs(instance: str):
+    """Priority does not end what has begun: a training, a backup and two other long runs would keep a way back waiting for an hour."""
+    queue = yaml.safe_load(instance)["concurrency"]["runs"]
+    assert {limit["key"] for limit in queue["tag_concurrency_limits"]} == {op_tags.LANE}
+    limits = {limit["value"]: limit["limit"] for limit in queue["tag_concurrency_limits"]}
+    assert set(limits) == {lane.value for lane in Lane}, "a lane without a limit could take every place"
+    others = sum(limit for lane, limit in limits.items() if lane != Lane.ROLLBACK)
+    assert others + limits[Lane.ROLLBACK] <= queue["max_concurrent_runs"]
+    assert {limits[lane] for lane in Lane if lane is not Lane.OBSERVE} == {1}
     assert Lane.TRAIN.tags == {"predator/lane": "train"}
 
 
