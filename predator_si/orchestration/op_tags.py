@@ -7,6 +7,7 @@ themselves (``dagster.yaml``).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
@@ -112,7 +113,10 @@ UI's Materialize, backfills, conditions) get it from the coordinator."""
 
 
 def with_gpu(own: str | None, config: Mapping[str, Any]) -> str:
-    """The value of the ``dagster-k8s/config`` tag: ``config``, with what the run says itself (JSON in ``own``) laid over it.
+    """The value of the ``dagster-k8s/config`` tag: what the run says itself (JSON in ``own``), with ``config`` laid over it.
+
+    A launcher may ask for more (memory, a toleration, a label), never for less than training needs: no device, another deadline, and no merging with the
+    launcher's own bounds (``merge_behavior``) all came from one tag. A null of its own is left out, since it would take a bound of ``dagster.yaml`` away.
 
     Raises
     ------
@@ -122,7 +126,17 @@ def with_gpu(own: str | None, config: Mapping[str, Any]) -> str:
     mine = json.loads(own) if own else {}
     if not isinstance(mine, dict):
         raise ValueError(f"the tag {K8S_CONFIG} holds {own!r}, a JSON object is needed")
-    return json.dumps(_laid_over(config, mine), sort_keys=True)
+    fields = {key: {_snake(field): inner for field, inner in value.items()} if isinstance(value, Mapping) else value for key, value in mine.items()}
+    return json.dumps(_laid_over(_without_nulls(fields), config), sort_keys=True)
+
+
+def _snake(field: str) -> str:
+    """dagster-k8s takes both spellings; two of one field in a tag would leave it to chance which holds."""
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", field).lower()
+
+
+def _without_nulls(node: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _without_nulls(value) if isinstance(value, Mapping) else value for key, value in node.items() if value is not None}
 
 
 def _laid_over(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

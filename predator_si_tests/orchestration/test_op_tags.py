@@ -87,20 +87,46 @@ def test_other_vendors_have_their_own_device_and_no_label_of_nvidia():
     assert "node_selector" not in config["pod_spec_config"]
 
 
-def test_what_a_run_says_itself_stays_over_the_gpu_settings():
+def test_what_a_run_says_itself_stays_beside_the_gpu_settings():
     own = {
         "container_config": {"resources": {"limits": {"memory": "32Gi"}}},
         "pod_spec_config": {"tolerations": [{"key": "spot", "operator": "Exists"}]},
-        "job_spec_config": {"active_deadline_seconds": 60},
     }
     merged = json.loads(with_gpu(json.dumps(own), GPU_K8S_CONFIG))
     assert merged["container_config"]["resources"]["limits"] == {"memory": "32Gi", "nvidia.com/gpu": "1"}
-    assert [toleration["key"] for toleration in merged["pod_spec_config"]["tolerations"]] == ["nvidia.com/gpu", "spot"]
-    assert merged["job_spec_config"]["active_deadline_seconds"] == 60
+    assert [toleration["key"] for toleration in merged["pod_spec_config"]["tolerations"]] == ["spot", "nvidia.com/gpu"]
     assert with_gpu(json.dumps(merged), GPU_K8S_CONFIG) == json.dumps(merged, sort_keys=True)  # a repeated run does not grow
     assert json.loads(with_gpu(None, GPU_K8S_CONFIG)) == GPU_K8S_CONFIG
     with pytest.raises(ValueError, match="JSON object"):
         with_gpu("[1]", GPU_K8S_CONFIG)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "0"}}}},
+        {"container_config": {"resources": {"limits": {"nvidia.com/gpu": None, "memory": None}}}},
+        {"container_config": {"resources": None}},
+        {"container_config": None, "pod_spec_config": [], "job_spec_config": 0},
+        {"pod_spec_config": {"node_selector": {"nvidia.com/gpu.present": "false"}, "tolerations": []}},
+        {"pod_spec_config": {"nodeSelector": {"nvidia.com/gpu.present": "false"}, "tolerations": None}},
+        {"job_spec_config": {"active_deadline_seconds": 10**9, "backoff_limit": 6}},
+        {"job_spec_config": {"activeDeadlineSeconds": 10**9, "backoffLimit": 6, "ttlSecondsAfterFinished": None}},
+        {"merge_behavior": "SHALLOW"},
+    ],
+)
+def test_no_tag_of_a_launcher_takes_away_what_training_needs(own: dict[str, object]):
+    """Through the launcher's own code: a GPU of a GPU node, an end, and the memory that ``dagster.yaml`` bounds."""
+    context = pytest.importorskip("dagster_k8s.container_context").K8sContainerContext
+    job = pytest.importorskip("dagster_k8s.job")
+    bounds = job.UserDefinedDagsterK8sConfig(container_config={"resources": {"limits": {"memory": "8Gi"}}})
+    tag = with_gpu(json.dumps(own), GPU_K8S_CONFIG)
+    asked = job.get_user_defined_k8s_config(dg.DagsterRun(job_name="x", tags={op_tags.K8S_CONFIG: tag}).tags)
+    found = context(run_k8s_config=bounds).merge(context(run_k8s_config=asked)).run_k8s_config
+    assert found.container_config["resources"]["limits"] == {"memory": "8Gi", "nvidia.com/gpu": "1"}
+    assert found.pod_spec_config["node_selector"] == {"nvidia.com/gpu.present": "true"}
+    assert GPU_K8S_CONFIG["pod_spec_config"]["tolerations"][0] in found.pod_spec_config["tolerations"]
+    assert found.job_spec_config == GPU_K8S_CONFIG["job_spec_config"]
 
 
 def test_only_cycle_ids_become_partitions():
