@@ -71,7 +71,7 @@ def check(
     apply: Annotated[bool, typer.Option("--apply", help="Apply to the cluster that kubectl points at, once everything holds.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Render, lint, validate and hold against the policies; show what changes; exit code 1 when something does not hold.
+    """Render, lint, validate and hold against the policies; show what changes; exit code 1 when something does not hold; a warning alone is none.
 
     The chart of this work tree is compared with the one in force: the GitOps repository's own (gitops.chart), else the revision that Argo CD's Application
     names, else the last commit; both with the values that the GitOps repository holds. With a cluster in reach it says what the cluster's own server would
@@ -108,7 +108,7 @@ def _repo(settings: Settings) -> GitOpsRepo:
 
 
 def _checked(settings: Settings, release: str, namespace: str) -> dict[str, Any]:
-    from predator_si.release.chart import difference, lint_contour, misfits, render_contour, running_chart, settings_differ
+    from predator_si.release.chart import difference, lint_contour, misfits, render_contour, running_chart, settings_differ, warnings_of
     from predator_si.release.chart_objects import POLICIES, complaints
     from predator_si.release.helm import find_helm, helm_version
     from predator_si.settings import CHART
@@ -137,6 +137,7 @@ def _checked(settings: Settings, release: str, namespace: str) -> dict[str, Any]
         "unchecked_kinds": unknown,
         "made_up": made_up,
         "problems": problems,
+        "warnings": warnings_of(objects, contour),
         "compared": compared,
         "diff": None if before is None else difference(before, objects),
         "rendered": objects,
@@ -167,6 +168,8 @@ def _show(found: dict[str, Any]) -> None:
         say(f"  {kind}: no schema of Kubernetes' own; the tests have one")
     for problem in found["problems"]:
         say(f"  {problem}")
+    for warning in found["warnings"]:
+        say(f"warning: {warning}")
     say(f"compared with {found['compared']}" + ("" if found["diff"] is None else ": the same objects" if not found["diff"] else f":\n{found['diff']}"))
     cluster = found["cluster"]
     if cluster["context"] is None:

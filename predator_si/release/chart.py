@@ -194,6 +194,24 @@ def settings_differ(objects: Sequence[Mapping[str, Any]], chart: Path, contour: 
     return "; ".join(f"{BLOCK}.{key} is {one[key]} beside the files and {other[key]} in the cluster" for key in one if one[key] != other[key])
 
 
+def warnings_of(objects: Sequence[Mapping[str, Any]], contour: str) -> list[str]:
+    """What may be meant so and most often is not, each with its key; nothing is refused for it. None in contours of one machine."""
+    mounted = next((one["data"] for one in objects if one["kind"] == "ConfigMap" and one["metadata"]["name"].endswith("-settings")), None)
+    if contour in LOCAL_CONTOURS or mounted is None:
+        return []
+    block = yaml.safe_load(mounted["values.yaml"])[BLOCK]
+    found = []
+    if block["deploy"]["kind"] == "local":
+        found.append(
+            f"{BLOCK}.deploy.kind is local, and the chart renders no reconciler: no release ever comes into force. Say argocd, with address and application"
+        )
+    if block["backup"]["enabled"] and block["backup"].get("destination") is None:
+        found.append(
+            f"{BLOCK}.backup.destination is null, so no backup is made: name an fsspec URL (and network.destinations.objectStore), or say backup.enabled false"
+        )
+    return [f"{line}, in {site_name(contour)}." for line in found]
+
+
 def difference(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
     """What changes between two renderings, as a unified diff object by object; empty where nothing does."""
     old, new = ({title(one): _readable(one).splitlines() for one in objects} for objects in (before, after))

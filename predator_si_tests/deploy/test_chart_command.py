@@ -12,7 +12,16 @@ import pytest
 
 from predator_si.cli.chart import _cluster
 from predator_si.errors import Refused, Unavailable
-from predator_si.release.chart import apply_to_cluster, changes_in_cluster, committed_chart, current_context, difference, render_contour, running_chart
+from predator_si.release.chart import (
+    apply_to_cluster,
+    changes_in_cluster,
+    committed_chart,
+    current_context,
+    difference,
+    render_contour,
+    running_chart,
+    warnings_of,
+)
 from predator_si.release.gitops import GitOpsRepo
 from predator_si.settings import CHART, Settings
 from predator_si_tests.support.charts import files, helm
@@ -63,6 +72,25 @@ def test_what_the_repository_holds_is_rendered_and_applied_when_asked(cli: Comma
     assert found["cluster"] == {"context": "kind-shop", "changes": "+ a line\n", "applied": applied}
     assert "kind: NetworkPolicy" in Path(f"{kubectl}.applied").read_text()
     assert "apply --server-side --field-manager predator-si --filename -" in Path(f"{kubectl}.log").read_text()
+
+
+BACKUP, DEPLOY = "selfImprovement.backup.destination is null, so no backup is made", "selfImprovement.deploy.kind is local, and the chart renders no reconciler"
+
+
+@pytest.mark.parametrize("contour", ["edge-oracle", "compute-nvidia"])
+def test_a_contour_that_would_never_back_up_or_release_is_told(cli: CommandLine, contour: str):
+    GitOpsRepo.init_bare(cli.home / "gitops.git", files(contour))
+    shown = cli("chart", "check", "--contour", contour)
+    said = [line for line in shown.out.splitlines() if line.startswith("warning: ")]
+    assert shown.code == 0 and [DEPLOY in said[0], BACKUP in said[1], f"in site-{contour}.yaml" in said[0], len(said)] == [True, True, True, 2]
+
+
+def test_no_warning_where_both_are_said_or_nothing_is_clustered():
+    argocd = {"kind": "argocd", "address": "https://argocd.argocd.svc", "application": "a", "tokenEnv": "ARGOCD_TOKEN"}
+    for backup in ({"destination": "s3://backups/si"}, {"enabled": False}):
+        site = {"selfImprovement": {"deploy": argocd, "backup": backup}}
+        assert warnings_of(render_contour(helm(), CHART, "edge-oracle", files("edge-oracle", site=site)), "edge-oracle") == []
+    assert warnings_of(render_contour(helm(), CHART, "dev-mac", files("dev-mac")), "dev-mac") == []
 
 
 def test_nothing_is_applied_that_does_not_hold_or_was_made_up(settings: Settings, kubectl: Path):
