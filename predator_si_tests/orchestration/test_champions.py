@@ -5,9 +5,11 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from predator_si.errors import Refused
+from predator_si.orchestration.assets.observe import _champions
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import permission
 from predator_si.orchestration.steps.champions import history, note_champion
@@ -55,6 +57,23 @@ def test_a_lost_table_and_one_that_missed_a_person_s_commit_are_derived_from_git
     assert history(loop) == found and len(loop.control.records(1000)) == before, "a table that agrees is left alone"
     serve(loop, third, open_id := "si_2026_11_23_900")
     assert [(span.digest, span.cycle_id) for span in history(loop)] == [(third, open_id), (second, cycle_id), (first, None)]
+
+
+def test_a_tick_shows_who_was_champion_a_person_s_commit_included_and_writes_nothing(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown() -> list[str]:
+        found = _champions(loop, dg.build_asset_context())
+        return [str(record.data["model"]) for record in found["champions"].records] if found else []
+
+    first, second, third = loop.serving().model[:19], fake_model(loop, "second"), fake_model(loop, "third")
+    assert shown() == [first], "an empty table: Git knows"
+    note_champion(loop, "si_2026_11_23_900", "arrived from edge-oracle", serve(loop, second, "si_2026_11_23_900"))
+    assert shown() == [second[:19], first]
+    loop.repo.change(lambda files: {loop.release_name: files[loop.release_name].replace(second, third)}, "by hand")
+    records = len(loop.control.records(1000))
+    assert shown() == [third[:19], second[:19], first]
+    assert len(loop.control.records(1000)) == records and loop.control.champions("local")[0].digest == second
+    loop.repo.change(lambda files: {loop.release_name: "reranker: ["}, "by hand")
+    assert shown() == [], "what cannot be read is left out; a tick goes on"
 
 
 def test_a_commit_that_cannot_be_read_begins_no_span(loop: Loop, tmp_path: Path) -> None:

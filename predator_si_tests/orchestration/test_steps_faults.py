@@ -92,6 +92,8 @@ def test_a_service_that_is_away_makes_a_snapshot_of_unknowns_and_no_cycle(loop: 
     result = run(loop, instance, "observe_job")
     assert result.success, failure(result)
     (snapshot,) = loop.snapshots()
+    (champion,) = result.asset_materializations_for_node("observe__metrics_snapshot")[0].metadata["champions"].records  # type: ignore[attr-defined]
+    assert champion.data["model"] == loop.serving().model[:19] and champion.data["until"] == "now"
     assert {name for name, metric in snapshot.metrics.items() if metric.known} == set()
     assert all(metric.reason for metric in snapshot.metrics.values())
     assert snapshot.metrics["ndcg_at_10"].reason == "no judged probes were sent in this window"

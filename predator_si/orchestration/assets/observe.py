@@ -5,11 +5,13 @@ from typing import Any
 
 import dagster as dg
 
+from predator_si.errors import PredatorError
 from predator_si.orchestration.assets.external import EVENTS, JUDGMENTS
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.metadata import (
     anomaly_check,
     anomaly_spec,
+    champion_metadata,
     check_results,
     gate_specs,
     judgment_metadata,
@@ -19,10 +21,13 @@ from predator_si.orchestration.metadata import (
 )
 from predator_si.orchestration.steps import judge, observe, quality, references, same
 from predator_si.orchestration.steps.follow_up import follow_up
+from predator_si.release.champions import champions_of
 from predator_si.settings import Settings
 
 _KEY = ["observe", "metrics_snapshot"]
 _NO_WOLF = dg.AssetCheckSpec("no_false_alarms", asset=dg.AssetKey(["observe", "aa_replay"]), description="A model is not called worse than itself")
+_CHAMPIONS = 20
+"""Newest ones shown with a snapshot."""
 
 
 def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -46,7 +51,8 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
             context.log.info("%s", line)
         gates = observe.gates(loop, snapshot)
         unusual = anomaly_check(_KEY, references.anomalies(loop, snapshot.snapshot_id), references.baseline_note(loop, snapshot))
-        return dg.MaterializeResult(metadata=snapshot_metadata(snapshot, loop.snapshots(60)), check_results=[*check_results(_KEY, gates, specs), unusual])
+        metadata = {**snapshot_metadata(snapshot, loop.snapshots(60)), **_champions(loop, context)}
+        return dg.MaterializeResult(metadata=metadata, check_results=[*check_results(_KEY, gates, specs), unusual])
 
     @dg.asset(
         key=["observe", "quality_report"],
@@ -76,3 +82,19 @@ def observe_assets(settings: Settings) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(metadata=scalars(found), check_results=[check])
 
     return [metrics_snapshot, quality_report, judgments, aa_replay]
+
+
+def _champions(loop: Loop, context: dg.AssetExecutionContext) -> dict[str, Any]:
+    """Who was champion when, arrivals and a person's commits included; nothing, with the reason in the run's log, where it cannot be read.
+
+    The table is enough while it ends with whom Git names, so a tick reads one file of Git. It is never written here, nor Git fetched: a release that is
+    under way has words of its own for the table.
+    """
+    try:
+        spans = loop.control.champions(loop.contour, _CHAMPIONS)
+        if not spans or spans[0].digest != loop.serving().model:
+            spans = champions_of(loop.repo, loop.release_name, loop.contour)[: -_CHAMPIONS - 1 : -1]
+    except (PredatorError, OSError) as error:
+        context.log.warning("the history of champions is left out: %s", error)
+        return {}
+    return champion_metadata(spans)
