@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from predator_si.contour import Budget, ContourValues, Experiment, MockMetrics, Prices, Resources, Sources, Watch
+from predator_si.contour import Budget, ContourValues, Experiment, Prices, Resources, Sources, Watch
+from predator_si.contour_copies import Copies, read_copies
 from predator_si.errors import BadInput, Missing
 from predator_si.home import Home
 from predator_si.records import Criterion, Record
@@ -184,6 +185,8 @@ class Settings(Record):
     chart: Path | None = None
     """Folder of the contours' values files, where it is not the checkout's."""
     values: ContourValues
+    copies: Copies = Copies()
+    """How many copies of the search service the chart starts at least and at most."""
     quality_gates: tuple[Criterion, ...]
     """The contour's gates as criteria, ready for ``monitor``."""
 
@@ -201,11 +204,6 @@ class Settings(Record):
     def mock_signals(self) -> bool:
         """Whether metrics are made up, and everything made from them is marked so."""
         return self.values.mock_signals
-
-    @property
-    def mock_metrics(self) -> MockMetrics:
-        """The made-up metrics of a contour with mock signals."""
-        return self.values.mock_metrics
 
     @property
     def policy(self) -> Literal["staging", "full"]:
@@ -339,7 +337,7 @@ def load_settings(
     contour = contour or env.get("PREDATOR_SI_CONTOUR") or "local"
     extra = values_file or (Path(env["PREDATOR_SI_VALUES"]) if env.get("PREDATOR_SI_VALUES") else None)
     chart = _absolute(chart or env.get("PREDATOR_SI_CHART") or CHART)
-    values = _contour_values(contour, chart, extra)
+    values, copies = _contour_values(contour, chart, extra)
     ports = _ports(env.get("PREDATOR_SI_PORTS", ""))
     url = env.get("PREDATOR_SI_SEARCH_URL") or values.sources.search or f"http://127.0.0.1:{ports.search}"
     return Settings(
@@ -351,6 +349,7 @@ def load_settings(
         values_file=_absolute(extra) if extra is not None else None,
         chart=chart if chart != CHART else None,
         values=values,
+        copies=copies,
         quality_gates=values.criteria(),
     )
 
@@ -373,7 +372,7 @@ def _ports(text: str) -> Ports:
         raise BadInput(f"PREDATOR_SI_PORTS: {'.'.join(map(str, first['loc'])) or text}: {first['msg']}.") from error
 
 
-def _contour_values(contour: str, chart: Path, extra: Path | None) -> ContourValues:
+def _contour_values(contour: str, chart: Path, extra: Path | None) -> tuple[ContourValues, Copies]:
     layers = []
     if chart.is_dir():
         files = {path.name.removeprefix("values-").removesuffix(".yaml"): path for path in sorted(chart.glob("values-*.yaml"))}
@@ -385,10 +384,11 @@ def _contour_values(contour: str, chart: Path, extra: Path | None) -> ContourVal
     elif contour != "local":
         raise Missing(f"contour {contour!r} needs the values files of a checkout, and {chart} is not there; clone the repository, or use contour 'local'.")
     base = Values() if layers else Values(ContourValues().model_dump(by_alias=True, exclude_none=True, mode="json"))
-    for file in layers + ([extra] if extra is not None else []):
+    layers += [extra] if extra is not None else []
+    for file in layers:
         base = overlay(base, _one_file(file))
     try:
-        return ContourValues.model_validate(base.tree)
+        return ContourValues.model_validate(base.tree), read_copies(layers)
     except ValidationError as error:
         raise _explained(error, base) from error
 

@@ -78,6 +78,23 @@ def read_block(file: Path) -> Values:
     return values
 
 
+def read_beside(file: Path, name: str) -> Values:
+    """A block of the chart's own, beside `selfImprovement`; empty where the file has none.
+
+    Raises
+    ------
+    BadInput
+        As :func:`read_block`, or the block is no mapping.
+    """
+    node, values = _compose(file), Values()
+    for key, place, child in _entries(node, file) if isinstance(node, yaml.MappingNode) else ():
+        if key == name:
+            if not isinstance(child, yaml.MappingNode):
+                raise BadInput(f"{place}: {name!r} must be a mapping.")
+            values.tree.update(_mapping(child, file, (), values.places))
+    return values
+
+
 def overlay(base: Values, over: Values) -> Values:
     """``over`` laid on ``base`` as Helm does it: mappings merge, everything else replaces, and a null removes the key below it."""
     places = dict(base.places)

@@ -139,7 +139,7 @@ def chart_page() -> str:
     return "\n".join(
         (
             "# The chart's own values\n",
-            "What stands beside `selfImprovement` in `values.yaml` of the chart predator-umbrella; the loop itself does not read it.",
+            "What stands beside `selfImprovement` in `values.yaml` of the chart predator-umbrella; of it the loop reads the bounds of the copies alone.",
             "`values.schema.json` refuses any other key.\n",
             table(("key", "default", "meaning"), rows),
         )

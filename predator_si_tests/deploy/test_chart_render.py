@@ -14,6 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from predator_si.contour_copies import Copies
 from predator_si.errors import BadInput, Missing
 from predator_si.records import ModelCard, ServingConfig
 from predator_si.release.chart import difference, file_names, lint_contour, misfits, render_contour, settings_differ
@@ -113,6 +114,7 @@ def test_the_mounted_folder_is_all_that_a_pod_needs(tmp_path: Path):
         (tmp_path / name).write_text(text)
     inside = load_settings(env={**environment, "PREDATOR_SI_CHART": str(tmp_path)})
     assert inside.contour == GPU and inside.values == load_settings(GPU, env={}).values
+    assert inside.copies == load_settings(GPU, env={}).copies == Copies(least=2, most=12)
     services = {
         f"http://{each['metadata']['name']}.{each['metadata']['namespace']}.svc:{each['spec']['ports'][0]['port']}"
         for each in found

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from predator_si.contour import ContourValues
+from predator_si.contour_copies import Copies
 from predator_si.contour_gates import DEFAULT_GATES, Gate
 from predator_si.contour_types import _duration, _duration_text
 from predator_si.errors import BadInput, Missing
@@ -142,6 +143,23 @@ def test_a_later_file_wins_and_null_removes(values):
 
 def test_blocks_of_the_chart_are_left_alone(values):
     assert values(f"dagster: {{anything: [1, 2]}}\n{BLOCK}: {{maxCyclesPerDay: 2}}\n").max_cycles_per_day == 2
+
+
+@pytest.mark.parametrize(("contour", "bounds"), [("local", (1, 20)), ("dev-mac", (1, 20)), ("edge-oracle", (2, 4)), ("compute-nvidia", (2, 12))])
+def test_copies_are_bounded_as_the_chart_starts_them(contour: str, bounds: tuple[int, int]):
+    copies = load_settings(contour, env={}).copies
+    assert (copies.least, copies.most) == bounds
+
+
+def test_bounds_of_copies_lie_over_each_other_as_any_value(values, tmp_path: Path):
+    assert values(f"search: {{minReplicas: 3}}\n{BLOCK}: {{}}\n", "edge-oracle").copies == Copies(least=3, most=4)
+    assert values(f"search: {{minReplicas: 6}}\n{BLOCK}: {{}}\n", "edge-oracle").copies == Copies(least=6, most=6), "the chart raises its most, too"
+    assert values(f"search: {{autoscaling: {{enabled: false}}}}\n{BLOCK}: {{}}\n", "edge-oracle").copies == Copies(least=2, most=20)
+    assert values(f"search: {{autoscaling: {{maxReplicas: 60}}}}\n{BLOCK}: {{}}\n", "edge-oracle").copies == Copies(least=2, most=20)
+    assert values(f"{BLOCK}: {{}}\n", chart=tmp_path / "no-chart").copies == Copies()
+    for text, line, says in (("search: {threads: 1,\n  minReplicas: two}", 2, "search.minReplicas"), ("search: 3", 1, "mapping")):
+        with pytest.raises(BadInput, match=rf"mine\.yaml:{line}: .*{says}"):
+            values(f"{text}\n{BLOCK}: {{}}\n")
 
 
 def test_yaml_anchors_and_merge_keys_work(values):

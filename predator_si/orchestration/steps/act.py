@@ -18,7 +18,7 @@ from predator_si.errors import PredatorError
 from predator_si.evaluate.actions import ActionPlan, Goal, Option, Tried, choose, cut_options, weigh, widen_options
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.steps import aliases, improve, indexes, permission
-from predator_si.orchestration.steps.decide import latency_target_ms
+from predator_si.orchestration.steps.decide import latency_target_ms, needs_trial
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.traces import traced
 from predator_si.records import Cycle, CycleState, ServingConfig, utc_now
@@ -43,10 +43,12 @@ TRAINING_ACTIONS = frozenset({"distil", "retrain_reranker", "retrain_with_feedba
 REPLICAS = ("add_replicas", "fewer_replicas")
 """Actions that no measurement on this machine can weigh: taken where nothing else passes and a cluster applies them; the watch judges them."""
 ONE_PROCESS = "a value of the release file that only a cluster applies; this service is one process"
+OTHER_INDEX = frozenset({"repair_index", "choose_embedder", "retry", "quarantine", "reindex"})
+"""Actions whose options bring an index of their own."""
+ONE_INDEX = "its trial needs a second index beside the served one (index.candidateBuild), and pods that only answer have one: the chart refuses to render that"
 _COSTLY = frozenset({"choose_embedder", "reindex"})
 """Actions that embed every document: tried where nothing cheaper passes."""
 _LEAST_WORKERS, _MOST_WORKERS = 1, 8
-_MOST_REPLICAS = 20
 _STORED = 4
 """Smaller models of the store that are weighed, the newest ones."""
 _CALIBRATION = 40
@@ -74,13 +76,16 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
     queries = frozen_sample(loop.corpus.queries(split="dev", part="shift"), scale.dev_queries, scale.seed + 1)
     clustered = loop.settings.values.deploy.kind == "argocd"
     not_built = {} if clustered else dict.fromkeys((action for action in cycle.trigger.actions if action in REPLICAS), ONE_PROCESS)
-    cheap = tuple(action for action in cycle.trigger.actions if action not in _COSTLY)
+    if (clustered or loop.settings.values.gitops.chart is not None) and needs_trial(loop, cycle_id):
+        not_built.update(dict.fromkeys((action for action in cycle.trigger.actions if action in OTHER_INDEX), ONE_INDEX))
+    possible = tuple(action for action in cycle.trigger.actions if action not in not_built)
+    cheap = tuple(action for action in possible if action not in _COSTLY)
     options = _options(loop, cycle, champion, queries, not_built, cheap)
     if goal is None:
         tried = [Tried(action=one.action, config=one.config, note=one.note, passes=True, reason=one.note) for one in options]
         best, reason = (tried[0], tried[0].note) if tried else (None, "; ".join(not_built.values()) or "there is no option")
     else:
-        looks = len(options) + (len(indexes.embedder_folders(loop)) if "choose_embedder" in cycle.trigger.actions else 0)
+        looks = len(options) + (len(indexes.embedder_folders(loop)) if "choose_embedder" in possible else 0)
         weighed = partial(
             weigh,
             champion=champion,
@@ -102,7 +107,7 @@ def act(loop: Loop, cycle_id: str, tracker: ExperimentTracker, on_progress: Prog
         tried = weighed(options)
         if not any(one.passes for one in tried):
             allowed = permission.ruling(loop, "index_change", cycle_id=cycle_id)
-            wanted = tuple(action for action in cycle.trigger.actions if action in _COSTLY)
+            wanted = tuple(action for action in possible if action in _COSTLY)
             if allowed.answer != "allow":
                 not_built.update(dict.fromkeys(wanted, f"policy does not allow it: {allowed.reason}"))
             costly = _options(loop, cycle, champion, queries, not_built, wanted if allowed.answer == "allow" else ())
@@ -293,20 +298,26 @@ def _workers(loop: Loop, cycle: Cycle, champion: ServingConfig, queries: pl.Data
 def _scaled(loop: Loop, cycle: Cycle, champion: ServingConfig, not_built: dict[str, str]) -> Tried | None:
     """More or fewer copies of the service, by proportion: so many that the P95 seen with today's number comes down to its limit, if the load is shared evenly.
 
+    Counted from what the chart starts: the release file's number, or the contour's least where that is more. An autoscaler may have added to it; nothing
+    here says how many, and nothing is asked for beyond its most.
     One fewer only where the others could carry its share within the limit. Neither is more than an estimate; the watch takes it back where it is wrong.
     """
     action = next((action for action in cycle.trigger.actions if action in REPLICAS), None)
     if action is None:
         return None
-    now, limit, newest = parse_release(loop.release_text(), loop.release_name).replicas, latency_target_ms(loop), loop.snapshots(1)
+    copies, limit, newest = loop.settings.copies, latency_target_ms(loop), loop.snapshots(1)
+    now = max(parse_release(loop.release_text(), loop.release_name).replicas, copies.least)
     metric = newest[-1].metrics.get("p95_latency_ms") if newest else None
     p95 = None if metric is None else metric.value
     if p95 is None or limit is None:
         not_built[action] = f"P95 is unknown or has no limit here, so nothing says how many copies are enough ({now} now)"
         return None
-    wanted = min(_MOST_REPLICAS, max(now + 1, math.ceil(now * p95 / limit))) if action == "add_replicas" else now - 1
-    if wanted == now or wanted < 1:
-        not_built[action] = f"{now} is the {'most' if wanted == now else 'least'} there may be"
+    wanted = min(copies.most, max(now + 1, math.ceil(now * p95 / limit))) if action == "add_replicas" else now - 1
+    if action == "add_replicas" and wanted <= now:
+        not_built[action] = f"{copies.most} is the most there may be, and {now} {'run' if now > 1 else 'runs'}"
+        return None
+    if wanted < copies.least:
+        not_built[action] = f"{copies.least} is the least there may be"
         return None
     if action == "fewer_replicas" and p95 * now / wanted > limit:
         not_built[action] = f"{wanted} instead of {now} copies would have to carry P95 {p95:.0f} ms x {now}/{wanted}, above the limit of {limit:.0f} ms"

@@ -46,7 +46,7 @@ app.kubernetes.io/name: dagster
 {{- end -}}
 {{- end }}
 
-{{/* The block that Settings reads: the very values, with the flat spelling of the switches moved to where the defaults have them. */}}
+{{/* What Settings reads: the very block, with the flat spelling of the switches moved to where the defaults have them, and how many copies there may be. */}}
 {{- define "psi.selfImprovement" -}}
 {{- $block := deepCopy .Values.selfImprovement -}}
 {{- range $key := list "autoPromote" "abTesting" "abSplitRatio" "rollbackOnDegrade" -}}
@@ -55,7 +55,8 @@ app.kubernetes.io/name: dagster
 {{- $_ := unset $block $key -}}
 {{- end -}}
 {{- end -}}
-{{- toYaml (dict "selfImprovement" $block) -}}
+{{- $scaling := pick .Values.search.autoscaling "enabled" "maxReplicas" -}}
+{{- toYaml (dict "selfImprovement" $block "search" (dict "minReplicas" .Values.search.minReplicas "autoscaling" $scaling)) -}}
 {{- end }}
 
 {{/* The machine-owned release file, as the service reads it. */}}
