@@ -75,6 +75,8 @@ def _event(record: LedgerRecord, place: Place, alert_on_degrade: bool) -> Event 
             return event("rollback", "critical", f"{cycle} was rolled back: {str(facts.get('to'))[:19]} serves again", step)
         step = f"Run `predator-si status`; see that the reconciler or Argo CD runs, and that the service reports {facts.get('to')}."
         return event("rollback", "critical", f"The rollback of {cycle} is not confirmed by the service", step)
+    if record.action == "rollback_confirmed":
+        return event("rollback", "info", f"The rollback of {cycle} is confirmed: {str(facts.get('to'))[:19]} serves again", "Nothing: this settles its alert.")
     if record.action == "cycle_failed":
         return event("failed_cycle", "critical", f"{cycle} failed", "Open its runs in the Dagster UI; nothing was released by it after this.")
     if record.action == "run_failed" and facts.get("job") in _HOPELESS:

@@ -213,6 +213,11 @@ def confirm(
     return _deployment(cycle_id, stage, commit, expected_digest, served, False, started, late)
 
 
+def not_asked(expected_digest: str, *, cycle_id: str, stage: Stage, commit: str) -> Deployment:
+    """What is known where the service is asked later, together with the commit that follows: nothing is confirmed."""
+    return _deployment(cycle_id, stage, commit, expected_digest, None, False, time.monotonic(), "the service is asked with the commit that follows")
+
+
 def _differs(info: Mapping[str, Any], variant: str | None, settings: ServingConfig) -> str | None:
     """Which reported setting is not the expected one, in words; null where none differs."""
     arm = info if variant is None else info["variants"][variant] or {}

@@ -196,26 +196,42 @@ def rollback_changes(text: str, patches: Sequence[HelmPatch]) -> dict[str, Any]:
         raise BadInput("a rollback needs the committed patches of one cycle and one file.")
     file = patches[0].file
     values = owned_values(parse_release(text, file))
-    before: dict[str, Any] = {}
-    ours: dict[str, list[Any]] = {}
-    for patch in patches:
-        for key, value in patch.changes.items():
-            before.setdefault(key, patch.reverse.get(key))
-            ours.setdefault(key, []).append(value)
     changes: dict[str, Any] = {}
-    for key, target in before.items():
-        if all(same(value, target) for value in ours[key]):
-            continue  # we named this key without moving it: whatever it is now is somebody else's business
+    for key, (target, ours) in _moved(patches).items():
         current = values.get(key)
         if same(current, target):
             continue
-        if not any(same(current, value) for value in ours[key]):
+        if not any(same(current, value) for value in ours):
             raise Refused(
-                f"{file}: {key} is {_show(current)}, cycle {patches[0].cycle_id} had set {_show(ours[key][-1])} and the way back is {_show(target)}: "
+                f"{file}: {key} is {_show(current)}, cycle {patches[0].cycle_id} had set {_show(ours[-1])} and the way back is {_show(target)}: "
                 "somebody changed it meanwhile. Set it by hand, or restore our value and roll back again."
             )
         changes[key] = target
     return changes
+
+
+def back_again(text: str, patches: Sequence[HelmPatch]) -> list[str]:
+    """Keys that hold a value of ``patches`` again after they were rolled back, and the champion where it is not the one to restore.
+
+    Anything else belongs to whoever set it since: the next cycle's trial, a person.
+    """
+    values, moved = owned_values(parse_release(text, patches[0].file)), _moved(patches)
+    if "reranker.candidate" in moved and values["reranker.candidate"] not in moved["reranker.candidate"][1]:
+        moved = {key: known for key, known in moved.items() if "candidate" not in key}  # another's trial, which may have the same share
+    return [
+        key
+        for key, (target, ours) in moved.items()
+        if not same(values.get(key), target) and (key == "reranker.champion" or any(same(values.get(key), value) for value in ours))
+    ]
+
+
+def _moved(patches: Sequence[HelmPatch]) -> dict[str, tuple[Any, list[Any]]]:
+    """Each key that the patches moved, with its value before the first of them and theirs. What they name without moving it is somebody else's business."""
+    before: dict[str, tuple[Any, list[Any]]] = {}
+    for patch in patches:
+        for key, value in patch.changes.items():
+            before.setdefault(key, (patch.reverse.get(key), []))[1].append(value)
+    return {key: (target, ours) for key, (target, ours) in before.items() if not all(same(value, target) for value in ours)}
 
 
 def make_rollback(text: str, patches: Sequence[HelmPatch], *, base_commit: str | None = None, now: datetime | None = None) -> HelmPatch:

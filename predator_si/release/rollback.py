@@ -9,7 +9,7 @@ from predator_si.errors import BadInput, Missing, PredatorError, Refused
 from predator_si.records import Deployment, HelmPatch, Rollback, utc_now
 from predator_si.release.deny import DenyEntry, add_denied, find_denied, parse_deny
 from predator_si.release.gitops import GitOpsRepo
-from predator_si.release.patch import apply_patch, make_rollback, rollback_changes
+from predator_si.release.patch import apply_patch, back_again, make_rollback
 from predator_si.release.release_file import DENY_FILE, contour_of, parse_release
 
 STAGE = "rollback"
@@ -82,10 +82,10 @@ def rollback(
     )
     commit = made or repo.head()
     release = parse_release(repo.show(file), file)
-    pending = rollback_changes(repo.show(file), several)
+    pending = back_again(repo.show(file), several)
     if pending:
         raise Refused(
-            f"{file}: cycle {cycle_id} was rolled back by {commit[:12]}, and {', '.join(sorted(pending))} moved back to its values since. "
+            f"{file}: cycle {cycle_id} was rolled back by {commit[:12]}, and {', '.join(sorted(pending))} moved away from what it restored since. "
             "Somebody released it again; take that commit back by hand."
         )
     deployment = confirm(release.reranker.champion, commit)

@@ -53,9 +53,10 @@ def test_a_rollback_that_is_not_confirmed_and_a_watch_that_failed_are_critical(c
     control.append("rollback", "loop", cycle, "x", {"verified": False, "to": "sha256:old"})
     control.append("run_failed", "dagster", cycle, "boom", {"job": "watch_job"})
     control.append("run_failed", "dagster", cycle, "boom", {"job": "cycle_train_job"})
+    control.append("rollback_confirmed", "loop", cycle, "the service reports it", {"to": "sha256:old"})
     found = events_of(control.records(), PLACE)[1:]
-    assert [event.severity for event in found] == ["critical", "critical"]
-    assert "not confirmed" in found[0].title and "watch_job" in found[1].title
+    assert [event.severity for event in found] == ["critical", "critical", "info"]
+    assert "not confirmed" in found[0].title and "watch_job" in found[1].title and "is confirmed: sha256:old serves again" in found[2].title
 
 
 def gate(metric: str, answer: Answer, doubt: str | None = None, critical: bool = True) -> GateResult:

@@ -159,3 +159,21 @@ def test_any_stack_of_releases_is_undone_to_where_it_began(
         assert take_back(repo, number, patches).to_digest == MODELS[number - 1]
     assert repo.show(FILE) == start.replace("replicas: 1", f"replicas: {release_file(repo).replicas}")
     assert denied(repo) == [MODELS[number] for number, _ in reversed(stack)]
+
+
+def test_a_rollback_that_is_repeated_under_the_next_trial_is_the_same_one(tmp_path: Path) -> None:
+    """The next trial has the same share; and what was released since, or put back by hand, is not called rolled back."""
+    repo = _repo(tmp_path)
+    first = release(repo, 1)
+    commit = take_back(repo, 1, first).commit
+    trial = make_patch(repo.show(FILE), trial_changes(ServingConfig(model=MODELS[2], depth=20)), cycle_id=cycle(2), stage="trial", file=FILE)
+    commit_patch(repo, trial, "trial")
+    again = take_back(repo, 1, first)
+    assert (again.commit, again.to_digest, again.verified) == (commit, MODELS[0], True)
+    assert release_file(repo).reranker.candidate == MODELS[2]
+    edit(repo, MODELS[0], MODELS[3])
+    with pytest.raises(Refused, match=r"reranker\.champion moved away"):
+        take_back(repo, 1, first)
+    edit(repo, MODELS[3], MODELS[1])
+    with pytest.raises(Refused, match=r"reranker\.champion moved away"):
+        take_back(repo, 1, first)

@@ -16,7 +16,7 @@ from predator_si.orchestration.steps.trial import begin_trial, design_of, trial_
 from predator_si.orchestration.traces import traced
 from predator_si.records import CycleState, Decision, Deployment, Evaluation, ExperimentResult, HelmPatch, ServingConfig, Verdict
 from predator_si.release.decide import decide_promote, decide_trial, is_tried
-from predator_si.release.deploy import commit_patch, verdict_trailers
+from predator_si.release.deploy import commit_patch, not_asked, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, read_steps, recompute_decision
 from predator_si.release.rollback import rollback
@@ -202,6 +202,8 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
 def _last_word(loop: Loop, cycle_id: str) -> None:
     """Asked once more right before the push: a repository may take minutes to answer; a person has pressed meanwhile, or another run took over."""
     loop.control.require_lease()
+    if loop.repo.find_commit(cycle_id, "rollback") is not None:
+        raise Refused(f"cycle {cycle_id} was taken back while the commit was prepared; nothing was committed. Open a new cycle.")
     if loop.control.kill_switch(loop.contour):
         raise Refused(f"cycle {cycle_id}: the kill switch was switched on while the commit was prepared; nothing was committed. Switch it off first.")
 
@@ -260,11 +262,13 @@ def deploy(loop: Loop, cycle_id: str, stage: Stage, tracker: ExperimentTracker |
     return deployment
 
 
-def end_trial(loop: Loop, cycle_id: str, reason: str) -> None:
-    """Take the candidate off by the reverse of the trial's patch, and see that the service let go of it."""
+def end_trial(loop: Loop, cycle_id: str, reason: str, *, wait: bool = True) -> None:
+    """Take the candidate off by the reverse of the trial's patch, and see that the service let go of it; without ``wait`` it is not asked."""
     patch = load_patch(loop.artifacts(cycle_id), "trial")
 
     def gone(digest: str, commit_id: str) -> Deployment:
+        if not wait:
+            return not_asked(digest, cycle_id=cycle_id, stage="rollback", commit=commit_id)
         bring_into_force(loop, None, "candidate", cycle_id=cycle_id, stage="rollback", commit=commit_id)
         return bring_into_force(loop, digest, "champion", cycle_id=cycle_id, stage="rollback", commit=commit_id, settings=loop.released())
 

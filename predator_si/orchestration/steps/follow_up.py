@@ -1,5 +1,5 @@
-"""What each tick does after its snapshot: the cycle that waits for a person is judged again, a release gets what it is owed, a promotion
-goes on, old models go.
+"""What each tick does after its snapshot: a rollback that the service had not confirmed is asked for again, the cycle that waits for a person is judged again,
+a release gets what it is owed, a promotion goes on, old models go.
 
 What belongs here: calling these one after another, so that one that fails stops no other. What must not: any of them.
 """
@@ -10,12 +10,17 @@ from collections.abc import Callable
 
 from predator_si.errors import PredatorError
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import onward, settled, store
+from predator_si.orchestration.steps import onward, settled, store, way_back
 from predator_si.orchestration.steps.approve import judge_while_waiting
 
 
 def follow_up(loop: Loop) -> list[str]:
     """Do it; what was done, or why it could not be, a line each."""
+
+    def taken_back() -> str | None:
+        back = way_back.confirm_again(loop)
+        word = "is confirmed now" if back is not None and back.verified else "is still not confirmed by the service"
+        return None if back is None else f"the rollback of {back.cycle_id} {word}"
 
     def waiting() -> str | None:
         look = judge_while_waiting(loop)
@@ -32,7 +37,7 @@ def follow_up(loop: Loop) -> list[str]:
         gone = store.let_old_models_go(loop)
         return f"{len(gone)} old models deleted" if gone else None
 
-    steps: tuple[Callable[[], str | None], ...] = (waiting, owed, promoted, swept)
+    steps: tuple[Callable[[], str | None], ...] = (taken_back, waiting, owed, promoted, swept)
     told = []
     for step in steps:
         try:

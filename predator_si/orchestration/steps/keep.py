@@ -13,7 +13,7 @@ from predator_si.evaluate.actions import ActionPlan
 from predator_si.monitor import probe
 from predator_si.orchestration.delivery import bring_into_force
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import aliases, arrive, settled
+from predator_si.orchestration.steps import aliases, arrive, settled, way_back
 from predator_si.orchestration.steps.champions import note_champion
 from predator_si.orchestration.steps.observe import frozen_sample
 from predator_si.orchestration.steps.trial import design_of
@@ -35,6 +35,7 @@ from predator_si.statistics import power_sentence
 from predator_si.train.tracking import ExperimentTracker
 
 Progress = Callable[[int, int], None]
+IN_PRODUCTION = frozenset({CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE})
 _P95_ROLLBACK_MS = 1000.0
 _LAG_ROLLBACK_SECONDS = 120.0
 _INDEX_ERRORS_ROLLBACK = 10.0
@@ -166,7 +167,7 @@ def _probe_scores(loop: Loop, decision: Decision, n: int, checks: Sequence[Watch
 def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, tracker: ExperimentTracker | None = None) -> Rollback:
     """Reverse what a cycle committed, deny its model, move the alias back; success is the old digest reported by the service.
 
-    This lane asks no lease, approval or kill switch.
+    This lane asks no lease, approval or kill switch. The next cycle, where it is on trial already, is cancelled first (``way_back.make_way``).
     """
     folder = loop.artifacts(cycle_id)
     patches = [load_patch(folder, stage) for stage in ("trial", "promote") if loop.repo.find_commit(cycle_id, stage) is not None]  # type: ignore[arg-type]
@@ -178,6 +179,7 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     card, old = loop.models.card(challenger.challenger.model), loop.models.card(challenger.champion.model)
     entries = deny_entries(card, cycle_id=cycle_id, reason=reason[:500], at=utc_now(), keep=[old], contour=loop.contour) if deny else []
     try:
+        cancelled = way_back.make_way(loop, cycle_id, patches, reason)
         result = rollback(
             loop.repo,
             patches,
@@ -198,6 +200,8 @@ def take_back(loop: Loop, cycle_id: str, reason: str, *, deny: bool = True, trac
     undone = (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE)
     if state in undone or (deny and state is CycleState.DECIDED):  # decided: its commit is there, and the service's word for it was still awaited
         loop.control.transition(cycle_id, CycleState.ROLLED_BACK, reason, "loop", {"commit": result.commit, "verified": result.verified})
+    if cancelled is not None:
+        aliases.settle(loop, tracker, cancelled)
     return result
 
 
@@ -210,13 +214,19 @@ def order_rollback(loop: Loop, cycle_id: str, actor: str, reason: str, to_versio
         The cycle has nothing in production, or the way back leads to another version than ``to_version`` (a digest, or its first characters).
     """
     state = loop.control.cycle(cycle_id).state
-    if state not in (CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE):
+    if state not in IN_PRODUCTION:
         raise Refused(f"cycle {cycle_id} is {state.value}: it has nothing in production that could be taken back.")
     old = Decision.read(loop.artifacts(cycle_id) / decision_name("promote")).champion.model
     if to_version is not None and not (old.startswith(to_version) or old.removeprefix("sha256:").startswith(to_version)):
         raise Refused(f"cycle {cycle_id}: the way back leads to {old}, not to {to_version}. Leave the version out, or name this one.")
     loop.control.append("rollback_ordered", actor, cycle_id, reason, {"to": old})
+    loop.control.set_note(ordered_note(loop.contour), {"cycle_id": cycle_id, "at": utc_now().isoformat()})  # where the sensor looks; the job asks the ledger
     return old
+
+
+def ordered_note(contour: str) -> str:
+    """Name of the note that says which release a person wants taken back, and since when."""
+    return f"rollback-ordered/{contour}"
 
 
 def roll_back_degraded(loop: Loop, cycle_id: str, tracker: ExperimentTracker | None = None) -> Rollback:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from predator_si.errors import PredatorError, Unavailable
 from predator_si.orchestration.loop import Loop
-from predator_si.orchestration.steps import keep
+from predator_si.orchestration.steps import keep, way_back
 from predator_si.proof.drill import lane
 from predator_si.proof.drill.argocd import NAME, TOKEN, TOKEN_VARIABLE, ArgoCD, argocd
 from predator_si.proof.drill.figures import Tally
 from predator_si.proof.drill.ground import Ground
 from predator_si.proof.drill.load import Load
 from predator_si.proof.drill.plan import DrillPlan
+from predator_si.proof.drill.processes import wait_until
 from predator_si.records import CycleState
 from predator_si.release.argocd import ArgoCDDeployer
 from predator_si.release.gitops import GitOpsRepo
@@ -27,6 +28,7 @@ from predator_si.release.gitops import GitOpsRepo
 _PATIENCE = 10.0
 """Seconds given to a deployer, and to Git, in place of the contour's minutes: those faults are there to stay."""
 _SLOW = 3
+_CONFIRMED_SECONDS = 60.0
 Partition = Callable[[Ground, Load, int], list[str]]
 Fault = Callable[[Path], AbstractContextManager[None]]
 
@@ -186,15 +188,20 @@ def deployer_away_at_rollback(ground: Ground, load: Load, seed: int) -> list[str
 
 
 def deployer_lies_at_rollback(ground: Ground, load: Load, seed: int) -> list[str]:
-    """The deployer says that the way back is in force, and the bad model serves on: the rollback does not call itself verified; asked again, it is."""
+    """The deployer says that the way back is in force, and the bad model serves on: the rollback is not verified; a tick asks again, and then it is."""
     cycle_id = _released_and_bad(ground, load, seed)
     with argocd(ground.loop) as server, _stopped(ground, "reconciler"):
         server.mood = "lying"
         ended = _tried(lambda: keep.roll_back_degraded(_followed_by(ground, server), cycle_id, ground.tracker))
     problems = [f"a lie was believed: {ended}"] if getattr(ended, "verified", False) else []
-    again = _tried(lambda: keep.take_back(ground.loop, cycle_id, lane.REASON, tracker=ground.tracker))
-    if not getattr(again, "verified", False):
-        problems.append(f"asked again, the way back is not verified: {again}")
+
+    def confirmed() -> bool:
+        found = way_back.confirm_again(ground.loop, ground.tracker)
+        return found is not None and found.verified
+
+    again = _tried(lambda: wait_until(confirmed, _CONFIRMED_SECONDS, "the service's word", every=0.5))
+    if isinstance(again, PredatorError):
+        problems.append(f"asked again as a tick does, the way back is not verified: {again}")
     return problems + _is(ground, cycle_id, CycleState.ROLLED_BACK)
 
 

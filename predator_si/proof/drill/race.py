@@ -29,6 +29,8 @@ _ENDED = (CycleState.ROLLED_BACK, CycleState.FAILED, CycleState.CANCELLED)
 _PUSH_SECONDS = 1.0
 """A push that had begun when the kill switch was pressed may still arrive."""
 _WAIT_SECONDS = 15.0
+_NEXT_SEEDS = 50_000
+"""Between the damaged models of one race."""
 Race = Callable[[Ground, Load, int], list[str]]
 
 
@@ -204,6 +206,30 @@ def two_rollbacks(ground: Ground, load: Load, seed: int) -> list[str]:
     return problems + _to_its_end(ground, load, cycle_id)
 
 
+def rollback_under_a_trial(ground: Ground, load: Load, seed: int) -> list[str]:
+    """Two people take the last release back while the next one is on trial: that trial is over, its cycle cancelled, and the old model serves."""
+    loop = ground.loop
+
+    def on_trial(bad: str) -> str:
+        cycle_id = lane.open_drill(loop, bad)
+        decide.decide(loop, cycle_id, "trial", drill=True)
+        decide.commit(loop, cycle_id, "trial", allow_drill=True)
+        decide.deploy(loop, cycle_id, "trial", ground.tracker)
+        return cycle_id
+
+    first = on_trial(ground.damaged(seed))
+    lane.release(loop, first, ground.tracker)
+    loop.control.transition(first, CycleState.STABLE, "drill: as if it had been watched", "drill")
+    second = on_trial(ground.damaged(seed + _NEXT_SEEDS))
+    found = at_once(*[lambda: keep.take_back(_loop(ground), first, "drill: the next one is on trial", tracker=ground.new_tracker())] * 2)
+    problems = [f"{type(one).__name__}: {one}" for one in found if isinstance(one, Exception)]
+    problems += [f"not verified: {one.reason}" for one in found if isinstance(one, Rollback) and not one.verified]
+    states = tuple(loop.control.cycle(cycle_id).state for cycle_id in (first, second))
+    if states != (CycleState.ROLLED_BACK, CycleState.CANCELLED):
+        problems.append(f"{first} was taken back while {second} was on trial: they are {states[0].value} and {states[1].value}")
+    return problems
+
+
 def kill_switch(ground: Ground, load: Load, seed: int) -> list[str]:
     """The kill switch is pressed in the middle of a release: nothing is pushed afterwards, and what was pushed before is watched and taken back."""
     loop = ground.loop
@@ -239,6 +265,6 @@ def kill_switch(ground: Ground, load: Load, seed: int) -> list[str]:
 
 RACES: dict[str, Race] = {
     race.__name__.replace("_", " "): race
-    for race in (two_cycles, two_answers, two_releases, a_person_edits, rollback_during_release, two_rollbacks, kill_switch)
+    for race in (two_cycles, two_answers, two_releases, a_person_edits, rollback_during_release, two_rollbacks, rollback_under_a_trial, kill_switch)
 }
 _FEW = ("two cycles", "two answers", "rollback during release", "kill switch")
