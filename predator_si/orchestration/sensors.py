@@ -3,7 +3,8 @@
 Each asks one pure question and explains every skip. None imports a heavy library.
 """
 
-from datetime import timedelta
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import dagster as dg
@@ -18,10 +19,11 @@ from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
 from predator_si.orchestration.steps import arrive, observe, permission
 from predator_si.orchestration.steps.aliases import settle
+from predator_si.orchestration.steps.keep import IN_PRODUCTION, ordered_note
 from predator_si.orchestration.steps.references import in_force
 from predator_si.orchestration.steps.telemetry import take_in
 from predator_si.orchestration.tracking import existing_tracker
-from predator_si.records import CycleState, WatchResult, utc_now
+from predator_si.records import Cycle, CycleState, WatchResult, utc_now
 from predator_si.settings import Settings
 
 _TRIES = 3
@@ -30,6 +32,9 @@ _HANDED_OVER = timedelta(minutes=2)
 """How long the first run of a cycle may take to appear: run keys are remembered per sensor, so two of them would start it twice."""
 LAUNCHES_ITSELF = "api:"
 """How the names of those begin who open a cycle and launch its first job at once, as the REST API does."""
+_LAUNCHED_BY_NOW = timedelta(seconds=30)
+"""How long the run that a person's order launches may take to appear."""
+_ROLLBACK_WAIT, _ROLLBACK_LONGEST_WAIT = timedelta(seconds=15), timedelta(minutes=5)
 _TOLD_AGAIN = timedelta(minutes=5)
 """What a snapshot says already needs no other one for so long; what is new does, however young the newest snapshot is."""
 _QUICK = frozenset({"error_rate", "p95_latency_ms", "avg_latency_ms", "index_errors", "etl_lag_seconds"})
@@ -134,26 +139,29 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         job=rollback_job,
         minimum_interval_seconds=10,
         default_status=status,
-        description="A watch that asks for a rollback gets one; the stored numbers are judged again first.",
+        description="A watch, or a person, that asks for a rollback gets one, as often as it takes; the stored numbers are judged again first.",
     )
     def rollback_sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        loop = Loop(settings)
-        for cycle in loop.control.cycles(20, loop.contour):
-            path = loop.home.artifacts / cycle.cycle_id / "watch.json"
-            if cycle.state not in (CycleState.RELEASED, CycleState.WATCHING) or not path.is_file():
+        loop, waiting = Loop(settings), list[str]()
+        for cycle, reason in rollbacks_wanted(loop, waiting):
+            mine = {"dagster/partition": cycle.cycle_id}
+            filters = dg.RunsFilter(job_name=rollback_job.name, tags=mine, statuses=list(UNFINISHED))
+            fail_orphans(context.instance, context.instance.get_runs(filters))
+            runs = context.instance.get_run_records(dg.RunsFilter(job_name=rollback_job.name, tags=mine))
+            if any(record.dagster_run.status in UNFINISHED for record in runs):
+                waiting.append(f"the rollback of {cycle.cycle_id} is under way")
                 continue
-            try:
-                answer = WatchResult.read(path).answer
-            except PredatorError as error:
-                return dg.SkipReason(f"unknown: {error}")
-            if answer == "rollback":
-                allowed = permission.ruling(loop, "rollback", cycle_id=cycle.cycle_id)
-                if allowed.answer != "allow":
-                    return dg.SkipReason(f"{cycle.cycle_id} is degraded, and {allowed.reason}")
-                return dg.RunRequest(
-                    run_key=f"rollback:{cycle.cycle_id}", partition_key=cycle.cycle_id, tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, "degraded")
-                )
-        return dg.SkipReason("no released cycle asks for a rollback")
+            again = _tried_again_at(runs)
+            if again is not None and utc_now() < again:
+                waiting.append(f"the rollback of {cycle.cycle_id} failed {len(runs)} times and is tried again at {again:%H:%M:%S} UTC")
+                continue
+            return dg.RunRequest(
+                run_key=f"rollback:{cycle.cycle_id}:{len(runs)}",  # a key whose run failed is not taken again
+                job_name=rollback_job.name,
+                partition_key=cycle.cycle_id,
+                tags=cycle_tags(cycle.cycle_id, cycle.trigger.type, reason),
+            )
+        return dg.SkipReason("; ".join(waiting) or "no released cycle asks for a rollback")
 
     @dg.run_failure_sensor(
         monitored_jobs=list(jobs(settings.run_resources)),
@@ -201,6 +209,42 @@ def sensors(settings: Settings) -> list[dg.SensorDefinition]:
         return dg.SkipReason("; ".join(told) or "no other contour promoted anything new")
 
     return [intake_sensor, arrival_sensor, quality_gate_sensor, cycle_advance_sensor, rollback_sensor, cycle_failure_sensor, service_guard_sensor]
+
+
+def rollbacks_wanted(loop: Loop, waiting: list[str]) -> Iterator[tuple[Cycle, str]]:
+    """Releases that are to be taken back, each with the reason: a person's order comes before what watches say. Why others wait is added to ``waiting``."""
+    ordered = loop.control.get_note(ordered_note(loop.contour))
+    if ordered is not None:
+        cycle, at = loop.control.cycle(ordered["cycle_id"]), datetime.fromisoformat(ordered["at"])
+        if cycle.state in IN_PRODUCTION:
+            if utc_now() - at >= _LAUNCHED_BY_NOW:
+                yield cycle, "ordered by a person"
+            else:
+                waiting.append(f"the rollback of {cycle.cycle_id} was just asked for")
+            return
+    for cycle in loop.control.cycles(20, loop.contour):
+        path = loop.home.artifacts / cycle.cycle_id / "watch.json"
+        if cycle.state not in (CycleState.RELEASED, CycleState.WATCHING) or not path.is_file():
+            continue
+        try:
+            if WatchResult.read(path).answer != "rollback":
+                continue
+            allowed = permission.ruling(loop, "rollback", cycle_id=cycle.cycle_id)
+        except PredatorError as error:  # this one's file must not keep another release from its way back
+            waiting.append(f"unknown: {error}")
+            continue
+        if allowed.answer == "allow":
+            yield cycle, "degraded"
+        else:
+            waiting.append(f"{cycle.cycle_id} is degraded, and {allowed.reason}")
+
+
+def _tried_again_at(runs: Sequence[dg.RunRecord]) -> datetime | None:
+    """When a rollback whose runs did not do it is tried again: at once after the first, then after waits that double; null before the first run."""
+    if len(runs) < 2:
+        return None
+    newest: datetime = max(record.update_timestamp for record in runs)
+    return newest + min(_ROLLBACK_WAIT * 2 ** (len(runs) - 2), _ROLLBACK_LONGEST_WAIT)
 
 
 def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:

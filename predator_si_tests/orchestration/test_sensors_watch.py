@@ -10,13 +10,16 @@ import dagster as dg
 import pytest
 
 from predator_si.errors import Unavailable
+from predator_si.orchestration import runs
+from predator_si.orchestration import sensors as sensors_module
 from predator_si.orchestration.loop import Loop
 from predator_si.orchestration.op_tags import REASON
+from predator_si.orchestration.steps.keep import order_rollback
 from predator_si.records import CycleState, utc_now
 from predator_si.settings import Settings
 from predator_si_tests.support import windows
 from predator_si_tests.support.platform import write_snapshot
-from predator_si_tests.support.sensors import HEALTHY_INGEST, Sensors, contour, released, watched
+from predator_si_tests.support.sensors import HEALTHY_INGEST, Sensors, contour, decision, released, watched
 from predator_si_tests.support.sensors import flushed as flushed
 from predator_si_tests.support.sensors import instance as instance
 from predator_si_tests.support.sensors import sensors as sensors
@@ -32,8 +35,59 @@ def test_a_watch_that_asks_for_a_rollback_gets_it_once(sensors: Sensors) -> None
     assert sensors.skip("rollback_sensor") == "no released cycle asks for a rollback"
     watched(sensors, cycle_id, "rollback")
     request = sensors.request("rollback_sensor")
-    assert (request.run_key, request.partition_key) == (f"rollback:{cycle_id}", cycle_id)
+    assert (request.run_key, request.partition_key) == (f"rollback:{cycle_id}:0", cycle_id)
     assert sensors.skip("cycle_advance_sensor") == "the watch asked for a rollback"
+    sensors.run(request, dg.DagsterRunStatus.STARTED)
+    assert sensors.skip("rollback_sensor") == f"the rollback of {cycle_id} is under way"
+
+
+@pytest.mark.parametrize("end", [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED])
+def test_a_rollback_that_failed_is_tried_again_for_ever_with_growing_waits(sensors: Sensors, monkeypatch: pytest.MonkeyPatch, end: dg.DagsterRunStatus) -> None:
+    """Git is away, or the worker was killed: the bad model must not stay because its one run did not do it."""
+    cycle_id, now = sensors.cycle(CycleState.WATCHING), utc_now()
+    watched(sensors, cycle_id, "rollback")
+    monkeypatch.setattr(sensors_module, "utc_now", lambda: now)
+    keys, waits = [], []
+    for _ in range(9):
+        keys.append(sensors.request("rollback_sensor").run_key)
+        sensors.run(sensors.request("rollback_sensor"), end)
+        began = now = utc_now()
+        while "is tried again at" in (sensors.tick("rollback_sensor").skip_message or ""):
+            now += timedelta(seconds=5)
+        waits.append((now - began).total_seconds())
+    assert keys == [f"rollback:{cycle_id}:{number}" for number in range(9)], "Dagster takes no key twice, even if its run failed"
+    assert waits[0] == 0 and waits == sorted(waits) and waits[1] <= 15 and 300 <= waits[-1] <= 305
+
+
+def test_a_rollback_whose_worker_is_gone_does_not_count_as_under_way(sensors: Sensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle_id = sensors.cycle(CycleState.WATCHING)
+    watched(sensors, cycle_id, "rollback")
+    run = sensors.run(sensors.request("rollback_sensor"), dg.DagsterRunStatus.STARTED)
+    monkeypatch.setattr(runs, "is_orphan", lambda instance, one: True)
+    assert sensors.request("rollback_sensor").run_key == f"rollback:{cycle_id}:1"
+    assert (found := sensors.instance.get_run_by_id(run.run_id)) is not None and found.status is dg.DagsterRunStatus.FAILURE
+
+
+def test_what_a_person_ordered_is_done_even_if_the_run_that_was_launched_for_it_failed(sensors: Sensors, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycle_id = sensors.cycle(CycleState.RELEASED, CycleState.WATCHING, CycleState.STABLE)
+    decision(sensors, cycle_id)
+    assert sensors.skip("rollback_sensor") == "no released cycle asks for a rollback"
+    order_rollback(sensors.loop, cycle_id, "anna", "people complain")
+    assert sensors.skip("rollback_sensor") == f"the rollback of {cycle_id} was just asked for"
+    later = utc_now() + timedelta(minutes=1)
+    monkeypatch.setattr(sensors_module, "utc_now", lambda: later)
+    request = sensors.request("rollback_sensor")
+    assert (request.partition_key, request.tags[REASON]) == (cycle_id, "ordered by a person")
+    sensors.run(request, dg.DagsterRunStatus.FAILURE)
+    assert sensors.request("rollback_sensor").run_key == f"rollback:{cycle_id}:1"
+    sensors.loop.control.transition(cycle_id, CycleState.ROLLED_BACK, "a test", "test")
+    assert sensors.skip("rollback_sensor") == "no released cycle asks for a rollback"
+
+
+def test_a_watch_that_cannot_be_read_is_unknown(sensors: Sensors) -> None:
+    cycle_id = sensors.cycle(CycleState.WATCHING)
+    (sensors.loop.artifacts(cycle_id) / "watch.json").write_text("{")
+    assert sensors.skip("rollback_sensor").startswith("unknown: ")
 
 
 def test_the_kill_switch_does_not_stop_a_rollback(sensors: Sensors) -> None:

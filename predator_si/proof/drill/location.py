@@ -1,11 +1,11 @@
 # no `from __future__ import annotations` here: Dagster reads the annotations of a sensor
-"""The code location of a drill's Dagster: the platform's own assets and jobs, one sensor that gives a drill's cycle its next job, and run workers that stop
-at each side effect.
+"""The code location of a drill's Dagster: the platform's own assets, jobs and ``rollback_sensor``, one sensor that gives a drill's cycle its next job, and
+run workers that stop at each side effect.
 
 What belongs here: what a code server of a drill loads. What must not: another asset or job than the platform's.
 
-Run configuration says ``drill``, which no sensor of the platform ever does; so the platform's sensors are left out and this one takes their place. Daemon, code
-server, run queue and run workers are the real ones.
+Run configuration says ``drill``, which no sensor of the platform ever does; so its sensors that move a cycle on are left out and this one takes their place.
+The way back is the platform's own. Daemon, code server, run queue and run workers are the real ones.
 """
 
 import multiprocessing
@@ -22,20 +22,17 @@ from predator_si.orchestration.partitions import cycles
 from predator_si.orchestration.runs import UNFINISHED, fail_orphans
 from predator_si.orchestration.sensors import job_for, reason_to_wait
 from predator_si.proof.drill import effects, lane
-from predator_si.records import CycleState, WatchResult
+from predator_si.records import CycleState
 from predator_si.settings import Settings, load_settings
 
 _DRILL = {"ops": {f"cycle__{name}": {"config": {"drill": True}} for name in ("release_decision", "helm_patch")}}
 
 
 def next_job(loop: Loop, cycle_id: str) -> str | None:
-    """The job that a drill's cycle needs now, as the platform's sensors have it; null while it waits for traffic, or has ended."""
+    """The job that a drill's cycle needs now, as the platform's sensors have it; null while it waits for traffic or its rollback, or has ended."""
     state = loop.control.cycle(cycle_id).state
     if state is CycleState.EVALUATED and lane.is_damaged(loop, cycle_id):
         return "cycle_release_job"  # past the gates and the trial
-    path = loop.artifacts(cycle_id) / "watch.json"
-    if state in (CycleState.RELEASED, CycleState.WATCHING) and path.is_file() and WatchResult.read(path).answer == "rollback":
-        return "rollback_job"
     return None if state in lane.ENDED or reason_to_wait(loop, cycle_id) is not None else job_for(loop, cycle_id)
 
 
@@ -74,9 +71,10 @@ def _definitions() -> dg.Definitions:
     path = os.environ.get(effects.VARIABLE)
     if path is not None and multiprocessing.parent_process() is not None:  # a run worker: the code server starts each as a process of its own
         effects.install(effects.Line(path).tell, settings.home)
+    (way_back,) = [sensor for sensor in platform.sensors or [] if sensor.name == "rollback_sensor"]
     return dg.Definitions(
         assets=platform.assets, asset_checks=platform.asset_checks, jobs=platform.jobs, resources=platform.resources, executor=platform.executor,
-        sensors=[drill_sensor(settings)],
+        sensors=[drill_sensor(settings), way_back],
     )  # fmt: skip
 
 
