@@ -244,7 +244,8 @@ def _tried_again_at(runs: Sequence[dg.RunRecord]) -> datetime | None:
     if len(runs) < 2:
         return None
     newest: datetime = max(record.update_timestamp for record in runs)
-    return newest + min(_ROLLBACK_WAIT * 2 ** (len(runs) - 2), _ROLLBACK_LONGEST_WAIT)
+    wait: timedelta = min(_ROLLBACK_WAIT * 2 ** (len(runs) - 2), _ROLLBACK_LONGEST_WAIT)
+    return newest + wait
 
 
 def cycle_tags(cycle_id: str, trigger: str, reason: str) -> dict[str, str]:
