@@ -43,9 +43,9 @@ def drilled(place: tuple[Ground, Load, Path], name: str, n: int | None = None) -
 
 def test_rollback(place: tuple[Ground, Load, Path]) -> None:
     found = drilled(place, "rollback")
-    assert found["n"] == 1 and found["within_goal"] is None
+    assert found["n"] == 3 and found["within_goal"] is None
     for phase in ("detect", "commit", "sync", "ready"):
-        assert found["phases"][phase]["n"] == 1 and 0 <= found["phases"][phase]["p95"] < 120
+        assert found["phases"][phase]["n"] == 3 and 0 <= found["phases"][phase]["p95"] < 120
     assert isinstance(found["p95_seconds"], NUMBER) and math.isfinite(found["p95_seconds"])
     ground, _, _ = place
     denied = [record for record in ground.loop.control.records(500) if record.action == "rollback"]

@@ -9,7 +9,7 @@ from predator_si.errors import BadInput
 DRILLS = ("rollback", "swap", "kill", "partition", "race")
 SCALES: dict[str, dict[str, int]] = {
     "full": {"rollback": 200, "swap": 1000, "kill": 32, "partition": 2, "race": 5},
-    "small": {"rollback": 1, "swap": 4, "kill": 1, "partition": 1, "race": 1},
+    "small": {"rollback": 3, "swap": 4, "kill": 1, "partition": 1, "race": 1},
 }
 """How often, by scale and drill: rollbacks, swaps, kills of each process (0: at every point there is), rounds of every partition, rounds of every race. The
 small scale takes a few partitions and races, and kills each process of the first half once."""
