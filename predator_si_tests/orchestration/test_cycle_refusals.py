@@ -109,6 +109,16 @@ def test_a_held_challenger_is_taken_off_the_trial(stage: Stage, monkeypatch: pyt
     assert parse_deny(stage.loop.repo.show(DENY_FILE)) == [], "held is not denied: it may come back with more data"
 
 
+def test_what_was_compared_with_another_champion_is_not_committed(stage: Stage) -> None:
+    """A person put another model into production meanwhile: better than the old one says nothing about this one."""
+    cycle_id, other = stage.evaluated(GOOD), word_model(stage.loop, "by hand", SAME)
+    name = stage.loop.release_name
+    commit = stage.loop.repo.change(lambda files: {name: files[name].replace(stage.old, other)}, "by hand")
+    result = stage.run("cycle_trial_job", cycle_id)
+    assert not result.success and f"it was compared with {stage.old}, and {other} is the champion now" in failure(result)
+    assert stage.head() == commit and stage.commits(cycle_id) == []
+
+
 # --------------------------------------------------------------------------- kill switch
 
 

@@ -19,6 +19,7 @@ from predator_si.release.decide import decide_promote, decide_trial, is_tried
 from predator_si.release.deploy import commit_patch, not_asked, verdict_trailers
 from predator_si.release.patch import load_patch, make_patch, promote_changes, save_patch, shadow_changes, trial_changes
 from predator_si.release.recompute import collect_evidence, decision_name, evidence_metrics, read_latency, read_steps, recompute_decision
+from predator_si.release.release_file import parse_release
 from predator_si.release.rollback import rollback
 from predator_si.release.watch import stays_warm
 from predator_si.train.tracking import ExperimentTracker
@@ -182,6 +183,11 @@ def commit(loop: Loop, cycle_id: str, stage: Stage, *, allow_drill: bool = False
     if found is not None:  # another run pushed, or this one did and died: the stored patch is the one that was committed
         patch = load_patch(folder, stage)
     else:
+        serving = parse_release(text, loop.release_name).reranker.champion
+        if serving != decision.champion.model:
+            raise Refused(
+                f"cycle {cycle_id}: it was compared with {decision.champion.model}, and {serving} is the champion now. Nothing was committed; open a new cycle."
+            )
         patch = make_patch(text, changes, cycle_id=cycle_id, stage=stage, file=loop.release_name, base_commit=loop.repo.head())
         save_patch(folder, patch)
         loop.deployer.check()
