@@ -211,6 +211,8 @@ class _Hour:
 
     def __enter__(self) -> Self:
         self._target.parent.mkdir(parents=True, exist_ok=True)
+        for left in self._target.parent.glob(f".{self._target.name}.*.tmp"):  # of one that was killed: the spool file is locked, nobody else writes this hour
+            left.unlink(missing_ok=True)
         before = Parsed()
         if self._target.exists():
             parse_parquet(self._target, self._target.relative_to(self._folder).as_posix(), self.kind, before)

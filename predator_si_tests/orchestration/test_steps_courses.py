@@ -74,7 +74,7 @@ def test_every_training_is_made_once_and_the_chosen_candidate_is_named_with_its_
 
 
 def test_a_training_that_diverges_is_left_out_and_when_all_do_the_cycle_has_no_model(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home(settings)
     loop = Loop(with_training(settings, tmp_path, TWO))
@@ -96,7 +96,6 @@ def test_a_training_that_diverges_is_left_out_and_when_all_do_the_cycle_has_no_m
     found = improve.train_model(loop, cycle_id, NullTracker())
     assert found.course == "people, listwise, pace 2" and found.digest in loop.models
     assert len(found.diverged) == 1 and found.diverged[0].startswith("all, distil, pace 1: the loss is")
-    assert "a training diverged" in caplog.text
     broken.add("people, listwise, pace 2")
     before = [card.digest for card in loop.models.cards()]
     with pytest.raises(BadInput, match=r"all, distil, pace 1: the loss is .* people, listwise, pace 2: the loss is"):

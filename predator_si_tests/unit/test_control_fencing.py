@@ -18,6 +18,7 @@ from predator_si.errors import Refused
 from predator_si.orchestration.holding import hold, holder_of
 from predator_si.orchestration.loop import Loop
 from predator_si.records import CycleState, Trigger, utc_now
+from predator_si.release.gitops import GitOpsRepo
 from predator_si.reports.audit import audit_record
 from predator_si.settings import Settings
 from predator_si_tests.support.waiting import wait_until
@@ -182,6 +183,8 @@ def test_a_run_that_lost_its_lease_writes_no_artifact_and_has_no_last_word(setti
     from predator_si.orchestration.steps.decide import _last_word
 
     loop = Loop(settings)
+    GitOpsRepo.init_bare(loop.home.gitops, {"README.md": "a test"})
+    loop.repo.sync()  # as the commit does whose last word this is
     cycle_id = loop.control.open_cycle("local", TRIGGER, "test", "r").cycle_id
     with loop.working_on(cycle_id):
         loop.save(cycle_id, "evaluation.json", {"n": 1})

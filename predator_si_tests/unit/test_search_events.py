@@ -305,6 +305,9 @@ def test_a_large_hour_is_rolled_up_in_parts_and_reads_the_same(tmp_path: Path, m
     lines[10:10] = ["not json\n", lines[2], lines[1]]  # also what is there twice, far apart
     spool_file(tmp_path, 0, "".join(lines) + '{"torn')
     counter(tmp_path, 27, T0 + timedelta(minutes=5))
+    left = tmp_path / "hourly" / "search" / f".2026112210-{WRITER}.parquet.4711.tmp"  # by a roll-up that was killed
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
     before = read_events(tmp_path, *DAY)
     assert roll_up(tmp_path, "2026112211") == 1 and not list((tmp_path / "spool").iterdir())
     assert len(list(pl.read_parquet(tmp_path / "hourly" / "search").iter_rows())) == before.search.height == 27
