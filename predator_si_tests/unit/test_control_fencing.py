@@ -183,7 +183,7 @@ def test_a_run_that_lost_its_lease_writes_no_artifact_and_has_no_last_word(setti
     from predator_si.orchestration.steps.decide import _last_word
 
     loop = Loop(settings)
-    GitOpsRepo.init_bare(loop.home.gitops, {"README.md": "a test"})
+    GitOpsRepo.init_bare(loop.home.gitops_bare, {"README.md": "a test"})
     loop.repo.sync()  # as the commit does whose last word this is
     cycle_id = loop.control.open_cycle("local", TRIGGER, "test", "r").cycle_id
     with loop.working_on(cycle_id):
