@@ -2,8 +2,8 @@
 
 What belongs here: remembering and forgetting. What must not: what an unknown id means (``service`` counts it).
 
-Hashes in a ring whose memory is taken at the start: .8 MB for 100,000 ids, where a dict of the ids took 25 MB and grew for as many requests. Looking one up
-reads the whole ring, about 50 us for 100,000.
+Hashes in a ring whose memory is taken at the start: .8 MB for 100,000 ids, where an ordered dict of the ids grew to 18 MB over as many requests. Looking one up
+reads the whole ring, 25 us for 100,000.
 """
 
 from __future__ import annotations

@@ -26,6 +26,15 @@ def mixed(loop: Loop) -> pl.DataFrame:
     return examples(loop, scored=True).with_columns(source=source)
 
 
+def two_courses(settings: Settings, tmp_path: Path) -> tuple[Loop, str]:
+    """A cycle with its data, in a contour of two recipes."""
+    home(settings)
+    loop = Loop(with_training(settings, tmp_path, TWO))
+    cycle_id = ready(loop)
+    mixed(loop).write_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet")
+    return loop, cycle_id
+
+
 def test_the_contours_recipes_share_time_and_money_and_what_the_data_cannot_give_is_left_out(settings: Settings, tmp_path: Path) -> None:
     plain = home(settings)
     champion, made = plain.serving().model, mixed(plain)
@@ -49,10 +58,7 @@ def test_the_contours_recipes_share_time_and_money_and_what_the_data_cannot_give
 def test_every_training_is_made_once_and_the_chosen_candidate_is_named_with_its_own(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home(settings)
-    loop = Loop(with_training(settings, tmp_path, TWO))
-    cycle_id = ready(loop)
-    mixed(loop).write_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet")
+    loop, cycle_id = two_courses(settings, tmp_path)
     found = improve.train_model(loop, cycle_id, NullTracker())
     standings = pl.read_json(loop.artifacts(cycle_id) / "candidates.json")["standings"].explode().struct.unnest()
     assert standings.height == 4, "two trainings, each whole and averaged"
@@ -76,10 +82,7 @@ def test_every_training_is_made_once_and_the_chosen_candidate_is_named_with_its_
 def test_a_training_that_diverges_is_left_out_and_when_all_do_the_cycle_has_no_model(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home(settings)
-    loop = Loop(with_training(settings, tmp_path, TWO))
-    cycle_id = ready(loop)
-    mixed(loop).write_parquet(loop.artifacts(cycle_id) / "augmented_dataset.parquet")
+    loop, cycle_id = two_courses(settings, tmp_path)
     broken = {"all, distil, pace 1"}
     plain = recipes.courses_of
 

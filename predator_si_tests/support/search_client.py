@@ -6,15 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from predator_si.search.app import create_app
 from predator_si.search.events import EventFrames, read_events
 from predator_si.search.service import SearchService
-from predator_si_tests.support.search_fakes import FakeHome, load_fake_index, load_fake_reranker
+from predator_si_tests.support.search_fakes import FakeHome, fake_home, load_fake_index, load_fake_reranker
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> FakeHome:
+    """A home with a released model."""
+    found = fake_home(tmp_path)
+    found.release(found.model("first"))
+    return found
 
 
 class Client:

@@ -11,16 +11,10 @@ import pytest
 from predator_si.errors import Missing
 from predator_si.search.app import BODY_LIMIT, create_app
 from predator_si_tests.support.search_client import Client, run
-from predator_si_tests.support.search_fakes import POISON, FakeHome, FakeReranker, fake_home, load_fake_index, load_fake_reranker
+from predator_si_tests.support.search_client import home as home
+from predator_si_tests.support.search_fakes import POISON, FakeHome, FakeReranker, load_fake_index, load_fake_reranker
 
 ORDER = [f"d{i}" for i in range(12)]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> FakeHome:
-    found = fake_home(tmp_path)
-    found.release(found.model("first"))
-    return found
 
 
 def test_an_answer_says_what_made_it_and_the_event_says_the_same(home: FakeHome) -> None:

@@ -15,14 +15,8 @@ from predator_si.monitor.sources import Spool
 from predator_si.privacy import is_sealed
 from predator_si.records import utc_now
 from predator_si_tests.support.search_client import Client, run
-from predator_si_tests.support.search_fakes import FakeHome, fake_home
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> FakeHome:
-    found = fake_home(tmp_path)
-    found.release(found.model("first"))
-    return found
+from predator_si_tests.support.search_client import home as home
+from predator_si_tests.support.search_fakes import FakeHome
 
 
 def test_actions_are_recorded_and_unknown_queries_flagged(home: FakeHome) -> None:
